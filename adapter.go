@@ -1,0 +1,176 @@
+package enhanced
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/runatlantis/atlantis/server/core/db"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/runatlantis/atlantis/server/logging"
+)
+
+// LockingAdapter is Atlantis' db.Database on this locking system: what Atlantis
+// is given in place of its own database. While Enabled is false every method of
+// db.Database is a call of the legacy database. Make it with
+// [NewLockingAdapter]; all methods are safe for concurrent use.
+type LockingAdapter struct {
+	manager LockManager
+	backend Backend
+	legacy  db.Database
+	logger  logging.SimpleLogging
+	state   atomic.Pointer[configState]
+}
+
+var _ db.Database = (*LockingAdapter)(nil)
+
+// NewLockingAdapter returns an adapter. It does not touch any store. The
+// backend must be the manager's. The legacy database serves everything while
+// Enabled is false, and pull status and command locks always; it may be nil,
+// then the backend serves those, see [StatusStore]. A nil config means
+// [DefaultConfig]. With an invalid config, or without a manager or a backend,
+// every call but those of the legacy database answers INVALID_REQUEST.
+func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedConfig, legacy db.Database, logger logging.SimpleLogging) *LockingAdapter {
+	a := &LockingAdapter{
+		manager: manager,
+		backend: backend,
+		legacy:  legacy,
+		logger:  LoggerOrNoop(logger),
+	}
+	state := newConfigState(config)
+	if manager == nil {
+		state.err = errors.Join(state.err, NewInvalidError("manager is nil; pass the result of NewEnhancedLockManager"))
+	}
+	if backend == nil {
+		state.err = errors.Join(state.err, NewInvalidError("backend is nil; pass one of package backends"))
+	}
+	a.state.Store(state)
+	return a
+}
+
+// Manager returns the manager that the adapter was made with.
+func (a *LockingAdapter) Manager() LockManager { return a.manager }
+
+// IsEnhancedModeEnabled reports whether locks are taken in the enhanced store.
+// It follows UpdateConfiguration.
+func (a *LockingAdapter) IsEnhancedModeEnabled() bool {
+	return a.state.Load().config.Enabled
+}
+
+// UpdateConfiguration replaces the configuration of the adapter, its manager
+// and its backend. Calls in progress finish with the one they started with. An
+// invalid configuration is refused with INVALID_REQUEST and changes nothing.
+func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	if a.manager == nil || a.backend == nil {
+		return a.state.Load().err
+	}
+	if err := a.manager.UpdateConfiguration(config); err != nil {
+		return err
+	}
+	a.state.Store(newConfigState(config))
+	return nil
+}
+
+// AddEventCallback registers a callback for the manager's events.
+func (a *LockingAdapter) AddEventCallback(callback EventCallback) {
+	if a.manager != nil {
+		a.manager.AddEventCallback(callback)
+	}
+}
+
+// LockWithPriority locks a project for a user. See [LockManager].
+func (a *LockingAdapter) LockWithPriority(ctx context.Context, project models.Project, workspace string, user models.User, priority Priority) (*models.ProjectLock, error) {
+	if err := a.requireEnabled(); err != nil {
+		return nil, err
+	}
+	return a.manager.LockWithPriority(ctx, project, workspace, user, priority)
+}
+
+// LockWithTimeout locks a project for a user for a time. See [LockManager].
+func (a *LockingAdapter) LockWithTimeout(ctx context.Context, project models.Project, workspace string, user models.User, timeout time.Duration) (*models.ProjectLock, error) {
+	if err := a.requireEnabled(); err != nil {
+		return nil, err
+	}
+	return a.manager.LockWithTimeout(ctx, project, workspace, user, timeout)
+}
+
+// GetQueuePosition returns a place in the queue. See [LockManager].
+func (a *LockingAdapter) GetQueuePosition(ctx context.Context, project models.Project, workspace string) (int, error) {
+	if err := a.state.Load().err; err != nil {
+		return 0, err
+	}
+	return a.manager.GetQueuePosition(ctx, project, workspace)
+}
+
+// GetEnhancedStats returns the manager's statistics, also while Enabled is
+// false. They are never nil.
+func (a *LockingAdapter) GetEnhancedStats(ctx context.Context) (*BackendStats, error) {
+	if err := a.state.Load().err; err != nil {
+		return &BackendStats{}, err
+	}
+	return a.manager.GetStats(ctx)
+}
+
+// HealthCheck returns nil when the enhanced store answers, also while Enabled
+// is false.
+func (a *LockingAdapter) HealthCheck(ctx context.Context) error {
+	if err := a.state.Load().err; err != nil {
+		return err
+	}
+	return a.manager.GetHealth(ctx)
+}
+
+// requireEnabled answers the enhanced methods while the legacy database
+// decides: a lock that it does not know would be no lock.
+func (a *LockingAdapter) requireEnabled() error {
+	state := a.state.Load()
+	if state.err != nil {
+		return state.err
+	}
+	if !state.config.Enabled {
+		return NewInvalidError("enabled: false; locks with a priority or a lease need enhanced locking switched on")
+	}
+	return nil
+}
+
+// Ping checks the databases that serve this adapter.
+func (a *LockingAdapter) Ping() error {
+	if a.legacy != nil {
+		if err := a.legacy.Ping(); err != nil || !a.IsEnhancedModeEnabled() {
+			return err
+		}
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	return a.HealthCheck(ctx)
+}
+
+// Close stops the manager, closes the backend, where they can be, and the
+// legacy database.
+func (a *LockingAdapter) Close() error {
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	var errs []error
+	if stopper, ok := a.manager.(interface {
+		Stop(ctx context.Context) error
+	}); ok {
+		errs = append(errs, stopper.Stop(ctx))
+	}
+	if closer, ok := a.backend.(io.Closer); ok {
+		errs = append(errs, closer.Close())
+	}
+	if a.legacy != nil {
+		errs = append(errs, a.legacy.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// operationContext bounds what Atlantis calls without a context.
+func (a *LockingAdapter) operationContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), a.state.Load().config.OperationTimeout)
+}

@@ -1,0 +1,260 @@
+package enhanced
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// TryLock takes the lock for the pull request of newLock, or returns the
+// holder's lock with false. Atlantis takes a holder with the caller's pull
+// number for the caller itself. So a lock of the same pull request is returned
+// as stock does it, but a holder that Atlantis would mistake (the same number
+// on another host, a user) is an error and never a lock. The lock has no lease
+// unless LegacyLockTimeout is set.
+func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return false, models.ProjectLock{}, err
+	}
+	if config == nil {
+		return a.legacy.TryLock(newLock)
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	request := &EnhancedLockRequest{
+		Project:     newLock.Project,
+		Workspace:   newLock.Workspace,
+		User:        newLock.User,
+		Pull:        &newLock.Pull,
+		Priority:    PriorityNormal,
+		Timeout:     NoTimeout,
+		RequestedAt: newLock.Time,
+	}
+	if config.LegacyLockTimeout > 0 {
+		request.Timeout = config.LegacyLockTimeout
+	}
+	// An empty project is a project to stock. Named here, it is one to us too.
+	request.Resource = ProjectResource(newLock.Project, newLock.Workspace)
+	lock, acquired, err := a.manager.TryAcquire(ctx, request)
+	if err != nil {
+		return false, models.ProjectLock{}, err
+	}
+	if !acquired {
+		if err := mistakable(request, lock); err != nil {
+			return false, models.ProjectLock{}, err
+		}
+	}
+	return acquired, *lock.OriginalLock, nil
+}
+
+// mistakable refuses to return a holder that Atlantis, which compares pull
+// numbers only, would take for the caller.
+func mistakable(request *EnhancedLockRequest, holder *EnhancedLock) error {
+	owner, err := ParseOwner(holder.Owner)
+	if err != nil {
+		return err
+	}
+	caller := request.Owner()
+	if caller.SamePull(owner) {
+		return nil
+	}
+	if owner.Kind == OwnerPull && owner.Number != caller.Number {
+		return nil
+	}
+	return NewHeldError(request.Resource, holder)
+}
+
+// Unlock releases whatever lock is held on the project and returns it, nil if
+// there is none. It carries no owner: it acts, and is logged, as
+// [SystemAtlantis]. DenySystemUnlock refuses it.
+//
+// Atlantis gets the project by cutting a lock key at slashes, which is
+// ambiguous. When nothing is held on the project as given, the other projects
+// with the same key are looked at; if several are held it refuses and names them.
+func (a *LockingAdapter) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return a.legacy.Unlock(project, workspace)
+	}
+	if config.DenySystemUnlock {
+		return nil, systemUnlockDenied()
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	release := ReleaseRequest{Resource: ProjectResource(project, workspace), Force: true, Actor: SystemAtlantis}
+	lock, err := a.manager.Release(ctx, release)
+	if errors.Is(err, ErrLockNotFound) {
+		var other *EnhancedLock
+		other, err = a.otherSplit(models.GenerateLockKey(project, workspace))
+		if other == nil {
+			return nil, err
+		}
+		release.Resource, release.LockID = other.Resource, other.ID
+		lock, err = a.manager.Release(ctx, release)
+		if errors.Is(err, ErrLockNotFound) {
+			// Released by somebody else since it was found.
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lock.OriginalLock, nil
+}
+
+// otherSplit returns the one held lock with stock's key, nil if there is none.
+func (a *LockingAdapter) otherSplit(key string) (*EnhancedLock, error) {
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	locks, err := a.backend.LocksByLegacyKey(ctx, key)
+	if err != nil || len(locks) == 0 {
+		return nil, err
+	}
+	if len(locks) > 1 {
+		names := make([]string, len(locks))
+		for i, lock := range locks {
+			names[i] = lock.Resource.String()
+		}
+		return nil, NewInvalidError("key %q means several locked projects: %s; release them by lock ID", key, strings.Join(names, ", "))
+	}
+	return locks[0], nil
+}
+
+// UnlockIfOwnedByPull releases the lock if a pull request with the number holds
+// it, and returns it; nil if not. The call names no host.
+func (a *LockingAdapter) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return a.legacy.UnlockIfOwnedByPull(project, workspace, pullNum)
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	lock, err := a.manager.Release(ctx, ReleaseRequest{
+		Resource:   ProjectResource(project, workspace),
+		PullNumber: &pullNum,
+	})
+	var refusal *LockError
+	if errors.As(err, &refusal) && (refusal.Code == ErrCodeLockNotFound || refusal.Code == ErrCodePermissionDenied && refusal.Holder != nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lock.OriginalLock, nil
+}
+
+// List returns all held locks in the order of their keys. A record that cannot
+// be read is left out and logged.
+func (a *LockingAdapter) List() ([]models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return a.legacy.List()
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	locks, err := a.backend.ListLocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return projectLocks(locks), nil
+}
+
+// projectLocks returns stock's form of the locks on projects, in the order of
+// stock's keys.
+func projectLocks(locks []*EnhancedLock) []models.ProjectLock {
+	type keyed struct {
+		key  string
+		lock models.ProjectLock
+	}
+	var sorted []keyed
+	for _, lock := range locks {
+		if lock.Resource.Type == ResourceTypeProject {
+			sorted = append(sorted, keyed{lock.Resource.LegacyKey(), *lock.OriginalLock})
+		}
+	}
+	slices.SortFunc(sorted, func(x, y keyed) int { return strings.Compare(x.key, y.key) })
+	var result []models.ProjectLock
+	for _, k := range sorted {
+		result = append(result, k.lock)
+	}
+	return result
+}
+
+// GetLock returns the lock on the project, nil if there is none. Like Unlock it
+// looks at the other projects with the same key.
+func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return a.legacy.GetLock(project, workspace)
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	lock, err := a.backend.LookupLock(ctx, ProjectResource(project, workspace))
+	if errors.Is(err, ErrLockNotFound) {
+		lock, err = a.otherSplit(models.GenerateLockKey(project, workspace))
+	}
+	if lock == nil {
+		return nil, err
+	}
+	return lock.OriginalLock, nil
+}
+
+// UnlockByPull releases all locks of the pull request and returns them. It acts
+// as [SystemAtlantis] and knows no host: where pull requests of several hosts
+// have the number and hold locks, it refuses and names them. It never frees a
+// user's lock. DenySystemUnlock refuses it.
+func (a *LockingAdapter) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
+	config, err := a.enhancedConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return a.legacy.UnlockByPull(repoFullName, pullNum)
+	}
+	if config.DenySystemUnlock {
+		return nil, systemUnlockDenied()
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	locks, err := a.manager.ReleaseByPull(ctx, repoFullName, pullNum, SystemAtlantis)
+	return projectLocks(locks), err
+}
+
+func systemUnlockDenied() error {
+	return &LockError{
+		Code:    ErrCodePermissionDenied,
+		Message: fmt.Sprintf("deny_system_unlock: true; %s may not release locks that it has no owner for", SystemAtlantis),
+	}
+}
+
+// enhancedConfig returns the configuration to use, nil if the legacy database
+// is to be called.
+func (a *LockingAdapter) enhancedConfig() (*EnhancedConfig, error) {
+	state := a.state.Load()
+	switch {
+	case state.config.Enabled && state.err != nil:
+		return nil, state.err
+	case state.config.Enabled:
+		return state.config, nil
+	case a.legacy == nil:
+		return nil, NewInvalidError("enabled: false and no legacy database; one of them must decide")
+	default:
+		return nil, nil
+	}
+}

@@ -1,0 +1,118 @@
+package enhanced
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// authorizeTimeout is how long an Authorizer may take; longer means no.
+const authorizeTimeout = 2 * time.Second
+
+// Actions that an [Authorizer] is asked about.
+const (
+	ActionAcquire      = "acquire"
+	ActionRelease      = "release"
+	ActionForceRelease = "force_release"
+	ActionReleasePull  = "release_pull"
+)
+
+// AuthorizationRequest is what an [Authorizer] decides on.
+type AuthorizationRequest struct {
+	// Action is one of the Action constants.
+	Action string
+	// Resource is what the action is about; for ActionReleasePull only its
+	// Namespace is set, and for a release by lock ID nothing.
+	Resource ResourceIdentifier
+	LockID   string
+	// Actor is who acts, in an owner's text form.
+	Actor string
+	// Owner is the owner that acquires, or whose lock is to be released.
+	Owner  string
+	Reason string
+}
+
+// Authorizer decides whether an action may go on: nil means yes. It must be
+// safe for concurrent use and honour its context, which ends after 2 seconds.
+type Authorizer func(ctx context.Context, request AuthorizationRequest) error
+
+// WithAuthorizer makes the manager ask authorizer before each acquire and
+// release. An error, a panic or no answer within 2 seconds denies the action
+// with PERMISSION_DENIED. Without this option the manager allows everything
+// that the lock rules allow.
+func WithAuthorizer(authorizer Authorizer) ManagerOption {
+	return func(o *managerOptions) { o.authorize = authorizer }
+}
+
+func acquireAuthorization(r *EnhancedLockRequest) AuthorizationRequest {
+	owner := r.Owner().String()
+	return AuthorizationRequest{Action: ActionAcquire, Resource: r.Resource, Actor: owner, Owner: owner}
+}
+
+func releaseAuthorization(r ReleaseRequest) AuthorizationRequest {
+	action := ActionRelease
+	if r.Force {
+		action = ActionForceRelease
+	}
+	return AuthorizationRequest{
+		Action: action, Resource: r.Resource, LockID: r.LockID,
+		Actor: r.actor(), Owner: r.Owner, Reason: r.Reason,
+	}
+}
+
+func releasePullAuthorization(repository string, number int, actor string) AuthorizationRequest {
+	return AuthorizationRequest{
+		Action:   ActionReleasePull,
+		Resource: ResourceIdentifier{Namespace: repository},
+		Actor:    actor,
+		// The host is unknown to Atlantis' own call.
+		Owner: PullOwner("", repository, number).String(),
+	}
+}
+
+func (m *EnhancedLockManager) authorize(ctx context.Context, request AuthorizationRequest) error {
+	authorizer := m.options.authorize
+	if authorizer == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, authorizeTimeout)
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() {
+		// The answer stays a refusal unless the authorizer returns.
+		err := fmt.Errorf("authorizer panicked")
+		defer func() {
+			if r := recover(); r != nil {
+				m.logger.Err("authorizer panicked on %s: %v", request.Action, r)
+			}
+			answer <- err
+		}()
+		err = authorizer(ctx, request)
+	}()
+	var err error
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = fmt.Errorf("no answer from the authorizer: %w", ctx.Err())
+	}
+	if err == nil {
+		return nil
+	}
+	return &LockError{
+		Code:     ErrCodePermissionDenied,
+		Message:  fmt.Sprintf("%s may not %s %s", request.Actor, request.Action, request.target()),
+		Resource: request.Resource,
+		Err:      err,
+	}
+}
+
+func (r AuthorizationRequest) target() string {
+	switch {
+	case r.LockID != "":
+		return r.LockID
+	case r.Action == ActionReleasePull:
+		return r.Owner
+	default:
+		return r.Resource.String()
+	}
+}

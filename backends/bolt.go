@@ -1,0 +1,196 @@
+// Package backends has the stores of package enhanced. [BoltBackend] keeps
+// locks in a bbolt file, embedded and used by one process, the file of stock
+// Atlantis included.
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/runatlantis/atlantis/server/core/boltdb"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
+	"github.com/runatlantis/atlantis/server/logging"
+	"go.etcd.io/bbolt"
+)
+
+// BoltBackend is an [enhanced.Backend] in a bbolt file. It shares the file
+// with stock Atlantis' boltdb: locks that stock has put there are honoured from
+// the first call, and with PreserveLegacyFormat stock can read what it takes.
+// One process can have the file open. Make it with [NewBoltBackend]; all
+// methods are safe for concurrent use.
+type BoltBackend struct {
+	db        *bbolt.DB
+	logger    logging.SimpleLogging
+	config    atomic.Pointer[enhanced.EnhancedConfig]
+	committer *committer
+	recorder  recorder.Recorder
+	stock     *boltdb.BoltDB
+	feeds     feeds
+
+	clean struct {
+		sync.Mutex
+		// txid is the newest transaction up to which stock's locks are known to
+		// agree with ours. Only ours keep them so, see drift.
+		txid int
+		// unreadable are the keys of stock's bucket that could not be read then.
+		unreadable []string
+	}
+}
+
+var (
+	_ enhanced.Backend     = (*BoltBackend)(nil)
+	_ enhanced.StatusStore = (*BoltBackend)(nil)
+)
+
+// NewBoltBackend returns a backend in db, an open and writable bbolt file. It
+// makes the buckets that are missing and takes over the locks that stock
+// Atlantis has put there. A nil config means [enhanced.DefaultConfig]. It
+// refuses an invalid configuration, a file that was opened read-only, and a
+// file that a newer version has written. The caller keeps db and closes it
+// after [BoltBackend.Close].
+func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*BoltBackend, error) {
+	if db == nil {
+		return nil, enhanced.NewInvalidError("db is nil; pass an open bbolt file")
+	}
+	if config == nil {
+		config = enhanced.DefaultConfig()
+	}
+	b := &BoltBackend{db: db, logger: enhanced.LoggerOrNoop(logger)}
+	if err := b.UpdateConfiguration(config); err != nil {
+		return nil, err
+	}
+	if named := b.config.Load().Backend; named != enhanced.BackendBoltDB {
+		b.logger.Warn("configuration names the backend %q; the one that was passed counts: %q", named, enhanced.BackendBoltDB)
+	}
+	if err := prepare(db); err != nil {
+		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
+	}
+	stock, err := boltdb.NewWithDB(db, legacyLocksBucket, legacyCommandsBucket)
+	if err != nil {
+		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
+	}
+	b.stock = stock
+	b.committer = newCommitter(db, b.logger)
+	b.committer.run = b.runStep
+	b.committer.committed = b.committed
+	if err := b.reconcile(context.Background()); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// prepare makes the buckets, stock's included: stock's NewWithDB expects them.
+func prepare(db *bbolt.DB) error {
+	return db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return fmt.Errorf("bucket %q: %w", name, err)
+			}
+		}
+		root, err := tx.CreateBucketIfNotExists(rootBucket())
+		if err != nil {
+			return fmt.Errorf("bucket %q: %w", rootBucket(), err)
+		}
+		switch version := string(root.Get(formatKey())); version {
+		case formatVersion:
+			return nil
+		case "":
+			return root.Put(formatKey(), []byte(formatVersion))
+		default:
+			return fmt.Errorf("the file has format %q, this version reads format %q only; use the version that wrote it", version, formatVersion)
+		}
+	})
+}
+
+// UpdateConfiguration replaces the configuration. Calls in progress finish
+// with the one they started with.
+func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error {
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	if config.RedisClusterMode {
+		return enhanced.NewInvalidError("redis_cluster_mode: true contradicts the backend %q: cluster mode needs a Redis Cluster client", enhanced.BackendBoltDB)
+	}
+	b.config.Store(config.WithDefaults())
+	return nil
+}
+
+// Close refuses further calls, waits for those that are writing, and ends all
+// subscriptions. It leaves the bbolt file open. Closing twice does nothing.
+func (b *BoltBackend) Close() error {
+	b.committer.close()
+	b.feeds.close()
+	return nil
+}
+
+// HealthCheck returns nil when the file can be read and the latest write
+// reached the disk.
+func (b *BoltBackend) HealthCheck(ctx context.Context) error {
+	if err := b.view(ctx, "health check", func(*bbolt.Tx) error { return nil }); err != nil {
+		return err
+	}
+	if err := b.committer.lastError(); err != nil {
+		return enhanced.NewBackendError("the latest write failed", err)
+	}
+	return nil
+}
+
+// view runs fn in a read transaction. It can't be interrupted: bbolt reads
+// from mapped memory.
+func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bbolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return contextError(operation, err)
+	}
+	if b.committer.isClosed() {
+		return enhanced.NewBackendError(operation, enhanced.ErrClosed)
+	}
+	return stepError(operation, b.db.View(fn))
+}
+
+// runStep gives a step the store's clock: the larger of the wall clock and the
+// last time that was stored, so that it never runs backwards.
+func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
+	if batch.now == 0 {
+		batch.now = storeClock(batch.tx)
+	}
+	if err := step(batch); err != nil && !isDecision(err) {
+		return err
+	} else if !batch.dirty {
+		return err
+	} else {
+		root := batch.tx.Bucket(rootBucket())
+		return errors.Join(err, root.Put(clockKey(), appendNumber(nil, batch.now)))
+	}
+}
+
+func storeClock(tx *bbolt.Tx) int64 {
+	return max(time.Now().UnixMicro(), number(tx.Bucket(rootBucket()).Get(clockKey())))
+}
+
+// committed runs after each commit, in order, before the callers are answered.
+func (b *BoltBackend) committed(batch *batch) {
+	b.extendClean(batch.tx.ID())
+	for _, after := range batch.after {
+		after()
+	}
+	b.feeds.wake(batch.touched)
+}
+
+// repository opens a repository in a transaction. In a read transaction the
+// bucket of a repository that was never used is nil.
+func (b *BoltBackend) repository(tx *bbolt.Tx, name string, now int64) *repository {
+	return &repository{
+		tag:      enhanced.RepositoryTag(name),
+		name:     name,
+		now:      now,
+		tx:       tx,
+		bucket:   tx.Bucket(rootBucket()).Bucket([]byte(enhanced.RepositoryTag(name))),
+		legacy:   tx.Bucket(legacyLocks()),
+		preserve: b.config.Load().PreserveLegacyFormat,
+	}
+}

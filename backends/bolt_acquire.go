@@ -1,0 +1,183 @@
+package backends
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
+// [enhanced.Backend].
+func (b *BoltBackend) AcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
+	lock, acquired, err := b.TryAcquireLock(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if !acquired {
+		return nil, enhanced.NewHeldError(lock.Resource, lock)
+	}
+	return lock, nil
+}
+
+// TryAcquireLock takes the lock and returns it with true, or returns the
+// holder's with false. See [enhanced.Backend].
+func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+	config := b.config.Load()
+	r, err := enhanced.NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	if err != nil {
+		return nil, false, err
+	}
+	start := time.Now()
+	var lock *enhanced.EnhancedLock
+	var acquired bool
+	err = b.committer.do(ctx, "acquire "+r.Resource.String(), func(batch *batch) error {
+		var err error
+		lock, acquired, err = b.repositoryStep(batch, r.Resource.Namespace).acquire(r)
+		return err
+	})
+	b.countRequest(acquired, time.Since(start), err)
+	if err != nil {
+		return nil, false, err
+	}
+	return lock, acquired, nil
+}
+
+func (b *BoltBackend) countRequest(acquired bool, wait time.Duration, err error) {
+	switch {
+	case err == nil && acquired:
+		b.recorder.Acquired(wait)
+	case err == nil || isDecision(err) && !errors.Is(err, enhanced.ErrTimeout):
+		b.recorder.Refused()
+	default:
+		b.recorder.Failed()
+	}
+}
+
+func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+	f, _, err := s.settle(r.Resource)
+	if err != nil {
+		return nil, false, err
+	}
+	owner := r.Owner().String()
+	switch f.status {
+	case unreadable:
+		return nil, false, enhanced.NewCorruptError(r.Resource, f.name)
+	case held:
+		// The same request again: its reply was lost.
+		again := f.record.Request == r.ID && f.record.Owner == owner
+		return f.lock(), again, nil
+	case heldElsewhere:
+		return f.lock(), false, nil
+	default:
+	}
+	if s.closing(owner) {
+		return nil, false, &enhanced.LockError{
+			Code:     enhanced.ErrCodePermissionDenied,
+			Message:  r.Resource.String() + ": all locks of " + owner + " are being released",
+			Resource: r.Resource,
+		}
+	}
+	record := &lockRecord{
+		Owner:    owner,
+		Priority: r.Priority,
+		Acquired: s.now,
+		Request:  r.ID,
+		Metadata: r.Metadata,
+	}
+	if r.Timeout != enhanced.NoTimeout {
+		record.Expires = s.now + r.Timeout.Microseconds()
+	}
+	lock, err := s.grant(r.Resource, record, r.ProjectLock(), enhanced.EventAcquired, nil,
+		change{actor: owner, cause: enhanced.CauseRequest, request: r.ID})
+	return lock, err == nil, err
+}
+
+// RefreshLock makes the lease end extension from now. See [enhanced.Backend].
+func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension time.Duration) error {
+	limit := b.config.Load().MaxTimeout
+	if extension < time.Millisecond || extension > limit {
+		return enhanced.NewInvalidError("extension %v is not a lease; give 1ms to max_timeout %v", extension, limit)
+	}
+	return b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
+		if f.record.Expires == 0 {
+			return enhanced.NewInvalidError("lock %s on %s has no lease to refresh; it is held until released", lockID, f.resource)
+		}
+		before := *f.record
+		f.record.Expires = s.now + extension.Microseconds()
+		return errors.Join(
+			s.delete(deadlineKey(before.Expires, f.resource.Key())),
+			s.putRecord(f.resource, f.record),
+			s.log(enhanced.EventRefreshed, f.resource, &before, f.record,
+				change{actor: f.record.Owner, cause: enhanced.CauseRequest}),
+		)
+	})
+}
+
+// TransferLock gives a held lock to another owner. See [enhanced.Backend].
+func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string) error {
+	owner, err := enhanced.ParseOwner(newOwner)
+	if err != nil {
+		return err
+	}
+	return b.changeLock(ctx, "transfer", lockID, func(s *repositoryStep, f *finding) error {
+		original, err := enhanced.TransferProjectLock(f.original, owner)
+		if err != nil || f.record.Owner == newOwner {
+			return err
+		}
+		before := *f.record
+		if err := s.remove(f.resource, f.record); err != nil {
+			return err
+		}
+		if f.record.Mirror != "" {
+			if err := s.deleteLegacy(f.legacyKey); err != nil {
+				return err
+			}
+		}
+		f.record.Owner, f.record.Request = newOwner, ""
+		_, err = s.grant(f.resource, f.record, original, enhanced.EventTransferred, &before,
+			change{actor: before.Owner, cause: enhanced.CauseRequest})
+		return err
+	})
+}
+
+// changeLock runs fn on the held lock with the ID.
+func (b *BoltBackend) changeLock(ctx context.Context, operation, lockID string, fn func(s *repositoryStep, f *finding) error) error {
+	tag, token, ok := enhanced.ParseLockID(lockID)
+	if !ok {
+		return enhanced.NewUnknownLockError(lockID)
+	}
+	return b.committer.do(ctx, operation+" lock "+lockID, func(batch *batch) error {
+		s := b.repositoryStepByTag(batch, tag)
+		if s == nil {
+			return enhanced.NewUnknownLockError(lockID)
+		}
+		f, err := s.settleID(lockID, token)
+		if err != nil {
+			return err
+		}
+		return fn(s, f)
+	})
+}
+
+// settleID returns the held lock with the ID.
+func (s *repositoryStep) settleID(lockID string, token int64) (*finding, error) {
+	resource, found := s.resourceOf(token)
+	if !found {
+		return nil, enhanced.NewUnknownLockError(lockID)
+	}
+	f, ended, err := s.settle(resource)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.status == unreadable:
+		return nil, enhanced.NewCorruptError(resource, f.name)
+	case f.status == held && f.record.Token == token:
+		return &f, nil
+	case ended != nil && ended.Token == token && ended.Expires != 0 && ended.Expires <= s.now:
+		return nil, enhanced.NewExpiredError(lockID, resource)
+	default:
+		return nil, enhanced.NewUnknownLockError(lockID)
+	}
+}

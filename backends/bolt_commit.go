@@ -1,0 +1,224 @@
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/logging"
+	"go.etcd.io/bbolt"
+)
+
+// maxBatch bounds the steps of one transaction.
+const maxBatch = 256
+
+// committer runs steps of many callers in few transactions: while one is
+// written to disk, the next steps gather. Unlike bbolt's Batch it never waits
+// for company, so a single caller pays nothing. Its goroutine exists only while
+// there are steps.
+type committer struct {
+	db     *bbolt.DB
+	logger logging.SimpleLogging
+	// run executes one step inside a transaction.
+	run func(b *batch, step func(*batch) error) error
+	// committed is called after each successful commit, in commit order.
+	committed func(b *batch)
+
+	mu      sync.Mutex // protects all below
+	waiting []*pendingStep
+	running bool
+	closed  bool
+	idle    sync.Cond // signals that running became false
+	lastErr error     // of the latest commit
+}
+
+type pendingStep struct {
+	step func(*batch) error
+	done chan error // buffered: the committer never waits for a caller
+}
+
+// batch is one write transaction and what is to happen after its commit.
+type batch struct {
+	tx    *bbolt.Tx
+	dirty bool
+	after []func()
+	// touched are the repositories whose log grew.
+	touched map[string]struct{}
+	now     int64
+}
+
+func newCommitter(db *bbolt.DB, logger logging.SimpleLogging) *committer {
+	c := &committer{db: db, logger: logger}
+	c.idle.L = &c.mu
+	return c
+}
+
+// do runs step in a transaction and returns after its commit. A step returns a
+// decision, a [enhanced.LockError], and what it wrote stays; any other error,
+// or a panic, undoes it. A step can run more than once and must not keep
+// anything from a run before.
+//
+// When ctx ends first, do returns at once: with outcome unknown if the step is
+// already in a transaction, without any effect otherwise.
+func (c *committer) do(ctx context.Context, operation string, step func(*batch) error) error {
+	pending := &pendingStep{step: step, done: make(chan error, 1)}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return enhanced.NewBackendError(operation, enhanced.ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		c.mu.Unlock()
+		return contextError(operation, err)
+	}
+	c.waiting = append(c.waiting, pending)
+	if !c.running {
+		c.running = true
+		go c.loop()
+	}
+	c.mu.Unlock()
+
+	select {
+	case err := <-pending.done:
+		return stepError(operation, err)
+	case <-ctx.Done():
+		if c.withdraw(pending) {
+			return contextError(operation, ctx.Err())
+		}
+		return contextError(operation, errors.Join(enhanced.ErrOutcomeUnknown, ctx.Err()))
+	}
+}
+
+func contextError(operation string, err error) error {
+	return &enhanced.LockError{Code: enhanced.ErrCodeTimeout, Message: operation + ": the call's context has ended", Err: err}
+}
+
+// stepError leaves decisions as they are and makes anything else a BACKEND_ERROR.
+func stepError(operation string, err error) error {
+	if err == nil || isDecision(err) {
+		return err
+	}
+	return enhanced.NewBackendError(operation, err)
+}
+
+func isDecision(err error) bool {
+	var lockErr *enhanced.LockError
+	return errors.As(err, &lockErr) && lockErr.Code != enhanced.ErrCodeBackendError
+}
+
+func (c *committer) withdraw(pending *pendingStep) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, p := range c.waiting {
+		if p == pending {
+			c.waiting = append(c.waiting[:i:i], c.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+func (c *committer) loop() {
+	for {
+		c.mu.Lock()
+		n := min(len(c.waiting), maxBatch)
+		steps := c.waiting[:n:n]
+		c.waiting = c.waiting[n:]
+		if n == 0 {
+			c.waiting = nil
+			c.running = false
+			c.idle.Broadcast()
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		for len(steps) > 0 {
+			steps = c.commit(steps)
+		}
+	}
+}
+
+// commit runs the steps in one transaction and answers them. When one fails,
+// the transaction is undone, that one is answered, and the others are
+// returned to be run again.
+func (c *committer) commit(steps []*pendingStep) []*pendingStep {
+	tx, err := c.db.Begin(true)
+	if err != nil {
+		c.finish(steps, nil, err)
+		return nil
+	}
+	b := &batch{tx: tx, touched: make(map[string]struct{})}
+	decisions := make([]error, len(steps))
+	for i, p := range steps {
+		err := c.runStep(b, p.step)
+		if err != nil && !isDecision(err) {
+			rollbackErr := tx.Rollback()
+			p.done <- errors.Join(err, rollbackErr)
+			return append(steps[:i:i], steps[i+1:]...)
+		}
+		decisions[i] = err
+	}
+	if b.dirty {
+		err = tx.Commit()
+		if err != nil {
+			// The failed write may have reached the disk.
+			err = errors.Join(enhanced.ErrOutcomeUnknown, err)
+		}
+	} else {
+		err = tx.Rollback()
+	}
+	if err == nil && b.dirty {
+		c.committed(b)
+	}
+	c.finish(steps, decisions, err)
+	return nil
+}
+
+func (c *committer) runStep(b *batch, step func(*batch) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.logger.Err("a step panicked: %v\n%s", r, debug.Stack())
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return c.run(b, step)
+}
+
+func (c *committer) finish(steps []*pendingStep, decisions []error, err error) {
+	c.mu.Lock()
+	c.lastErr = err
+	c.mu.Unlock()
+	for i, p := range steps {
+		if err != nil {
+			p.done <- err
+			continue
+		}
+		p.done <- decisions[i]
+	}
+}
+
+// lastError returns why the latest commit failed, nil if it did not.
+func (c *committer) lastError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastErr
+}
+
+// close refuses further steps and waits for those under way.
+func (c *committer) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for c.running {
+		c.idle.Wait()
+	}
+}
+
+func (c *committer) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}

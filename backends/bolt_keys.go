@@ -1,0 +1,121 @@
+package backends
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// The layout of a store in bbolt. Stock Atlantis' buckets stay where and as
+// they are; ours is one bucket beside them:
+//
+//	enhanced
+//	  "format"          the layout's version
+//	  "clock"           the last time that was stored, microseconds
+//	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
+//	    c OWNER                 a pull request that is being closed
+//	    d DEADLINE RESOURCE     when a lease ends
+//	    i TOKEN                 lock ID -> resource
+//	    l RESOURCE              lock record
+//	    o OWNER 00 RESOURCE     what an owner holds
+//	    y "name"|"sequence"|"token"
+//	    z SEQUENCE              log record
+//
+// A repository is one B+tree with a letter for each range, not a bucket for
+// each: what one step changes then lies on few pages. Numbers are big-endian,
+// so that ranges are in numeric order. Queues will take the letter q, the
+// memory of requests the letter r. The log is last, so that it grows at the
+// tree's edge.
+const (
+	rangeClosing  = 'c'
+	rangeDeadline = 'd'
+	rangeID       = 'i'
+	rangeLock     = 'l'
+	rangeOwner    = 'o'
+	rangeLog      = 'z'
+
+	// formatVersion is the only layout this code writes and reads.
+	formatVersion = "1"
+
+	// Stock Atlantis' buckets.
+	legacyLocksBucket    = "runLocks"
+	legacyPullsBucket    = "pulls"
+	legacyCommandsBucket = "globalLocks"
+)
+
+// Functions instead of variables: a key that is shared could be changed.
+func rootBucket() []byte  { return []byte("enhanced") }
+func formatKey() []byte   { return []byte("format") }
+func clockKey() []byte    { return []byte("clock") }
+func nameKey() []byte     { return []byte("yname") }
+func sequenceKey() []byte { return []byte("ysequence") }
+func tokenKey() []byte    { return []byte("ytoken") }
+
+// present is the value of keys that say all themselves. It is not empty, since
+// bbolt answers nil both for an empty value of the same transaction and for none.
+func present() []byte { return []byte{1} }
+
+func legacyLocks() []byte { return []byte(legacyLocksBucket) }
+
+func lockKey(resourceKey string) []byte {
+	return append([]byte{rangeLock}, resourceKey...)
+}
+
+func idKey(token int64) []byte {
+	return appendNumber([]byte{rangeID}, token)
+}
+
+func deadlineKey(at int64, resourceKey string) []byte {
+	return append(appendNumber([]byte{rangeDeadline}, at), resourceKey...)
+}
+
+// splitDeadlineKey reverses deadlineKey.
+func splitDeadlineKey(key []byte) (at int64, resourceKey string, ok bool) {
+	if len(key) < 9 || key[0] != rangeDeadline {
+		return 0, "", false
+	}
+	return number(key[1:9]), string(key[9:]), true
+}
+
+func logKey(sequence uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{rangeLog}, sequence)
+}
+
+func closingKey(owner string) []byte {
+	return append([]byte{rangeClosing}, owner...)
+}
+
+// ownerKey starts, for a pull request, with its number: stock's UnlockByPull
+// knows no host. The zero byte cannot occur in an owner, see
+// enhanced.NormalizeRequest.
+func ownerKey(owner enhanced.Owner, resourceKey string) []byte {
+	if owner.Kind == enhanced.OwnerPull {
+		return append(append(pullPrefix(owner.Number), owner.String()+"\x00"...), resourceKey...)
+	}
+	return append([]byte{rangeOwner}, owner.String()+"\x00"+resourceKey...)
+}
+
+func pullPrefix(number int) []byte {
+	return append(strconv.AppendInt([]byte{rangeOwner, 'p'}, int64(number), 10), '/')
+}
+
+// splitPullKey returns the owner and the resource of a key that starts with pullPrefix.
+func splitPullKey(key []byte, number int) (owner, resourceKey string, ok bool) {
+	rest, found := bytes.CutPrefix(key, pullPrefix(number))
+	ownerText, resourceText, cut := bytes.Cut(rest, []byte{0})
+	return string(ownerText), string(resourceText), found && cut
+}
+
+func appendNumber(key []byte, n int64) []byte {
+	return binary.BigEndian.AppendUint64(key, uint64(n)) //nolint:gosec // tokens and times are positive
+}
+
+// number reads what appendNumber wrote; anything else reads as 0.
+func number(value []byte) int64 {
+	if len(value) != 8 {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(value)) //nolint:gosec // written by appendNumber
+}

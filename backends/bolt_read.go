@@ -1,0 +1,293 @@
+package backends
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"go.etcd.io/bbolt"
+)
+
+// GetLock returns the lock with the ID. See [enhanced.Backend].
+func (b *BoltBackend) GetLock(ctx context.Context, lockID string) (*enhanced.EnhancedLock, error) {
+	tag, token, ok := enhanced.ParseLockID(lockID)
+	if !ok {
+		return nil, enhanced.NewUnknownLockError(lockID)
+	}
+	var lock *enhanced.EnhancedLock
+	err := b.view(ctx, "get lock "+lockID, func(tx *bbolt.Tx) error {
+		name, found := repositoryName(tx, tag)
+		if !found {
+			return enhanced.NewUnknownLockError(lockID)
+		}
+		r := b.repository(tx, name, storeClock(tx))
+		resource, found := r.resourceOf(token)
+		if !found {
+			return enhanced.NewUnknownLockError(lockID)
+		}
+		f := r.inspect(resource)
+		switch {
+		case f.status == unreadable:
+			return enhanced.NewCorruptError(resource, f.name)
+		case f.status == held && f.record.Token == token:
+			lock = f.lock()
+			return nil
+		case f.status == expired && f.record.Token == token:
+			return enhanced.NewExpiredError(lockID, resource)
+		default:
+			return enhanced.NewUnknownLockError(lockID)
+		}
+	})
+	return lock, err
+}
+
+// LookupLock returns the lock on a resource. See [enhanced.Backend].
+func (b *BoltBackend) LookupLock(ctx context.Context, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	resource = resource.Normalized()
+	if err := resource.Validate(); err != nil {
+		return nil, err
+	}
+	operation := "look up " + resource.String()
+	var f finding
+	err := b.view(ctx, operation, func(tx *bbolt.Tx) error {
+		f = b.repository(tx, resource.Namespace, storeClock(tx)).inspect(resource)
+		return nil
+	})
+	if err == nil && f.status == heldByStock {
+		// Taking it over gives it an ID. When that fails, what stock has
+		// recorded is still the answer.
+		err = b.committer.do(ctx, operation, func(batch *batch) error {
+			settled, _, err := b.repositoryStep(batch, resource.Namespace).settle(resource)
+			if err == nil {
+				f = settled
+			}
+			return err
+		})
+		if errors.Is(err, enhanced.ErrBackend) {
+			b.logger.Err("taking over %s from stock Atlantis: %v", resource, err)
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch f.status {
+	case held, heldByStock:
+		return f.lock(), nil
+	case unreadable:
+		return nil, enhanced.NewCorruptError(resource, f.name)
+	default:
+		return nil, enhanced.NewNotFoundError(resource)
+	}
+}
+
+// LocksByLegacyKey returns the locks whose resources have stock's key. See
+// [enhanced.Backend].
+func (b *BoltBackend) LocksByLegacyKey(ctx context.Context, key string) ([]*enhanced.EnhancedLock, error) {
+	var candidates []enhanced.ResourceIdentifier
+	err := b.view(ctx, "look up key "+key, func(tx *bbolt.Tx) error {
+		if value := tx.Bucket(legacyLocks()).Get([]byte(key)); value != nil {
+			if lock, err := decodeProjectLock(value); err == nil {
+				candidates = append(candidates, enhanced.ProjectResource(lock.Project, lock.Workspace))
+			}
+		}
+		candidates = append(candidates, b.recordedSplits(tx, key)...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var locks []*enhanced.EnhancedLock
+	for i, resource := range candidates {
+		if slices.Contains(candidates[:i], resource) {
+			continue
+		}
+		lock, err := b.LookupLock(ctx, resource)
+		switch {
+		case err == nil:
+			locks = append(locks, lock)
+		case !errors.Is(err, enhanced.ErrLockNotFound):
+			return nil, err
+		}
+	}
+	return locks, nil
+}
+
+// recordedSplits returns every resource with our record whose legacy key is
+// key. Only splits whose first part is a repository in the store are tried.
+func (b *BoltBackend) recordedSplits(tx *bbolt.Tx, key string) (found []enhanced.ResourceIdentifier) {
+	for repositoryName, rest := range splits(key) {
+		r := b.repository(tx, repositoryName, 0)
+		if r.bucket == nil {
+			continue
+		}
+		for path, rest := range splits(rest) {
+			for workspace, name := range splits(rest) {
+				resource := enhanced.ResourceIdentifier{
+					Type: enhanced.ResourceTypeProject, Namespace: repositoryName,
+					Path: path, Workspace: workspace, Name: name,
+				}
+				if r.get(lockKey(resource.Key())) != nil {
+					found = append(found, resource)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// splits yields every way to cut text in two at a slash.
+func splits(text string) func(yield func(before, after string) bool) {
+	return func(yield func(before, after string) bool) {
+		for i := range len(text) {
+			if text[i] == '/' && !yield(text[:i], text[i+1:]) {
+				return
+			}
+		}
+	}
+}
+
+// ListLocks returns all held locks. See [enhanced.Backend].
+func (b *BoltBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock, error) {
+	if err := b.reconcile(ctx); err != nil {
+		return nil, err
+	}
+	var locks []*enhanced.EnhancedLock
+	var problems []string
+	err := b.view(ctx, "list locks", func(tx *bbolt.Tx) error {
+		now := storeClock(tx)
+		eachRepository(tx, now, func(r *repository) {
+			r.locks(func(resourceKey string, data []byte) {
+				resource, err := enhanced.ParseResourceKey(r.name, resourceKey)
+				if err != nil {
+					problems = append(problems, recordName(r.tag, resourceKey))
+					return
+				}
+				switch f := r.inspectRecord(resource, data); f.status {
+				case held:
+					locks = append(locks, f.lock())
+				case unreadable:
+					problems = append(problems, f.name)
+				default:
+				}
+			})
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range append(problems, b.unreadableLegacy()...) {
+		b.logger.Err("record %q can't be read; it counts as held", name)
+	}
+	slices.SortFunc(locks, func(x, y *enhanced.EnhancedLock) int {
+		return cmp.Or(
+			strings.Compare(x.Resource.Namespace, y.Resource.Namespace),
+			strings.Compare(x.Resource.Path, y.Resource.Path),
+			strings.Compare(x.Resource.Workspace, y.Resource.Workspace),
+			strings.Compare(x.Resource.Name, y.Resource.Name),
+			strings.Compare(string(x.Resource.Type), string(y.Resource.Type)),
+		)
+	})
+	return locks, nil
+}
+
+// GetStats returns the statistics. See [enhanced.Backend].
+func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
+	s := b.recorder.Snapshot()
+	stats := &enhanced.BackendStats{
+		TotalRequests:      s.Acquired + s.Refused + s.Failed,
+		SuccessfulAcquires: s.Acquired,
+		Refused:            s.Refused,
+		StoreFailures:      s.Failed,
+		Releases:           s.Released,
+		Expirations:        s.Expired,
+		AverageWaitTime:    s.AverageWait,
+		AverageHoldTime:    s.AverageHold,
+		RecentFailureRate:  s.RecentFailureRate,
+	}
+	err := b.HealthCheck(ctx)
+	if err == nil {
+		err = b.countLocks(ctx, stats)
+	}
+	stats.HealthScore = enhanced.HealthScore(stats, err)
+	return stats, err
+}
+
+// countLocks counts without decoding stock's form of each lock: a copy with
+// the right checksum is what this code has written.
+func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendStats) error {
+	if err := b.reconcile(ctx); err != nil {
+		return err
+	}
+	err := b.view(ctx, "count locks", func(tx *bbolt.Tx) error {
+		now := storeClock(tx)
+		eachRepository(tx, now, func(r *repository) {
+			r.locks(func(resourceKey string, data []byte) {
+				record, err := decodeLockRecord(data)
+				switch {
+				case err != nil:
+					stats.UnreadableRecords = append(stats.UnreadableRecords, recordName(r.tag, resourceKey))
+				case !record.expiredAt(now):
+					stats.ActiveLocks++
+				}
+			})
+		})
+		return nil
+	})
+	stats.UnreadableRecords = append(stats.UnreadableRecords, b.unreadableLegacy()...)
+	return err
+}
+
+// GetQueueStatus describes the waiters. Nothing waits in this store yet.
+func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus, error) {
+	err := b.view(ctx, "queue status", func(*bbolt.Tx) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return &enhanced.QueueStatus{QueuesByPriority: map[enhanced.Priority]int{}}, nil
+}
+
+// NextDeadline returns how long it is until the next lease ends. See
+// [enhanced.Backend].
+func (b *BoltBackend) NextDeadline(ctx context.Context) (time.Duration, bool, error) {
+	var next, now int64
+	var found bool
+	err := b.view(ctx, "next deadline", func(tx *bbolt.Tx) error {
+		now = storeClock(tx)
+		eachRepository(tx, now, func(r *repository) {
+			if at, ok := r.nextDeadline(); ok && (!found || at < next) {
+				next, found = at, true
+			}
+		})
+		return nil
+	})
+	return time.Duration(next-now) * time.Microsecond, found, err
+}
+
+// overdue returns a repository with a lease that is due.
+func (b *BoltBackend) overdue(ctx context.Context) (name string, found bool, err error) {
+	err = b.view(ctx, "look for due leases", func(tx *bbolt.Tx) error {
+		now := storeClock(tx)
+		eachRepository(tx, now, func(r *repository) {
+			if at, ok := r.nextDeadline(); ok && at <= now {
+				name, found = r.name, true
+			}
+		})
+		return nil
+	})
+	return name, found, err
+}
+
+// repositoryName returns the name of the repository with the tag.
+func repositoryName(tx *bbolt.Tx, tag string) (string, bool) {
+	bucket := tx.Bucket(rootBucket()).Bucket([]byte(tag))
+	if bucket == nil {
+		return "", false
+	}
+	return string(bucket.Get(nameKey())), true
+}

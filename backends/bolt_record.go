@@ -1,0 +1,207 @@
+package backends
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// lockRecord is what is stored of a held lock beside stock's form of it. Times
+// are microseconds by the store's clock.
+type lockRecord struct {
+	// Token is a decimal string, as everywhere in the store: readers in other
+	// languages lose digits of large numbers.
+	Token    int64             `json:"token,string"`
+	Owner    string            `json:"owner"`
+	Priority enhanced.Priority `json:"priority"`
+	Acquired int64             `json:"acquired"`
+	Expires  int64             `json:"expires,omitempty"`
+	Request  string            `json:"request,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	// Mirror is the checksum of stock's form under its legacy key. When it is
+	// empty there is no such copy, and Lock holds the form itself.
+	Mirror string          `json:"mirror,omitempty"`
+	Lock   json.RawMessage `json:"lock,omitempty"`
+}
+
+func (r *lockRecord) expiredAt(now int64) bool {
+	return r.Expires != 0 && r.Expires <= now
+}
+
+func (r *lockRecord) summary() *enhanced.LockSummary {
+	return &enhanced.LockSummary{
+		Owner:     r.Owner,
+		Token:     r.Token,
+		ExpiresAt: timeOrNil(r.Expires),
+		Note:      r.Metadata[enhanced.MetadataNote],
+	}
+}
+
+// decodeLockRecord refuses what this code never writes, so that a damaged
+// record counts as held instead of as something else.
+func decodeLockRecord(data []byte) (*lockRecord, error) {
+	var r lockRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	if _, err := enhanced.ParseOwner(r.Owner); err != nil {
+		return nil, err
+	}
+	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || (r.Mirror == "") == (r.Lock == nil) {
+		return nil, fmt.Errorf("lock record has token %d, acquired %d, expires %d", r.Token, r.Acquired, r.Expires)
+	}
+	return &r, nil
+}
+
+// newLock puts a record and stock's form of the lock together.
+func newLock(resource enhanced.ResourceIdentifier, r *lockRecord, original models.ProjectLock) *enhanced.EnhancedLock {
+	// Times are shown in local time, as stock does.
+	original.Time = original.Time.Local()
+	return &enhanced.EnhancedLock{
+		ID:           enhanced.FormatLockID(resource.Namespace, r.Token),
+		Resource:     resource,
+		State:        enhanced.LockStateAcquired,
+		Priority:     r.Priority,
+		Owner:        r.Owner,
+		AcquiredAt:   time.UnixMicro(r.Acquired),
+		ExpiresAt:    timeOrNil(r.Expires),
+		Metadata:     r.Metadata,
+		Version:      r.Token,
+		OriginalLock: &original,
+	}
+}
+
+func timeOrNil(micros int64) *time.Time {
+	if micros == 0 {
+		return nil
+	}
+	t := time.UnixMicro(micros)
+	return &t
+}
+
+// checksum identifies stock's form of a lock, to notice when stock changed it.
+func checksum(value []byte) string {
+	sum := sha256.Sum256(value)
+	return hex.EncodeToString(sum[:8])
+}
+
+// storedLock writes stock's form without empty fields, which stock reads as
+// such: a record is a third of the size. It mirrors models.ProjectLock.
+type storedLock struct {
+	Project   storedProject
+	Pull      storedPull `json:",omitzero"`
+	User      storedUser `json:",omitzero"`
+	Workspace string
+	Time      time.Time
+}
+
+type storedProject struct {
+	ProjectName  string `json:",omitempty"`
+	RepoFullName string
+	Path         string
+}
+
+type storedUser struct {
+	Username string   `json:",omitempty"`
+	Teams    []string `json:",omitempty"`
+}
+
+type storedPull struct {
+	Num                      int                     `json:",omitempty"`
+	HeadCommit               string                  `json:",omitempty"`
+	URL                      string                  `json:",omitempty"`
+	HeadBranch               string                  `json:",omitempty"`
+	BaseBranch               string                  `json:",omitempty"`
+	HardenedNonPRRefCheckout bool                    `json:",omitempty"`
+	Author                   string                  `json:",omitempty"`
+	Body                     string                  `json:",omitempty"`
+	State                    models.PullRequestState `json:",omitempty"`
+	BaseRepo                 storedRepo              `json:",omitzero"`
+}
+
+type storedRepo struct {
+	FullName          string     `json:",omitempty"`
+	Owner             string     `json:",omitempty"`
+	Name              string     `json:",omitempty"`
+	CloneURL          string     `json:"-"` // holds a credential
+	SanitizedCloneURL string     `json:",omitempty"`
+	VCSHost           storedHost `json:",omitzero"`
+}
+
+type storedHost struct {
+	Hostname string             `json:",omitempty"`
+	Type     models.VCSHostType `json:",omitempty"`
+}
+
+func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
+	lock = enhanced.SanitizeProjectLock(lock)
+	pull, repo := lock.Pull, lock.Pull.BaseRepo
+	return json.Marshal(storedLock{
+		Project: storedProject{lock.Project.ProjectName, lock.Project.RepoFullName, lock.Project.Path},
+		Pull: storedPull{
+			Num: pull.Num, HeadCommit: pull.HeadCommit, URL: pull.URL,
+			HeadBranch: pull.HeadBranch, BaseBranch: pull.BaseBranch,
+			HardenedNonPRRefCheckout: pull.HardenedNonPRRefCheckout,
+			Author:                   pull.Author, Body: pull.Body, State: pull.State,
+			BaseRepo: storedRepo{
+				FullName: repo.FullName, Owner: repo.Owner, Name: repo.Name,
+				SanitizedCloneURL: repo.SanitizedCloneURL,
+				VCSHost:           storedHost(repo.VCSHost),
+			},
+		},
+		User:      storedUser(lock.User),
+		Workspace: lock.Workspace,
+		Time:      lock.Time,
+	})
+}
+
+// decodeProjectLock reads stock's form, written by stock or by us. It refuses
+// JSON that is not a lock: stock's own zero values would read as a lock on
+// nothing.
+func decodeProjectLock(value []byte) (models.ProjectLock, error) {
+	var lock *models.ProjectLock
+	if err := json.Unmarshal(value, &lock); err != nil {
+		return models.ProjectLock{}, err
+	}
+	if lock == nil {
+		return models.ProjectLock{}, fmt.Errorf("null is not a lock")
+	}
+	return *lock, nil
+}
+
+// logRecord is the stored form of [enhanced.LogRecord]. Its names are short
+// since there are many.
+type logRecord struct {
+	Time     int64                 `json:"t"`
+	Type     string                `json:"e"`
+	Token    int64                 `json:"n,string"`
+	Resource string                `json:"r"`
+	Request  string                `json:"q,omitempty"`
+	Actor    string                `json:"a"`
+	Cause    string                `json:"c"`
+	Reason   string                `json:"w,omitempty"`
+	Before   *enhanced.LockSummary `json:"b,omitempty"`
+	After    *enhanced.LockSummary `json:"z,omitempty"`
+}
+
+func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced.LogRecord, error) {
+	var r logRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	resource, err := enhanced.ParseResourceKey(repository, r.Resource)
+	if err != nil {
+		return nil, err
+	}
+	return &enhanced.LogRecord{
+		Sequence: sequence, Time: time.UnixMicro(r.Time), Type: r.Type,
+		LockID: enhanced.FormatLockID(repository, r.Token), RequestID: r.Request,
+		Resource: resource, Token: r.Token, Actor: r.Actor, Cause: r.Cause,
+		Reason: r.Reason, Before: r.Before, After: r.After,
+	}, nil
+}

@@ -1,0 +1,261 @@
+package backends
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+const (
+	// maxStep bounds the resources that one step changes, so that no other
+	// caller waits long for it.
+	maxStep = 500
+	// closingPage is how many locks go at a time when there are more.
+	closingPage = 250
+	// closingTimeout ends the mark of a pull request whose locks are being
+	// released, in case the process that does it died.
+	closingTimeout = time.Minute
+)
+
+// ReleaseLock releases the lock with the ID. See [enhanced.Backend].
+func (b *BoltBackend) ReleaseLock(ctx context.Context, lockID string) error {
+	return b.changeLock(ctx, "release", lockID, func(s *repositoryStep, f *finding) error {
+		return s.end(f, enhanced.EventReleased, change{actor: f.record.Owner, cause: enhanced.CauseRequest})
+	})
+}
+
+// Release releases one lock under a condition. See [enhanced.Backend].
+func (b *BoltBackend) Release(ctx context.Context, request enhanced.ReleaseRequest) (*enhanced.EnhancedLock, error) {
+	if err := request.Validate(); err != nil {
+		return nil, err
+	}
+	var lock *enhanced.EnhancedLock
+	release := func(s *repositoryStep, f *finding) error {
+		lock = f.lock()
+		c, err := releaseChange(request, f)
+		if err != nil {
+			return err
+		}
+		return s.end(f, enhanced.EventReleased, c)
+	}
+	var err error
+	if request.LockID != "" {
+		err = b.changeLock(ctx, "release", request.LockID, func(s *repositoryStep, f *finding) error {
+			if request.Resource != (enhanced.ResourceIdentifier{}) && request.Resource.Normalized() != f.resource {
+				return enhanced.NewUnknownLockError(request.LockID)
+			}
+			return release(s, f)
+		})
+	} else {
+		resource := request.Resource.Normalized()
+		err = b.committer.do(ctx, "release "+resource.String(), func(batch *batch) error {
+			s := b.repositoryStep(batch, resource.Namespace)
+			f, _, err := s.settle(resource)
+			switch {
+			case err != nil:
+				return err
+			case f.status == unreadable:
+				return enhanced.NewCorruptError(resource, f.name)
+			case f.status != held:
+				return enhanced.NewNotFoundError(resource)
+			default:
+				return release(s, &f)
+			}
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	lock.State = enhanced.LockStateReleased
+	return lock, nil
+}
+
+// releaseChange checks the request's right to release what was found.
+func releaseChange(request enhanced.ReleaseRequest, f *finding) (change, error) {
+	c := change{
+		actor:  cmp.Or(request.Actor, request.Owner, f.record.Owner),
+		cause:  enhanced.CauseRequest,
+		reason: request.Reason,
+	}
+	if request.Force {
+		c.cause = enhanced.CauseForced
+		return c, nil
+	}
+	holder := f.owner()
+	if n := request.PullNumber; n != nil && (holder.Kind != enhanced.OwnerPull || holder.Number != *n) {
+		return c, enhanced.NewDeniedError(f.resource, f.lock(), cmp.Or(request.Actor, "that pull request"))
+	}
+	if request.Owner != "" && request.Owner != f.record.Owner {
+		owner, err := enhanced.ParseOwner(request.Owner)
+		if err != nil {
+			return c, err
+		}
+		if !owner.SamePull(holder) {
+			return c, enhanced.NewDeniedError(f.resource, f.lock(), request.Owner)
+		}
+	}
+	return c, nil
+}
+
+// ReleaseByPull releases all locks of a pull request. See [enhanced.Backend].
+func (b *BoltBackend) ReleaseByPull(ctx context.Context, repository string, number int, actor string) ([]*enhanced.EnhancedLock, error) {
+	if err := b.reconcile(ctx); err != nil {
+		return nil, err
+	}
+	c := change{actor: actor, cause: enhanced.CausePull}
+	var released []*enhanced.EnhancedLock
+	for {
+		var page []*enhanced.EnhancedLock
+		var more bool
+		err := b.committer.do(ctx, "release the locks of a pull request of "+repository, func(batch *batch) error {
+			var err error
+			page, more, err = b.repositoryStep(batch, repository).releaseByPull(number, c)
+			return err
+		})
+		if err != nil {
+			return released, err
+		}
+		released = append(released, page...)
+		if !more {
+			return released, nil
+		}
+	}
+}
+
+// releaseByPull releases a page of a pull request's locks, all of them if they
+// fit in one step. While more remain, the pull request can't take new ones.
+func (s *repositoryStep) releaseByPull(number int, c change) (released []*enhanced.EnhancedLock, more bool, err error) {
+	resources, owners := s.heldByPull(number, maxStep+1)
+	if err := ambiguousHosts(s.name, number, owners); err != nil {
+		return nil, false, err
+	}
+	if more = len(resources) > maxStep; more {
+		resources = resources[:closingPage]
+	}
+	for _, owner := range owners {
+		if err := s.setClosing(owner, more); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, resource := range resources {
+		f, _, err := s.settle(resource)
+		if err != nil {
+			return nil, false, err
+		}
+		if f.status != held {
+			if f.status == unreadable {
+				s.backend.logger.Err("%s of pull request %d stays locked: record %q can't be read", resource, number, f.name)
+				// Its entry must not come up on the next page again.
+				err = s.forgetOwners(resource, owners)
+			}
+			if err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		if owner := f.owner(); owner.Kind != enhanced.OwnerPull || owner.Number != number {
+			continue
+		}
+		lock := f.lock()
+		lock.State = enhanced.LockStateReleased
+		released = append(released, lock)
+		if err := s.end(&f, enhanced.EventReleased, c); err != nil {
+			return nil, false, err
+		}
+	}
+	return released, more, nil
+}
+
+// ambiguousHosts refuses to guess between pull requests of several hosts. A
+// record from before Atlantis stored the host counts for any.
+func ambiguousHosts(repository string, number int, owners []string) error {
+	var named []string
+	for _, text := range owners {
+		if owner, err := enhanced.ParseOwner(text); err == nil && owner.Host != "" {
+			named = append(named, text)
+		}
+	}
+	if len(named) < 2 {
+		return nil
+	}
+	return enhanced.NewInvalidError("pull request %d of %q exists on several hosts that hold locks: %s; release them one by one",
+		number, repository, strings.Join(named, ", "))
+}
+
+func (s *repositoryStep) forgetOwners(resource enhanced.ResourceIdentifier, owners []string) error {
+	var errs []error
+	for _, text := range owners {
+		owner, err := enhanced.ParseOwner(text)
+		errs = append(errs, err, s.delete(ownerKey(owner, resource.Key())))
+	}
+	return errors.Join(errs...)
+}
+
+// closing reports whether all locks of owner are being released right now.
+func (s *repositoryStep) closing(owner string) bool {
+	since := number(s.get(closingKey(owner)))
+	return since != 0 && s.now-since < closingTimeout.Microseconds()
+}
+
+func (s *repositoryStep) setClosing(owner string, on bool) error {
+	key := closingKey(owner)
+	switch {
+	case on:
+		return s.put(key, appendNumber(nil, s.now))
+	case s.get(key) != nil:
+		return s.delete(key)
+	default:
+		return nil
+	}
+}
+
+// CleanupExpiredLocks ends every lease that is due. See [enhanced.Backend].
+func (b *BoltBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
+	ended := 0
+	for {
+		name, found, err := b.overdue(ctx)
+		if err != nil || !found {
+			return ended, err
+		}
+		page := 0
+		err = b.committer.do(ctx, "end the leases of "+name, func(batch *batch) error {
+			var err error
+			page, err = b.repositoryStep(batch, name).endDue()
+			return err
+		})
+		if err != nil {
+			return ended, err
+		}
+		ended += page
+	}
+}
+
+// endDue ends up to maxStep due leases of the repository.
+func (s *repositoryStep) endDue() (int, error) {
+	ended := 0
+	for _, key := range s.due(maxStep) {
+		_, resourceKey, ok := splitDeadlineKey(key)
+		resource, err := enhanced.ParseResourceKey(s.name, resourceKey)
+		if ok && err == nil {
+			_, record, err := s.settle(resource)
+			if err != nil {
+				return 0, err
+			}
+			if record != nil && record.expiredAt(s.now) {
+				ended++
+			}
+		}
+		// Normally gone with its lock. One that is left belongs to nothing
+		// that can end, and would come up for ever.
+		if s.get(key) != nil {
+			if err := s.delete(key); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return ended, nil
+}

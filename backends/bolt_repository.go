@@ -1,0 +1,296 @@
+package backends
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/runatlantis/atlantis/server/core/locking"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"go.etcd.io/bbolt"
+)
+
+// repository is one repository in one transaction, at one time. It reads; a
+// [repositoryStep] also writes.
+type repository struct {
+	tag      string
+	name     string
+	now      int64
+	tx       *bbolt.Tx
+	bucket   *bbolt.Bucket // nil before the first use
+	legacy   *bbolt.Bucket // stock Atlantis' locks
+	preserve bool
+}
+
+// finding is what is stored of a resource.
+type finding struct {
+	status findingStatus
+	// resource is the one that is held: another one than was asked for when
+	// both have the same legacy key.
+	resource enhanced.ResourceIdentifier
+	// record is ours, nil when only stock's is there.
+	record *lockRecord
+	// original is stock's form of the lock, at legacyKey if stock can see it.
+	original  models.ProjectLock
+	legacyKey string
+	// name is where an unreadable record is.
+	name string
+}
+
+type findingStatus int
+
+const (
+	// free: nothing is stored.
+	free findingStatus = iota
+	// held: our record stands.
+	held
+	// heldByStock: stock took the lock, we have no record of it yet.
+	heldByStock
+	// heldElsewhere: a resource of another repository with the same legacy key
+	// is held. In stock's eyes they are one.
+	heldElsewhere
+	// expiredElsewhere: as heldElsewhere, and the lease has run out.
+	expiredElsewhere
+	// releasedByStock: our record is there, but stock has removed or replaced
+	// its own form of the lock.
+	releasedByStock
+	// expired: our record is there, and its lease has run out.
+	expired
+	// unreadable: something is stored that cannot be read. It counts as held.
+	unreadable
+)
+
+func (r *repository) get(key []byte) []byte {
+	if r.bucket == nil {
+		return nil
+	}
+	return r.bucket.Get(key)
+}
+
+// inspect finds out what is stored of a resource, without changing anything.
+func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
+	if data := r.get(lockKey(resource.Key())); data != nil {
+		return r.inspectRecord(resource, data)
+	}
+	if resource.Type != enhanced.ResourceTypeProject {
+		return finding{status: free, resource: resource}
+	}
+	return r.inspectLegacy(resource)
+}
+
+// inspectRecord judges our record of a resource.
+func (r *repository) inspectRecord(resource enhanced.ResourceIdentifier, data []byte) finding {
+	record, err := decodeLockRecord(data)
+	if err != nil {
+		return finding{status: unreadable, resource: resource, name: recordName(r.tag, resource.Key())}
+	}
+	f := finding{status: held, resource: resource, record: record}
+	payload := []byte(record.Lock)
+	if record.Mirror != "" {
+		f.legacyKey = resource.LegacyKey()
+		payload = r.legacy.Get([]byte(f.legacyKey))
+		if payload == nil || checksum(payload) != record.Mirror {
+			f.status = releasedByStock
+			return f
+		}
+	}
+	if record.expiredAt(r.now) {
+		f.status = expired
+	}
+	f.original, err = decodeProjectLock(payload)
+	if err != nil && f.status == held {
+		f.status, f.name = unreadable, recordName(r.tag, resource.Key())
+	}
+	return f
+}
+
+// inspectLegacy looks for a resource in stock's bucket: under its key, and
+// under the key that stock used before v0.40, which had no project name and
+// which stock does not migrate when the path is nested.
+func (r *repository) inspectLegacy(resource enhanced.ResourceIdentifier) finding {
+	key := resource.LegacyKey()
+	if value := r.legacy.Get([]byte(key)); value != nil {
+		return r.inspectLegacyValue(resource, key, value)
+	}
+	oldKey := resource.Namespace + "/" + resource.Path + "/" + resource.Workspace
+	value := r.legacy.Get([]byte(oldKey))
+	if value == nil {
+		return finding{status: free, resource: resource}
+	}
+	lock, err := decodeProjectLock(value)
+	if err != nil {
+		// A key that also reads as a present one harms only that resource.
+		if _, parseErr := locking.IsCurrentLocking(oldKey); parseErr == nil {
+			return finding{status: free, resource: resource}
+		}
+		return finding{status: unreadable, resource: resource, name: legacyName(oldKey)}
+	}
+	if enhanced.ProjectResource(lock.Project, lock.Workspace) != resource || models.GenerateLockKey(lock.Project, lock.Workspace) == oldKey {
+		return finding{status: free, resource: resource}
+	}
+	return finding{status: heldByStock, resource: resource, original: lock, legacyKey: oldKey}
+}
+
+func (r *repository) inspectLegacyValue(resource enhanced.ResourceIdentifier, key string, value []byte) finding {
+	lock, err := decodeProjectLock(value)
+	if err != nil {
+		return finding{status: unreadable, resource: resource, name: legacyName(key)}
+	}
+	other := enhanced.ProjectResource(lock.Project, lock.Workspace)
+	if other == resource {
+		return finding{status: heldByStock, resource: resource, original: lock, legacyKey: key}
+	}
+	if other.LegacyKey() != key {
+		// The record lies about what it locks; stock goes by the key alone.
+		return finding{status: unreadable, resource: resource, name: legacyName(key)}
+	}
+	f := r.sibling(other.Namespace).inspect(other)
+	switch f.status {
+	case expired:
+		f.status = expiredElsewhere
+	case unreadable:
+		f.resource = resource
+	case releasedByStock:
+		// Stock has locked it again since: the value at hand is that lock.
+		f = finding{status: heldElsewhere, resource: other, original: lock, legacyKey: key}
+	default:
+		f.status = heldElsewhere
+	}
+	return f
+}
+
+// sibling returns another repository in the same transaction.
+func (r *repository) sibling(name string) *repository {
+	other := *r
+	other.name, other.tag = name, enhanced.RepositoryTag(name)
+	other.bucket = r.tx.Bucket(rootBucket()).Bucket([]byte(other.tag))
+	return &other
+}
+
+// lock returns the lock of a finding that is held. A lock that only stock has
+// recorded has no ID and no token yet.
+func (f *finding) lock() *enhanced.EnhancedLock {
+	if f.record != nil {
+		return newLock(f.resource, f.record, f.original)
+	}
+	lock := newLock(f.resource, &lockRecord{
+		Owner:    enhanced.ProjectLockOwner(f.original).String(),
+		Priority: enhanced.PriorityNormal,
+		Acquired: f.original.Time.UnixMicro(),
+	}, enhanced.SanitizeProjectLock(f.original))
+	lock.ID = ""
+	return lock
+}
+
+func (f *finding) owner() enhanced.Owner {
+	if f.record == nil {
+		return enhanced.ProjectLockOwner(f.original)
+	}
+	// decodeLockRecord has parsed it before.
+	owner, _ := enhanced.ParseOwner(f.record.Owner) //nolint:errcheck
+	return owner
+}
+
+// resourceOf returns the resource of a lock ID's token.
+func (r *repository) resourceOf(token int64) (enhanced.ResourceIdentifier, bool) {
+	key := r.get(idKey(token))
+	if key == nil {
+		return enhanced.ResourceIdentifier{}, false
+	}
+	resource, err := enhanced.ParseResourceKey(r.name, string(key))
+	return resource, err == nil
+}
+
+// heldByPull returns up to limit resources that pull requests with the number
+// hold, and the hosts of those pull requests.
+func (r *repository) heldByPull(number, limit int) (resources []enhanced.ResourceIdentifier, owners []string) {
+	if r.bucket == nil {
+		return nil, nil
+	}
+	prefix := pullPrefix(number)
+	cursor := r.bucket.Cursor()
+	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
+		owner, resourceKey, ok := splitPullKey(key, number)
+		if !ok {
+			continue
+		}
+		if !slices.Contains(owners, owner) {
+			owners = append(owners, owner)
+		}
+		resource, err := enhanced.ParseResourceKey(r.name, resourceKey)
+		if err == nil && len(resources) < limit {
+			resources = append(resources, resource)
+		}
+	}
+	return resources, owners
+}
+
+// due returns up to limit deadlines that have passed.
+func (r *repository) due(limit int) (keys [][]byte) {
+	if r.bucket == nil {
+		return nil
+	}
+	cursor := r.bucket.Cursor()
+	for key, _ := cursor.Seek([]byte{rangeDeadline}); len(key) > 0 && key[0] == rangeDeadline && len(keys) < limit; key, _ = cursor.Next() {
+		at, _, ok := splitDeadlineKey(key)
+		if ok && at > r.now {
+			break
+		}
+		keys = append(keys, bytes.Clone(key))
+	}
+	return keys
+}
+
+// nextDeadline returns when the repository's next lease ends.
+func (r *repository) nextDeadline() (at int64, found bool) {
+	key, _ := r.bucket.Cursor().Seek([]byte{rangeDeadline})
+	at, _, ok := splitDeadlineKey(key)
+	return at, ok
+}
+
+// locks calls fn for each of the repository's lock records.
+func (r *repository) locks(fn func(resourceKey string, data []byte)) {
+	cursor := r.bucket.Cursor()
+	for key, data := cursor.Seek([]byte{rangeLock}); len(key) > 0 && key[0] == rangeLock; key, data = cursor.Next() {
+		fn(string(key[1:]), data)
+	}
+}
+
+// eachRepository calls fn for every repository in the store.
+func eachRepository(tx *bbolt.Tx, now int64, fn func(r *repository)) {
+	root := tx.Bucket(rootBucket())
+	cursor := root.Cursor()
+	for tag, value := cursor.First(); tag != nil; tag, value = cursor.Next() {
+		if value != nil {
+			continue // the store's own keys, not a bucket
+		}
+		bucket := root.Bucket(tag)
+		fn(&repository{
+			tag:    string(tag),
+			name:   string(bucket.Get(nameKey())),
+			now:    now,
+			tx:     tx,
+			bucket: bucket,
+			legacy: tx.Bucket(legacyLocks()),
+		})
+	}
+}
+
+// recordName and legacyName name records for people.
+func recordName(tag, resourceKey string) string {
+	return fmt.Sprintf("%s/%s/%c%s", rootBucket(), tag, rangeLock, resourceKey)
+}
+
+func legacyName(key string) string {
+	return fmt.Sprintf("%s/%s", legacyLocks(), key)
+}
+
+func encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %T: %w", v, err)
+	}
+	return data, nil
+}

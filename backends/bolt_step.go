@@ -1,0 +1,238 @@
+package backends
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// repositoryStep is a repository in a write transaction. Its errors, unless
+// they are decisions, undo the whole step.
+type repositoryStep struct {
+	*repository
+	backend *BoltBackend
+	batch   *batch
+}
+
+// change says who changes something, through what, and why.
+type change struct {
+	actor, cause, reason, request string
+}
+
+func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep {
+	return &repositoryStep{
+		repository: b.repository(batch.tx, name, batch.now),
+		backend:    b,
+		batch:      batch,
+	}
+}
+
+// repositoryStepByTag opens the repository of a lock ID, nil if there is none.
+func (b *BoltBackend) repositoryStepByTag(batch *batch, tag string) *repositoryStep {
+	name, found := repositoryName(batch.tx, tag)
+	if !found {
+		return nil
+	}
+	return b.repositoryStep(batch, name)
+}
+
+// put writes a key of the repository, whose bucket is made at its first change.
+func (s *repositoryStep) put(key, value []byte) error {
+	s.batch.dirty = true
+	if s.bucket == nil {
+		bucket, err := s.tx.Bucket(rootBucket()).CreateBucketIfNotExists([]byte(s.tag))
+		if err != nil {
+			return fmt.Errorf("repository %q: %w", s.name, err)
+		}
+		s.bucket = bucket
+		if err := bucket.Put(nameKey(), []byte(s.name)); err != nil {
+			return err
+		}
+	}
+	return s.bucket.Put(key, value)
+}
+
+func (s *repositoryStep) delete(key []byte) error {
+	s.batch.dirty = true
+	return s.bucket.Delete(key)
+}
+
+// deleteLegacy removes stock's copy of a lock.
+func (s *repositoryStep) deleteLegacy(key string) error {
+	s.batch.dirty = true
+	return s.legacy.Delete([]byte(key))
+}
+
+// settle does first what is due on a resource: it ends a lease that has run
+// out, follows what stock Atlantis has done in its own bucket, and takes over
+// what stock has locked. The finding that it returns is free, held,
+// heldElsewhere or unreadable. The second result is the record that ended, if one did.
+func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, *lockRecord, error) {
+	var ended *lockRecord
+	for {
+		f := s.inspect(resource)
+		var err error
+		switch f.status {
+		case expired:
+			ended = f.record
+			err = s.end(&f, enhanced.EventTimeout, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
+		case releasedByStock:
+			ended = f.record
+			err = s.end(&f, enhanced.EventReleased, change{actor: enhanced.SystemAtlantis, cause: enhanced.CauseLegacy})
+		case heldByStock:
+			err = s.adopt(&f)
+		case expiredElsewhere:
+			_, _, err = s.backend.repositoryStep(s.batch, f.resource.Namespace).settle(f.resource)
+		default:
+			return f, ended, nil
+		}
+		// Each turn removes what it found, so the loop ends.
+		if err != nil {
+			return finding{}, nil, err
+		}
+		s.reopen()
+	}
+}
+
+// reopen sees a bucket that another step of this transaction has made.
+func (s *repositoryStep) reopen() {
+	if s.bucket == nil {
+		s.repository = s.sibling(s.name)
+	}
+}
+
+// grant writes a new lock with a new token and logs it.
+func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *lockRecord, original models.ProjectLock, event string, before *lockRecord, c change) (*enhanced.EnhancedLock, error) {
+	record.Token = max(number(s.get(tokenKey()))+1, s.now)
+	payload, err := encodeProjectLock(original)
+	if err != nil {
+		return nil, err
+	}
+	record.Mirror, record.Lock = "", nil
+	if s.preserve && resource.Type == enhanced.ResourceTypeProject {
+		record.Mirror = checksum(payload)
+		if err := s.legacy.Put([]byte(resource.LegacyKey()), payload); err != nil {
+			return nil, fmt.Errorf("stock's copy of %s: %w", resource, err)
+		}
+	} else {
+		record.Lock = payload
+	}
+	key := resource.Key()
+	err = errors.Join(
+		s.put(tokenKey(), appendNumber(nil, record.Token)),
+		s.put(idKey(record.Token), []byte(key)),
+		s.putRecord(resource, record),
+		s.log(event, resource, before, record, c),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return newLock(resource, record, enhanced.SanitizeProjectLock(original)), nil
+}
+
+// putRecord writes a record with its owner's entry and its deadline.
+func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record *lockRecord) error {
+	data, err := encode(record)
+	if err != nil {
+		return err
+	}
+	owner, err := enhanced.ParseOwner(record.Owner)
+	if err != nil {
+		return err
+	}
+	key := resource.Key()
+	err = errors.Join(
+		s.put(lockKey(key), data),
+		s.put(ownerKey(owner, key), present()),
+	)
+	if record.Expires != 0 {
+		err = errors.Join(err, s.put(deadlineKey(record.Expires, key), present()))
+	}
+	return err
+}
+
+// remove deletes a record with all that points to it, but for stock's copy.
+func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lockRecord) error {
+	owner, err := enhanced.ParseOwner(record.Owner)
+	if err != nil {
+		return err
+	}
+	key := resource.Key()
+	err = errors.Join(
+		s.delete(lockKey(key)),
+		s.delete(idKey(record.Token)),
+		s.delete(ownerKey(owner, key)),
+	)
+	if record.Expires != 0 {
+		err = errors.Join(err, s.delete(deadlineKey(record.Expires, key)))
+	}
+	return err
+}
+
+// end removes a held, expired or overtaken lock and logs why.
+func (s *repositoryStep) end(f *finding, event string, c change) error {
+	err := s.remove(f.resource, f.record)
+	if f.record.Mirror != "" && f.status != releasedByStock {
+		err = errors.Join(err, s.deleteLegacy(f.legacyKey))
+	}
+	err = errors.Join(err, s.log(event, f.resource, f.record, nil, c))
+	heldFor := time.Duration(s.now-f.record.Acquired) * time.Microsecond
+	s.batch.after = append(s.batch.after, func() {
+		if event == enhanced.EventTimeout {
+			s.backend.recorder.Expired(heldFor)
+		} else {
+			s.backend.recorder.Released(heldFor)
+		}
+	})
+	return err
+}
+
+// adopt takes over a lock that stock Atlantis has taken: it gets an ID and a
+// token, its credentials are removed, and a key from before v0.40 is replaced
+// by the present one.
+func (s *repositoryStep) adopt(f *finding) error {
+	owner := enhanced.ProjectLockOwner(f.original).String()
+	if err := s.deleteLegacy(f.legacyKey); err != nil {
+		return err
+	}
+	record := &lockRecord{
+		Owner:    owner,
+		Priority: enhanced.PriorityNormal,
+		// Stock's time is the wall clock of the process that took the lock.
+		Acquired: min(max(f.original.Time.UnixMicro(), 1), s.now),
+	}
+	// What stock has put in its bucket stays there, whatever the configuration
+	// says of new locks: a process that runs stock relies on it.
+	s.preserve = true
+	_, err := s.grant(f.resource, record, f.original, enhanced.EventAdopted, nil,
+		change{actor: owner, cause: enhanced.CauseLegacy})
+	s.preserve = s.backend.config.Load().PreserveLegacyFormat
+	return err
+}
+
+// log appends the one record of a change to the repository's log.
+func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier, before, after *lockRecord, c change) error {
+	record := logRecord{
+		Time: s.now, Type: event, Resource: resource.Key(),
+		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason,
+	}
+	if before != nil {
+		record.Token, record.Before = before.Token, before.summary()
+	}
+	if after != nil {
+		record.Token, record.After = after.Token, after.summary()
+	}
+	data, err := encode(record)
+	if err != nil {
+		return err
+	}
+	sequence := number(s.get(sequenceKey())) + 1
+	s.batch.touched[s.tag] = struct{}{}
+	return errors.Join(
+		s.put(sequenceKey(), appendNumber(nil, sequence)),
+		s.put(logKey(uint64(sequence)), data), //nolint:gosec // counts up from 1
+	)
+}

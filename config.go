@@ -1,0 +1,255 @@
+package enhanced
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Names of the backends, for [EnhancedConfig.Backend].
+const (
+	BackendBoltDB = "boltdb"
+	BackendRedis  = "redis"
+)
+
+// Policies for [EnhancedConfig.ResolutionPolicy]: which waiter of a deadlock
+// gives up.
+const (
+	PolicyLowestPriority = "lowest_priority"
+	PolicyYoungest       = "youngest"
+	PolicyOldest         = "oldest"
+	PolicyFewestLocks    = "fewest_locks"
+	PolicyMostLocks      = "most_locks"
+	PolicyRandom         = "random"
+	PolicyNone           = "none"
+)
+
+// EnhancedConfig holds every option. A zero duration, count or string means
+// its default, so a partial literal works; zero booleans are off. Constructors
+// copy it: later edits count only through UpdateConfiguration. Methods do not
+// change their receiver and are safe for concurrent use.
+type EnhancedConfig struct {
+	// Enabled switches LockingAdapter from the legacy database to this system.
+	Enabled bool `mapstructure:"enabled"`
+	// Backend is BackendBoltDB (default) or BackendRedis. The backend that is
+	// passed to a constructor decides; a different name here is logged.
+	Backend string `mapstructure:"backend"`
+	// DefaultTimeout is the lease of enhanced requests that name none. Default 30m.
+	DefaultTimeout time.Duration `mapstructure:"default_timeout"`
+	// MaxTimeout is the longest lease that can be asked for. Default 2h.
+	MaxTimeout time.Duration `mapstructure:"max_timeout"`
+	// LegacyLockTimeout is the lease of locks taken through Atlantis' own
+	// methods. Default 0: they never expire.
+	LegacyLockTimeout time.Duration `mapstructure:"legacy_lock_timeout"`
+	// OperationTimeout bounds the methods of db.Database, which have no
+	// context. Default 5s.
+	OperationTimeout time.Duration `mapstructure:"operation_timeout"`
+
+	// EnablePriorityQueue lets refused requests wait in a queue.
+	EnablePriorityQueue bool `mapstructure:"enable_priority_queue"`
+	// MaxQueueSize bounds the waiters of one resource. Default 1000.
+	MaxQueueSize int `mapstructure:"max_queue_size"`
+	// QueueTimeout bounds the wait of a blocked call. Default 10m.
+	QueueTimeout time.Duration `mapstructure:"queue_timeout"`
+	// DetachedQueueTimeout bounds the wait of a request that a non-blocking
+	// call left behind. Default 0: until its pull request closes.
+	DetachedQueueTimeout time.Duration `mapstructure:"detached_queue_timeout"`
+	// QueueClaimTimeout is how long a granted lock waits for a detached waiter
+	// to claim it. Default 30m.
+	QueueClaimTimeout time.Duration `mapstructure:"queue_claim_timeout"`
+	// ReplanWindow bounds how long a lock stays reserved for the pull request
+	// that gave it back to plan again. Default 1h.
+	ReplanWindow time.Duration `mapstructure:"replan_window"`
+	// PriorityAgingInterval is the wait that lifts a waiter by one priority.
+	// Default 0: priorities are strict.
+	PriorityAgingInterval time.Duration `mapstructure:"priority_aging_interval"`
+	// WaiterLiveness is how long a blocked waiter that shows no sign of life
+	// keeps its place. Default 10s.
+	WaiterLiveness time.Duration `mapstructure:"waiter_liveness"`
+	// TombstoneTTL is how long a closed pull request stays unable to take
+	// locks. Default 24h.
+	TombstoneTTL time.Duration `mapstructure:"tombstone_ttl"`
+	// SetReserveAfter is the wait after which the free members of a waiting
+	// set of resources are kept for it. Default 1m.
+	SetReserveAfter time.Duration `mapstructure:"set_reserve_after"`
+
+	// EnableRetry repeats operations that failed in the store.
+	EnableRetry bool `mapstructure:"enable_retry"`
+	// MaxRetryAttempts counts all attempts of an operation. Default 3.
+	MaxRetryAttempts int `mapstructure:"max_retry_attempts"`
+	// RetryBaseDelay and RetryMaxDelay bound the delay between attempts.
+	// Defaults 1s and 30s.
+	RetryBaseDelay time.Duration `mapstructure:"retry_base_delay"`
+	RetryMaxDelay  time.Duration `mapstructure:"retry_max_delay"`
+
+	// EnableDeadlockDetection looks for cycles of waits.
+	EnableDeadlockDetection bool `mapstructure:"enable_deadlock_detection"`
+	// DeadlockCheckInterval is the time between two looks. Default 30s.
+	DeadlockCheckInterval time.Duration `mapstructure:"deadlock_check_interval"`
+	// ResolutionPolicy chooses who gives up. Default PolicyLowestPriority.
+	ResolutionPolicy string `mapstructure:"resolution_policy"`
+	// DeadlockPrevention refuses a request that would close a cycle.
+	DeadlockPrevention bool `mapstructure:"deadlock_prevention"`
+	// DeadlockCheckLimit bounds the edges that prevention follows. Default 1000.
+	DeadlockCheckLimit int `mapstructure:"deadlock_check_limit"`
+
+	// EnableEvents delivers events to callbacks. The store's log and
+	// Backend.Subscribe do not depend on it.
+	EnableEvents bool `mapstructure:"enable_events"`
+	// EventBufferSize bounds the events that wait for callbacks or for one
+	// subscriber. Default 1000.
+	EventBufferSize int `mapstructure:"event_buffer_size"`
+
+	// RedisClusterMode says that the Redis client is a cluster's.
+	RedisClusterMode bool `mapstructure:"redis_cluster_mode"`
+	// RedisKeyPrefix starts every Redis key; no braces or glob characters.
+	// Default "atlantis:lock:".
+	RedisKeyPrefix string `mapstructure:"redis_key_prefix"`
+	// RedisLockTTL is the lease of an enhanced request on Redis that names
+	// none. Default 1h.
+	RedisLockTTL time.Duration `mapstructure:"redis_lock_ttl"`
+
+	// LegacyFallback allows falling back to the legacy database.
+	LegacyFallback bool `mapstructure:"legacy_fallback"`
+	// FallbackSingleReplica confirms that one replica runs, without which
+	// there is no fallback from Redis.
+	FallbackSingleReplica bool `mapstructure:"fallback_single_replica"`
+	// PreserveLegacyFormat also keeps each project lock where and as stock
+	// Atlantis keeps it.
+	PreserveLegacyFormat bool `mapstructure:"preserve_legacy_format"`
+	// DenySystemUnlock refuses Atlantis' own Unlock and UnlockByPull, which
+	// carry no owner: closing a pull request and the unlock button then keep
+	// locks.
+	DenySystemUnlock bool `mapstructure:"deny_system_unlock"`
+}
+
+// DefaultConfig returns the defaults: this system switched off, the embedded
+// store, every optional feature off, legacy fallback and format on.
+func DefaultConfig() *EnhancedConfig {
+	config := &EnhancedConfig{LegacyFallback: true, PreserveLegacyFormat: true}
+	return config.WithDefaults()
+}
+
+// WithDefaults returns a copy in which every zero duration, count and string
+// that has a default is replaced by it.
+func (c *EnhancedConfig) WithDefaults() *EnhancedConfig {
+	d := *c
+	setDefault(&d.Backend, BackendBoltDB)
+	setDefault(&d.DefaultTimeout, 30*time.Minute)
+	setDefault(&d.MaxTimeout, 2*time.Hour)
+	setDefault(&d.OperationTimeout, 5*time.Second)
+	setDefault(&d.MaxQueueSize, 1000)
+	setDefault(&d.QueueTimeout, 10*time.Minute)
+	setDefault(&d.QueueClaimTimeout, 30*time.Minute)
+	setDefault(&d.ReplanWindow, time.Hour)
+	setDefault(&d.WaiterLiveness, 10*time.Second)
+	setDefault(&d.TombstoneTTL, 24*time.Hour)
+	setDefault(&d.SetReserveAfter, time.Minute)
+	setDefault(&d.MaxRetryAttempts, 3)
+	setDefault(&d.RetryBaseDelay, time.Second)
+	setDefault(&d.RetryMaxDelay, 30*time.Second)
+	setDefault(&d.DeadlockCheckInterval, 30*time.Second)
+	setDefault(&d.ResolutionPolicy, PolicyLowestPriority)
+	setDefault(&d.DeadlockCheckLimit, 1000)
+	setDefault(&d.EventBufferSize, 1000)
+	setDefault(&d.RedisKeyPrefix, "atlantis:lock:")
+	setDefault(&d.RedisLockTTL, time.Hour)
+	return &d
+}
+
+func setDefault[T comparable](field *T, value T) {
+	*field = cmp.Or(*field, value)
+}
+
+// Validate checks the configuration as it will count, with its defaults in
+// place. The error is an INVALID_REQUEST that names every wrong field with its
+// value and, for a contradiction, both fields with both values.
+func (c *EnhancedConfig) Validate() error {
+	if c == nil {
+		return NewInvalidError("configuration is nil")
+	}
+	d := c.WithDefaults()
+	var problems []error
+	report := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf(format, args...))
+	}
+	oneOf := func(field, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			report("%s: %q is none of %s", field, value, strings.Join(allowed, ", "))
+		}
+	}
+
+	oneOf("backend", d.Backend, BackendBoltDB, BackendRedis)
+	oneOf("resolution_policy", d.ResolutionPolicy, PolicyLowestPriority, PolicyYoungest, PolicyOldest,
+		PolicyFewestLocks, PolicyMostLocks, PolicyRandom, PolicyNone)
+	for _, f := range d.durations() {
+		if f.value < 0 {
+			report("%s: %v is negative", f.name, f.value)
+		}
+	}
+	for _, f := range d.counts() {
+		if f.value < 0 {
+			report("%s: %d is negative", f.name, f.value)
+		}
+	}
+	if strings.ContainsAny(d.RedisKeyPrefix, "{}[]?*\\^") {
+		report("redis_key_prefix: %q contains a brace or a glob character", d.RedisKeyPrefix)
+	}
+	if err := validateText("redis_key_prefix", d.RedisKeyPrefix); err != nil {
+		problems = append(problems, err)
+	}
+	if d.DefaultTimeout > d.MaxTimeout {
+		report("default_timeout: %v is above max_timeout: %v", d.DefaultTimeout, d.MaxTimeout)
+	}
+	if d.LegacyLockTimeout > d.MaxTimeout {
+		report("legacy_lock_timeout: %v is above max_timeout: %v", d.LegacyLockTimeout, d.MaxTimeout)
+	}
+	if d.RetryBaseDelay > d.RetryMaxDelay {
+		report("retry_base_delay: %v is above retry_max_delay: %v", d.RetryBaseDelay, d.RetryMaxDelay)
+	}
+	if d.DeadlockPrevention && !d.EnablePriorityQueue {
+		report("deadlock_prevention: true needs enable_priority_queue: true, which is false; without a queue nobody waits")
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return &LockError{Code: ErrCodeInvalidRequest, Message: "configuration is invalid", Err: errors.Join(problems...)}
+}
+
+type namedValue[T any] struct {
+	name  string
+	value T
+}
+
+func (c *EnhancedConfig) durations() []namedValue[time.Duration] {
+	return []namedValue[time.Duration]{
+		{"default_timeout", c.DefaultTimeout},
+		{"max_timeout", c.MaxTimeout},
+		{"legacy_lock_timeout", c.LegacyLockTimeout},
+		{"operation_timeout", c.OperationTimeout},
+		{"queue_timeout", c.QueueTimeout},
+		{"detached_queue_timeout", c.DetachedQueueTimeout},
+		{"queue_claim_timeout", c.QueueClaimTimeout},
+		{"replan_window", c.ReplanWindow},
+		{"priority_aging_interval", c.PriorityAgingInterval},
+		{"waiter_liveness", c.WaiterLiveness},
+		{"tombstone_ttl", c.TombstoneTTL},
+		{"set_reserve_after", c.SetReserveAfter},
+		{"retry_base_delay", c.RetryBaseDelay},
+		{"retry_max_delay", c.RetryMaxDelay},
+		{"deadlock_check_interval", c.DeadlockCheckInterval},
+		{"redis_lock_ttl", c.RedisLockTTL},
+	}
+}
+
+func (c *EnhancedConfig) counts() []namedValue[int] {
+	return []namedValue[int]{
+		{"max_queue_size", c.MaxQueueSize},
+		{"max_retry_attempts", c.MaxRetryAttempts},
+		{"deadlock_check_limit", c.DeadlockCheckLimit},
+		{"event_buffer_size", c.EventBufferSize},
+	}
+}

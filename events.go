@@ -1,0 +1,133 @@
+package enhanced
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// Types of [LockEvent] and [LogRecord].
+const (
+	// EventAcquired: a lock was granted.
+	EventAcquired = "acquired"
+	// EventReleased: a lock was given back.
+	EventReleased = "released"
+	// EventTimeout: a lease ran out.
+	EventTimeout = "timeout"
+	// EventRefreshed: a lease was extended.
+	EventRefreshed = "refreshed"
+	// EventTransferred: a lock went to another owner.
+	EventTransferred = "transferred"
+	// EventAdopted: a lock of stock Atlantis was taken over.
+	EventAdopted = "adopted"
+	// EventRefused: a request was refused. Callbacks only; not in the log.
+	EventRefused = "refused"
+	// EventSkipped: a subscriber missed records that the log no longer has.
+	EventSkipped = "skipped"
+)
+
+// LockEvent is a change of a lock's state as subscribers see it.
+type LockEvent struct {
+	// Type is one of the Event constants.
+	Type     string
+	LockID   string
+	Resource ResourceIdentifier
+	// Owner is the owner after the change, or before it when the lock ended.
+	Owner string
+	// Timestamp is the store's time of the change.
+	Timestamp time.Time
+	// Metadata holds what else the log says: "actor", "cause", "reason",
+	// "sequence", "token", "expires_at", "previous_owner". Absent when empty.
+	Metadata map[string]string
+}
+
+// ManagerEvent is what a manager tells its callbacks: a change that this
+// manager made, or a request that was refused.
+type ManagerEvent struct {
+	LockEvent
+	// Priority is the request's or lock's.
+	Priority Priority
+	// Err says why a request was refused, nil otherwise.
+	Err error
+}
+
+// EventCallback receives the events of a manager, one at a time and in order.
+// It runs apart from the lock path and cannot delay or break it. The context
+// ends when the manager is told to stop.
+type EventCallback func(ctx context.Context, event *ManagerEvent)
+
+// LogRecord is one record of a repository's log: one change of one lock. The
+// log is the source of events and of the audit trail.
+type LogRecord struct {
+	// Sequence counts the repository's records from 1, without gaps.
+	Sequence uint64
+	Time     time.Time
+	// Type is one of the Event constants.
+	Type      string
+	LockID    string
+	RequestID string
+	Resource  ResourceIdentifier
+	// Token is the fencing token of the lock after the change, or before it
+	// when the lock ended.
+	Token int64
+	// Actor is who caused the change, in an owner's text form.
+	Actor string
+	// Cause says through what it came: one of the Cause constants.
+	Cause string
+	// Reason is a person's explanation of a forced change.
+	Reason string
+	// Before and After are the lock's state around the change, nil for none.
+	Before *LockSummary
+	After  *LockSummary
+}
+
+// Event returns the record as subscribers see it.
+func (r *LogRecord) Event() *LockEvent {
+	event := &LockEvent{
+		Type: r.Type, LockID: r.LockID, Resource: r.Resource, Timestamp: r.Time,
+		Metadata: map[string]string{
+			"sequence": strconv.FormatUint(r.Sequence, 10),
+			"token":    strconv.FormatInt(r.Token, 10),
+			"actor":    r.Actor,
+			"cause":    r.Cause,
+		},
+	}
+	if r.Reason != "" {
+		event.Metadata["reason"] = r.Reason
+	}
+	if r.Before != nil {
+		event.Owner = r.Before.Owner
+	}
+	if r.After != nil {
+		if r.Before != nil && r.Before.Owner != r.After.Owner {
+			event.Metadata["previous_owner"] = r.Before.Owner
+		}
+		event.Owner = r.After.Owner
+		if r.After.ExpiresAt != nil {
+			event.Metadata["expires_at"] = r.After.ExpiresAt.Format(time.RFC3339Nano)
+		}
+	}
+	return event
+}
+
+// LockSummary is what the log keeps of a lock.
+type LockSummary struct {
+	Owner     string     `json:"owner"`
+	Token     int64      `json:"token,string"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Note      string     `json:"note,omitempty"`
+}
+
+// Causes of a change.
+const (
+	// CauseRequest: the owner asked.
+	CauseRequest = "request"
+	// CauseForced: somebody overrode the owner.
+	CauseForced = "forced"
+	// CausePull: all locks of a pull request were released.
+	CausePull = "pull"
+	// CauseExpired: time ran out.
+	CauseExpired = "expired"
+	// CauseLegacy: stock Atlantis made the change in its own records.
+	CauseLegacy = "legacy"
+)

@@ -1,0 +1,151 @@
+package enhanced
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// scanInterval bounds how late a deadline is noticed that no event announced.
+const scanInterval = 30 * time.Second
+
+// Start begins the manager's background work: ending leases as soon as they
+// are due, so that their events come in time. Locks are correct without it.
+// The work goes on until [EnhancedLockManager.Stop] or until ctx ends.
+// Starting a started manager does nothing; a stopped one can be started again.
+func (m *EnhancedLockManager) Start(ctx context.Context) error {
+	m.lifecycle.Lock()
+	defer m.lifecycle.Unlock()
+	if _, err := m.ready(ctx); err != nil {
+		return err
+	}
+	if m.cancel != nil {
+		return nil
+	}
+	background, cancel := context.WithCancel(ctx)
+	events, err := m.backend.Subscribe(background, []string{
+		EventAcquired, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
+	})
+	if err != nil {
+		cancel()
+		return err
+	}
+	m.cancel, m.done = cancel, make(chan struct{})
+	go m.run(background, events, m.done)
+	return nil
+}
+
+// Stop ends the background work and waits until it has ended and the events
+// that wait for callbacks are delivered, or until ctx ends. Locks stay as they
+// are. Stopping a manager that is not started does nothing.
+func (m *EnhancedLockManager) Stop(ctx context.Context) error {
+	m.lifecycle.Lock()
+	defer m.lifecycle.Unlock()
+	if m.cancel != nil {
+		m.cancel()
+		select {
+		case <-m.done:
+			m.cancel, m.done = nil, nil
+		case <-ctx.Done():
+			return contextError(ctx.Err())
+		}
+	}
+	if err := m.events.drain(ctx); err != nil {
+		return &LockError{Code: ErrCodeTimeout, Message: "stopped before all events were delivered", Err: err}
+	}
+	return nil
+}
+
+// run ends leases when they are due. It learns of deadlines from the store's
+// events and, in case one was missed, from a scan.
+func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent, done chan<- struct{}) {
+	defer close(done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	due := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case event, open := <-events:
+			if !open {
+				return
+			}
+			if event.Type == EventTimeout {
+				m.publish(&ManagerEvent{LockEvent: *event})
+				continue
+			}
+			if at, ok := expiry(event); ok && at.Before(due) {
+				due = at
+				timer.Reset(time.Until(due))
+			}
+		case <-timer.C:
+			wait := m.settle(ctx)
+			due = time.Now().Add(wait)
+			timer.Reset(wait)
+		}
+	}
+}
+
+// settle ends the leases that are due and returns when to look again.
+func (m *EnhancedLockManager) settle(ctx context.Context) time.Duration {
+	if _, err := m.backend.CleanupExpiredLocks(ctx); err != nil {
+		m.logUnlessStopping(ctx, "ending leases: %v", err)
+		return time.Second
+	}
+	wait, found, err := m.backend.NextDeadline(ctx)
+	if err != nil {
+		m.logUnlessStopping(ctx, "looking for the next deadline: %v", err)
+		return time.Second
+	}
+	if !found {
+		return scanInterval
+	}
+	// A lease can have become due since; a floor keeps an overdue record that
+	// cannot be settled from spinning.
+	return min(max(wait, time.Millisecond), scanInterval)
+}
+
+func (m *EnhancedLockManager) logUnlessStopping(ctx context.Context, format string, args ...any) {
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		m.logger.Err(format, args...)
+	}
+}
+
+// expiry returns when, by the local clock, the lease ends that the event is
+// about. The store's clock gives the distance, never the time.
+func expiry(event *LockEvent) (time.Time, bool) {
+	expires, err := time.Parse(time.RFC3339Nano, event.Metadata["expires_at"])
+	if err != nil {
+		return time.Time{}, false
+	}
+	return time.Now().Add(expires.Sub(event.Timestamp)), true
+}
+
+func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, err error) {
+	event := &ManagerEvent{Priority: request.Priority, Err: err}
+	event.Resource = request.Resource
+	event.Owner = request.Owner().String()
+	if err == nil {
+		event.Type, event.LockID, event.Timestamp = EventAcquired, lock.ID, lock.AcquiredAt
+	} else {
+		event.Type, event.Timestamp = EventRefused, time.Now()
+	}
+	m.publish(event)
+}
+
+func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
+	event := &ManagerEvent{Priority: lock.Priority}
+	event.Type, event.LockID, event.Resource = EventReleased, lock.ID, lock.Resource
+	event.Owner, event.Timestamp = lock.Owner, time.Now()
+	if actor != "" && actor != lock.Owner {
+		event.Metadata = map[string]string{"actor": actor}
+	}
+	m.publish(event)
+}
+
+func (m *EnhancedLockManager) publish(event *ManagerEvent) {
+	if config := m.state.Load().config; config.EnableEvents {
+		m.events.publish(event, config.EventBufferSize)
+	}
+}

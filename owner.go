@@ -1,0 +1,113 @@
+package enhanced
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// OwnerKind tells the kinds of owner apart. Different kinds are different
+// owners, even for the author of a pull request.
+type OwnerKind string
+
+// The kinds of owner.
+const (
+	// OwnerPull is a pull request of one repository on one VCS host.
+	OwnerPull OwnerKind = "pr"
+	// OwnerUser is a person or a program, by name.
+	OwnerUser OwnerKind = "user"
+	// OwnerSystem acts for callers that carry no identity. It never holds a lock.
+	OwnerSystem OwnerKind = "system"
+)
+
+// Actors that are not owners.
+const (
+	// SystemAtlantis acts in the stock methods that carry no owner (Unlock,
+	// UnlockByPull) and in what stock Atlantis does to its own records.
+	SystemAtlantis = "system:atlantis"
+	// SystemStore ends what is due by the store's clock.
+	SystemStore = "system:store"
+)
+
+// Owner is who holds or waits for a lock. Its text form is
+// "pr:HOST/REPOSITORY/NUMBER" or "user:NAME" with every part percent-escaped,
+// so that no two owners share one text. Owners are comparable values.
+type Owner struct {
+	Kind OwnerKind
+	// Host and Repository and Number identify a pull request.
+	Host       string
+	Repository string
+	Number     int
+	// Name identifies a user or a part of the system.
+	Name string
+}
+
+// PullOwner returns the owner that stands for a pull request of repository.
+// The host may be empty for records that were written before Atlantis stored it.
+func PullOwner(host, repository string, number int) Owner {
+	return Owner{Kind: OwnerPull, Host: host, Repository: repository, Number: number}
+}
+
+// UserOwner returns the owner that stands for a user.
+func UserOwner(name string) Owner {
+	return Owner{Kind: OwnerUser, Name: name}
+}
+
+// ProjectLockOwner returns the pull request that holds a lock of stock
+// Atlantis. A pull request only locks projects of its own repository, so the
+// repository is the project's.
+func ProjectLockOwner(lock models.ProjectLock) Owner {
+	return PullOwner(lock.Pull.BaseRepo.VCSHost.Hostname, lock.Project.RepoFullName, lock.Pull.Num)
+}
+
+// String returns the text form.
+func (o Owner) String() string {
+	if o.Kind == OwnerPull {
+		return fmt.Sprintf("%s:%s/%s/%d", o.Kind, url.PathEscape(o.Host), url.PathEscape(o.Repository), o.Number)
+	}
+	return fmt.Sprintf("%s:%s", o.Kind, url.PathEscape(o.Name))
+}
+
+// SamePull reports whether both owners are the same pull request. Records that
+// were written before Atlantis stored the host have none; such a record
+// matches the pull request with its repository and number on any host.
+func (o Owner) SamePull(recorded Owner) bool {
+	if o.Kind != OwnerPull || recorded.Kind != OwnerPull {
+		return false
+	}
+	hostMatches := recorded.Host == "" || o.Host == recorded.Host
+	return hostMatches && o.Repository == recorded.Repository && o.Number == recorded.Number
+}
+
+// ParseOwner reads the text form. Its error is an INVALID_REQUEST that shows
+// the text and the forms that are accepted.
+func ParseOwner(text string) (Owner, error) {
+	owner, ok := parseOwner(text)
+	if !ok || owner.String() != text {
+		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", text)
+	}
+	return owner, nil
+}
+
+func parseOwner(text string) (Owner, bool) {
+	kind, rest, _ := strings.Cut(text, ":")
+	switch OwnerKind(kind) {
+	case OwnerPull:
+		parts := strings.Split(rest, "/")
+		if len(parts) != 3 {
+			return Owner{}, false
+		}
+		host, hostErr := url.PathUnescape(parts[0])
+		repository, repositoryErr := url.PathUnescape(parts[1])
+		number, numberErr := strconv.Atoi(parts[2])
+		return PullOwner(host, repository, number), hostErr == nil && repositoryErr == nil && numberErr == nil
+	case OwnerUser, OwnerSystem:
+		name, err := url.PathUnescape(rest)
+		return Owner{Kind: OwnerKind(kind), Name: name}, err == nil && name != ""
+	default:
+		return Owner{}, false
+	}
+}

@@ -1,0 +1,37 @@
+package enhanced
+
+import "cmp"
+
+// Validate checks that the request names a lock and a right. Its error is an
+// INVALID_REQUEST.
+func (r ReleaseRequest) Validate() error {
+	if r.LockID == "" && r.Resource == (ResourceIdentifier{}) {
+		return NewInvalidError("a release needs a lock ID or a resource; both are empty")
+	}
+	if r.LockID == "" && r.Owner == "" && r.PullNumber == nil && !r.Force {
+		return NewInvalidError("a release of %s needs its owner, its pull number or force; all are empty", r.Resource)
+	}
+	if r.Resource != (ResourceIdentifier{}) {
+		if err := r.Resource.Normalized().Validate(); err != nil {
+			return err
+		}
+	}
+	if r.Owner != "" {
+		if _, err := ParseOwner(r.Owner); err != nil {
+			return err
+		}
+	}
+	if err := validateText("actor", r.Actor); err != nil {
+		return err
+	}
+	if err := validateText("reason", r.Reason); err != nil {
+		return err
+	}
+	if len(r.Reason) > maxMetadataBytes {
+		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(r.Reason), maxMetadataBytes)
+	}
+	return nil
+}
+
+// actor returns who releases, for authorization and the log.
+func (r ReleaseRequest) actor() string { return cmp.Or(r.Actor, r.Owner) }
