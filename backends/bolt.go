@@ -16,6 +16,7 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 	"github.com/runatlantis/atlantis/server/logging"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // BoltBackend is an [enhanced.Backend] in a bbolt file. It shares the file
@@ -85,26 +86,43 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 }
 
 // prepare makes the buckets, stock's included: stock's NewWithDB expects them.
-func prepare(db *bbolt.DB) error {
-	return db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket} {
-			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-				return fmt.Errorf("bucket %q: %w", name, err)
-			}
+// It writes nothing where all are there.
+func prepare(db *bbolt.DB) (err error) {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// After a commit there is nothing to roll back.
+		if rollbackErr := tx.Rollback(); !errors.Is(rollbackErr, bbolterrors.ErrTxClosed) {
+			err = errors.Join(err, rollbackErr)
 		}
-		root, err := tx.CreateBucketIfNotExists(rootBucket())
-		if err != nil {
-			return fmt.Errorf("bucket %q: %w", rootBucket(), err)
+	}()
+	changed := false
+	for _, name := range []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket, string(rootBucket())} {
+		if tx.Bucket([]byte(name)) != nil {
+			continue
 		}
-		switch version := string(root.Get(formatKey())); version {
-		case formatVersion:
-			return nil
-		case "":
-			return root.Put(formatKey(), []byte(formatVersion))
-		default:
-			return fmt.Errorf("the file has format %q, this version reads format %q only; use the version that wrote it", version, formatVersion)
+		changed = true
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %q: %w", name, err)
 		}
-	})
+	}
+	root := tx.Bucket(rootBucket())
+	switch version := string(root.Get(formatKey())); version {
+	case formatVersion:
+	case "":
+		changed = true
+		if err := root.Put(formatKey(), []byte(formatVersion)); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("the file has format %q, this version reads format %q only; use the version that wrote it", version, formatVersion)
+	}
+	if !changed {
+		return nil
+	}
+	return tx.Commit()
 }
 
 // UpdateConfiguration replaces the configuration. Calls in progress finish
@@ -174,7 +192,7 @@ func storeClock(tx *bbolt.Tx) int64 {
 
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
-	b.extendClean(batch.tx.ID())
+	b.extendClean(batch.txid)
 	for _, after := range batch.after {
 		after()
 	}

@@ -30,18 +30,17 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 		return nil, false, err
 	}
 	start := time.Now()
-	var lock *enhanced.EnhancedLock
-	var acquired bool
-	err = b.committer.do(ctx, "acquire "+r.Resource.String(), func(batch *batch) error {
-		var err error
-		lock, acquired, err = b.repositoryStep(batch, r.Resource.Namespace).acquire(r)
-		return err
+	a, err := decide(ctx, b.committer, "acquire "+r.Resource.String(), func(batch *batch) (acquisition, error) {
+		return b.repositoryStep(batch, r.Resource.Namespace).acquire(r)
 	})
-	b.countRequest(acquired, time.Since(start), err)
-	if err != nil {
-		return nil, false, err
-	}
-	return lock, acquired, nil
+	b.countRequest(a.granted, time.Since(start), err)
+	return a.lock, a.granted, err
+}
+
+// acquisition is the answer to a request: a new lock, or the holder's.
+type acquisition struct {
+	lock    *enhanced.EnhancedLock
+	granted bool
 }
 
 func (b *BoltBackend) countRequest(acquired bool, wait time.Duration, err error) {
@@ -55,25 +54,25 @@ func (b *BoltBackend) countRequest(acquired bool, wait time.Duration, err error)
 	}
 }
 
-func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, error) {
 	f, _, err := s.settle(r.Resource)
 	if err != nil {
-		return nil, false, err
+		return acquisition{}, err
 	}
 	owner := r.Owner().String()
 	switch f.status {
 	case unreadable:
-		return nil, false, enhanced.NewCorruptError(r.Resource, f.name)
+		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
 	case held:
 		// The same request again: its reply was lost.
 		again := f.record.Request == r.ID && f.record.Owner == owner
-		return f.lock(), again, nil
+		return acquisition{f.lock(), again}, nil
 	case heldElsewhere:
-		return f.lock(), false, nil
+		return acquisition{f.lock(), false}, nil
 	default:
 	}
 	if s.closing(owner) {
-		return nil, false, &enhanced.LockError{
+		return acquisition{}, &enhanced.LockError{
 			Code:     enhanced.ErrCodePermissionDenied,
 			Message:  r.Resource.String() + ": all locks of " + owner + " are being released",
 			Resource: r.Resource,
@@ -91,7 +90,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (*enhanced.Enh
 	}
 	lock, err := s.grant(r.Resource, record, r.ProjectLock(), enhanced.EventAcquired, nil,
 		change{actor: owner, cause: enhanced.CauseRequest, request: r.ID})
-	return lock, err == nil, err
+	return acquisition{lock, true}, err
 }
 
 // RefreshLock makes the lease end extension from now. See [enhanced.Backend].
@@ -100,7 +99,7 @@ func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension 
 	if extension < time.Millisecond || extension > limit {
 		return enhanced.NewInvalidError("extension %v is not a lease; give 1ms to max_timeout %v", extension, limit)
 	}
-	return b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
+	_, err := b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
 		if f.record.Expires == 0 {
 			return enhanced.NewInvalidError("lock %s on %s has no lease to refresh; it is held until released", lockID, f.resource)
 		}
@@ -113,6 +112,7 @@ func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension 
 				change{actor: f.record.Owner, cause: enhanced.CauseRequest}),
 		)
 	})
+	return err
 }
 
 // TransferLock gives a held lock to another owner. See [enhanced.Backend].
@@ -121,7 +121,7 @@ func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string)
 	if err != nil {
 		return err
 	}
-	return b.changeLock(ctx, "transfer", lockID, func(s *repositoryStep, f *finding) error {
+	_, err = b.changeLock(ctx, "transfer", lockID, func(s *repositoryStep, f *finding) error {
 		original, err := enhanced.TransferProjectLock(f.original, owner)
 		if err != nil || f.record.Owner == newOwner {
 			return err
@@ -140,24 +140,27 @@ func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string)
 			change{actor: before.Owner, cause: enhanced.CauseRequest})
 		return err
 	})
+	return err
 }
 
-// changeLock runs fn on the held lock with the ID.
-func (b *BoltBackend) changeLock(ctx context.Context, operation, lockID string, fn func(s *repositoryStep, f *finding) error) error {
+// changeLock runs fn on the held lock with the ID, and returns the lock as it
+// was before.
+func (b *BoltBackend) changeLock(ctx context.Context, operation, lockID string, fn func(s *repositoryStep, f *finding) error) (*enhanced.EnhancedLock, error) {
 	tag, token, ok := enhanced.ParseLockID(lockID)
 	if !ok {
-		return enhanced.NewUnknownLockError(lockID)
+		return nil, enhanced.NewUnknownLockError(lockID)
 	}
-	return b.committer.do(ctx, operation+" lock "+lockID, func(batch *batch) error {
+	return decide(ctx, b.committer, operation+" lock "+lockID, func(batch *batch) (*enhanced.EnhancedLock, error) {
 		s := b.repositoryStepByTag(batch, tag)
 		if s == nil {
-			return enhanced.NewUnknownLockError(lockID)
+			return nil, enhanced.NewUnknownLockError(lockID)
 		}
 		f, err := s.settleID(lockID, token)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return fn(s, f)
+		lock := f.lock()
+		return lock, fn(s, f)
 	})
 }
 

@@ -43,6 +43,7 @@ type pendingStep struct {
 // batch is one write transaction and what is to happen after its commit.
 type batch struct {
 	tx    *bbolt.Tx
+	txid  int // bbolt forgets it at the commit
 	dirty bool
 	after []func()
 	// touched are the repositories whose log grew.
@@ -54,6 +55,20 @@ func newCommitter(db *bbolt.DB, logger logging.SimpleLogging) *committer {
 	c := &committer{db: db, logger: logger}
 	c.idle.L = &c.mu
 	return c
+}
+
+// decide is committer.do for a step with a result. A caller that stopped
+// waiting gets the zero value: the step may still be writing its own.
+func decide[T any](ctx context.Context, c *committer, operation string, step func(*batch) (T, error)) (T, error) {
+	var result, none T
+	err := c.do(ctx, operation, func(b *batch) (err error) {
+		result, err = step(b)
+		return err
+	})
+	if err != nil {
+		return none, err
+	}
+	return result, nil
 }
 
 // do runs step in a transaction and returns after its commit. A step returns a
@@ -150,7 +165,7 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		c.finish(steps, nil, err)
 		return nil
 	}
-	b := &batch{tx: tx, touched: make(map[string]struct{})}
+	b := &batch{tx: tx, txid: tx.ID(), touched: make(map[string]struct{})}
 	decisions := make([]error, len(steps))
 	for i, p := range steps {
 		err := c.runStep(b, p.step)

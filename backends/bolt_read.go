@@ -53,22 +53,29 @@ func (b *BoltBackend) LookupLock(ctx context.Context, resource enhanced.Resource
 	}
 	operation := "look up " + resource.String()
 	var f finding
+	var behind bool
 	err := b.view(ctx, operation, func(tx *bbolt.Tx) error {
-		f = b.repository(tx, resource.Namespace, storeClock(tx)).inspect(resource)
+		r := b.repository(tx, resource.Namespace, storeClock(tx))
+		f = r.inspect(resource)
+		behind = f.status == heldByStock || f.status == releasedByStock
+		if f.status == releasedByStock {
+			f = r.inspectLegacy(resource)
+		}
 		return nil
 	})
-	if err == nil && f.status == heldByStock {
-		// Taking it over gives it an ID. When that fails, what stock has
-		// recorded is still the answer.
-		err = b.committer.do(ctx, operation, func(batch *batch) error {
+	if err == nil && behind {
+		// Following stock gives its lock an ID. When that fails, what stock
+		// has recorded is still the answer.
+		var settled finding
+		settled, err = decide(ctx, b.committer, operation, func(batch *batch) (finding, error) {
 			settled, _, err := b.repositoryStep(batch, resource.Namespace).settle(resource)
-			if err == nil {
-				f = settled
-			}
-			return err
+			return settled, err
 		})
-		if errors.Is(err, enhanced.ErrBackend) {
-			b.logger.Err("taking over %s from stock Atlantis: %v", resource, err)
+		switch {
+		case err == nil:
+			f = settled
+		case errors.Is(err, enhanced.ErrBackend):
+			b.logger.Err("following stock Atlantis on %s: %v", resource, err)
 			err = nil
 		}
 	}

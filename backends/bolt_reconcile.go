@@ -88,6 +88,10 @@ func drift(tx *bbolt.Tx, preserve bool) (behind []enhanced.ResourceIdentifier, u
 			continue
 		}
 		resource := enhanced.ProjectResource(lock.Project, lock.Workspace)
+		if k := string(key); k != resource.LegacyKey() && k != oldLegacyKey(resource) {
+			unreadableKeys = append(unreadableKeys, legacyName(k))
+			continue
+		}
 		r := (&repository{tx: tx, legacy: legacy, preserve: preserve}).sibling(resource.Namespace)
 		switch f := r.inspect(resource); f.status {
 		case heldByStock, releasedByStock:

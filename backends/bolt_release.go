@@ -23,9 +23,10 @@ const (
 
 // ReleaseLock releases the lock with the ID. See [enhanced.Backend].
 func (b *BoltBackend) ReleaseLock(ctx context.Context, lockID string) error {
-	return b.changeLock(ctx, "release", lockID, func(s *repositoryStep, f *finding) error {
+	_, err := b.changeLock(ctx, "release", lockID, func(s *repositoryStep, f *finding) error {
 		return s.end(f, enhanced.EventReleased, change{actor: f.record.Owner, cause: enhanced.CauseRequest})
 	})
+	return err
 }
 
 // Release releases one lock under a condition. See [enhanced.Backend].
@@ -34,44 +35,49 @@ func (b *BoltBackend) Release(ctx context.Context, request enhanced.ReleaseReque
 		return nil, err
 	}
 	var lock *enhanced.EnhancedLock
-	release := func(s *repositoryStep, f *finding) error {
-		lock = f.lock()
-		c, err := releaseChange(request, f)
-		if err != nil {
-			return err
-		}
-		return s.end(f, enhanced.EventReleased, c)
-	}
 	var err error
 	if request.LockID != "" {
-		err = b.changeLock(ctx, "release", request.LockID, func(s *repositoryStep, f *finding) error {
+		lock, err = b.changeLock(ctx, "release", request.LockID, func(s *repositoryStep, f *finding) error {
 			if request.Resource != (enhanced.ResourceIdentifier{}) && request.Resource.Normalized() != f.resource {
 				return enhanced.NewUnknownLockError(request.LockID)
 			}
-			return release(s, f)
+			return s.release(f, request)
 		})
 	} else {
-		resource := request.Resource.Normalized()
-		err = b.committer.do(ctx, "release "+resource.String(), func(batch *batch) error {
-			s := b.repositoryStep(batch, resource.Namespace)
-			f, _, err := s.settle(resource)
-			switch {
-			case err != nil:
-				return err
-			case f.status == unreadable:
-				return enhanced.NewCorruptError(resource, f.name)
-			case f.status != held:
-				return enhanced.NewNotFoundError(resource)
-			default:
-				return release(s, &f)
-			}
-		})
+		lock, err = b.releaseResource(ctx, request)
 	}
 	if err != nil {
 		return nil, err
 	}
 	lock.State = enhanced.LockStateReleased
 	return lock, nil
+}
+
+func (b *BoltBackend) releaseResource(ctx context.Context, request enhanced.ReleaseRequest) (*enhanced.EnhancedLock, error) {
+	resource := request.Resource.Normalized()
+	return decide(ctx, b.committer, "release "+resource.String(), func(batch *batch) (*enhanced.EnhancedLock, error) {
+		s := b.repositoryStep(batch, resource.Namespace)
+		f, _, err := s.settle(resource)
+		switch {
+		case err != nil:
+			return nil, err
+		case f.status == unreadable:
+			return nil, enhanced.NewCorruptError(resource, f.name)
+		case f.status != held:
+			return nil, enhanced.NewNotFoundError(resource)
+		}
+		lock := f.lock()
+		return lock, s.release(&f, request)
+	})
+}
+
+// release ends a held lock if the request has the right to.
+func (s *repositoryStep) release(f *finding, request enhanced.ReleaseRequest) error {
+	c, err := releaseChange(request, f)
+	if err != nil {
+		return err
+	}
+	return s.end(f, enhanced.EventReleased, c)
 }
 
 // releaseChange checks the request's right to release what was found.
@@ -109,65 +115,62 @@ func (b *BoltBackend) ReleaseByPull(ctx context.Context, repository string, numb
 	c := change{actor: actor, cause: enhanced.CausePull}
 	var released []*enhanced.EnhancedLock
 	for {
-		var page []*enhanced.EnhancedLock
-		var more bool
-		err := b.committer.do(ctx, "release the locks of a pull request of "+repository, func(batch *batch) error {
-			var err error
-			page, more, err = b.repositoryStep(batch, repository).releaseByPull(number, c)
-			return err
+		page, err := decide(ctx, b.committer, "release the locks of a pull request of "+repository, func(batch *batch) (releasedPage, error) {
+			return b.repositoryStep(batch, repository).releaseByPull(number, c)
 		})
-		if err != nil {
+		released = append(released, page.locks...)
+		if err != nil || !page.more {
 			return released, err
-		}
-		released = append(released, page...)
-		if !more {
-			return released, nil
 		}
 	}
 }
 
+// releasedPage is what one step of ReleaseByPull has released, and whether
+// there is more.
+type releasedPage struct {
+	locks []*enhanced.EnhancedLock
+	more  bool
+}
+
 // releaseByPull releases a page of a pull request's locks, all of them if they
 // fit in one step. While more remain, the pull request can't take new ones.
-func (s *repositoryStep) releaseByPull(number int, c change) (released []*enhanced.EnhancedLock, more bool, err error) {
+func (s *repositoryStep) releaseByPull(number int, c change) (releasedPage, error) {
 	resources, owners := s.heldByPull(number, maxStep+1)
 	if err := ambiguousHosts(s.name, number, owners); err != nil {
-		return nil, false, err
+		return releasedPage{}, err
 	}
-	if more = len(resources) > maxStep; more {
+	var page releasedPage
+	if page.more = len(resources) > maxStep; page.more {
 		resources = resources[:closingPage]
 	}
 	for _, owner := range owners {
-		if err := s.setClosing(owner, more); err != nil {
-			return nil, false, err
+		if err := s.setClosing(owner, page.more); err != nil {
+			return releasedPage{}, err
 		}
 	}
 	for _, resource := range resources {
 		f, _, err := s.settle(resource)
 		if err != nil {
-			return nil, false, err
+			return releasedPage{}, err
 		}
-		if f.status != held {
+		if owner := f.owner(); f.status != held || owner.Kind != enhanced.OwnerPull || owner.Number != number {
 			if f.status == unreadable {
 				s.backend.logger.Err("%s of pull request %d stays locked: record %q can't be read", resource, number, f.name)
-				// Its entry must not come up on the next page again.
-				err = s.forgetOwners(resource, owners)
 			}
-			if err != nil {
-				return nil, false, err
+			// An entry that leads to nothing must not come up on every page.
+			if err := s.forgetOwners(resource, owners); err != nil {
+				return releasedPage{}, err
 			}
-			continue
-		}
-		if owner := f.owner(); owner.Kind != enhanced.OwnerPull || owner.Number != number {
 			continue
 		}
 		lock := f.lock()
 		lock.State = enhanced.LockStateReleased
-		released = append(released, lock)
+		page.locks = append(page.locks, lock)
 		if err := s.end(&f, enhanced.EventReleased, c); err != nil {
-			return nil, false, err
+			return releasedPage{}, err
 		}
 	}
-	return released, more, nil
+	return page, nil
 }
 
 // ambiguousHosts refuses to guess between pull requests of several hosts. A
@@ -186,6 +189,7 @@ func ambiguousHosts(repository string, number int, owners []string) error {
 		number, repository, strings.Join(named, ", "))
 }
 
+// forgetOwners removes the owners' entries of a resource that they do not hold.
 func (s *repositoryStep) forgetOwners(resource enhanced.ResourceIdentifier, owners []string) error {
 	var errs []error
 	for _, text := range owners {
@@ -221,11 +225,8 @@ func (b *BoltBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
 		if err != nil || !found {
 			return ended, err
 		}
-		page := 0
-		err = b.committer.do(ctx, "end the leases of "+name, func(batch *batch) error {
-			var err error
-			page, err = b.repositoryStep(batch, name).endDue()
-			return err
+		page, err := decide(ctx, b.committer, "end the leases of "+name, func(batch *batch) (int, error) {
+			return b.repositoryStep(batch, name).endDue()
 		})
 		if err != nil {
 			return ended, err

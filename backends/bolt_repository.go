@@ -114,7 +114,7 @@ func (r *repository) inspectLegacy(resource enhanced.ResourceIdentifier) finding
 	if value := r.legacy.Get([]byte(key)); value != nil {
 		return r.inspectLegacyValue(resource, key, value)
 	}
-	oldKey := resource.Namespace + "/" + resource.Path + "/" + resource.Workspace
+	oldKey := oldLegacyKey(resource)
 	value := r.legacy.Get([]byte(oldKey))
 	if value == nil {
 		return finding{status: free, resource: resource}
@@ -131,6 +131,10 @@ func (r *repository) inspectLegacy(resource enhanced.ResourceIdentifier) finding
 		return finding{status: free, resource: resource}
 	}
 	return finding{status: heldByStock, resource: resource, original: lock, legacyKey: oldKey}
+}
+
+func oldLegacyKey(resource enhanced.ResourceIdentifier) string {
+	return resource.Namespace + "/" + resource.Path + "/" + resource.Workspace
 }
 
 func (r *repository) inspectLegacyValue(resource enhanced.ResourceIdentifier, key string, value []byte) finding {
@@ -184,12 +188,15 @@ func (f *finding) lock() *enhanced.EnhancedLock {
 	return lock
 }
 
+// owner returns the holder, the zero Owner if there is none.
 func (f *finding) owner() enhanced.Owner {
 	if f.record == nil {
-		return enhanced.ProjectLockOwner(f.original)
+		return enhanced.Owner{}
 	}
-	// decodeLockRecord has parsed it before.
-	owner, _ := enhanced.ParseOwner(f.record.Owner) //nolint:errcheck
+	owner, err := enhanced.ParseOwner(f.record.Owner)
+	if err != nil {
+		return enhanced.Owner{}
+	}
 	return owner
 }
 

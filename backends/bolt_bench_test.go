@@ -1,0 +1,161 @@
+package backends_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"github.com/runatlantis/atlantis/server/core/boltdb"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// locker is what stock and ours have in common: one acquire and release.
+type locker func(number int, path string) error
+
+func benchmarkStores(b *testing.B) map[string]func(b *testing.B) locker {
+	b.Helper()
+	return map[string]func(b *testing.B) locker{
+		"store=stock": func(b *testing.B) locker {
+			stock, err := boltdb.New(b.TempDir())
+			require.NoError(b, err)
+			b.Cleanup(func() { require.NoError(b, stock.Close()) })
+			return func(number int, path string) error {
+				lock := stockLock("org/app", number, path)
+				if _, _, err := stock.TryLock(lock); err != nil {
+					return err
+				}
+				_, err := stock.Unlock(lock.Project, lock.Workspace)
+				return err
+			}
+		},
+		"store=ours": func(b *testing.B) locker {
+			ours := benchmarkBackend(b)
+			return func(number int, path string) error {
+				lock, err := ours.AcquireLock(b.Context(), request(stockLock("org/app", number, path)))
+				if err != nil {
+					return err
+				}
+				return ours.ReleaseLock(b.Context(), lock.ID)
+			}
+		},
+	}
+}
+
+func benchmarkBackend(b *testing.B) *backends.BoltBackend {
+	b.Helper()
+	db, err := bbolt.Open(filepath.Join(b.TempDir(), "atlantis.db"), 0o600, nil)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, db.Close()) })
+	ours, err := backends.NewBoltBackend(db, nil, nil)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, ours.Close()) })
+	return ours
+}
+
+// BenchmarkBoltPair is one acquire and release, beside stock on the same disk
+// with the same durability.
+func BenchmarkBoltPair(b *testing.B) {
+	for _, callers := range []int{1, 16, 64} {
+		for store, open := range benchmarkStores(b) {
+			b.Run(fmt.Sprintf("callers=%d/%s", callers, store), func(b *testing.B) {
+				pair := open(b)
+				var next atomic.Int64
+				b.ReportAllocs()
+				b.ResetTimer()
+				together(callers, func(caller int) {
+					for next.Add(1) <= int64(b.N) {
+						if err := pair(caller+1, "p"+strconv.Itoa(caller)); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pairs/s")
+			})
+		}
+	}
+}
+
+func together(n int, run func(i int)) {
+	done := make(chan struct{})
+	for i := range n {
+		go func() {
+			run(i)
+			done <- struct{}{}
+		}()
+	}
+	for range n {
+		<-done
+	}
+}
+
+// hold fills a store with locks over repositories, in few transactions.
+func hold(b *testing.B, ours *backends.BoltBackend, locks, repositories int) {
+	b.Helper()
+	var next atomic.Int64
+	together(256, func(int) {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= locks {
+				return
+			}
+			repository := "org/held" + strconv.Itoa(i%repositories)
+			if _, err := ours.AcquireLock(b.Context(), request(stockLock(repository, 1_000_000+i, "p"+strconv.Itoa(i)))); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkBoltReleaseByPull frees 5 locks of a pull request among many of
+// others in one repository. The time must not grow with the others.
+func BenchmarkBoltReleaseByPull(b *testing.B) {
+	for _, held := range []int{100, 100_000} {
+		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
+			ours := benchmarkBackend(b)
+			hold(b, ours, held, 1)
+			for b.Loop() {
+				b.StopTimer()
+				for i := range 5 {
+					_, err := ours.AcquireLock(b.Context(), request(stockLock("org/held0", 5, "mine"+strconv.Itoa(i))))
+					require.NoError(b, err)
+				}
+				b.StartTimer()
+				released, err := ours.ReleaseByPull(b.Context(), "org/held0", 5, enhanced.SystemAtlantis)
+				require.NoError(b, err)
+				require.Len(b, released, 5)
+			}
+		})
+	}
+}
+
+func BenchmarkBoltList(b *testing.B) {
+	for _, held := range []int{100, 100_000} {
+		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
+			ours := benchmarkBackend(b)
+			hold(b, ours, held, 50)
+			b.ReportAllocs()
+			for b.Loop() {
+				locks, err := ours.ListLocks(b.Context())
+				require.NoError(b, err)
+				require.Len(b, locks, held)
+			}
+		})
+	}
+}
+
+func BenchmarkBoltGet(b *testing.B) {
+	ours := benchmarkBackend(b)
+	lock, err := ours.AcquireLock(b.Context(), request(stockLock("org/app", 5, ".")))
+	require.NoError(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err := ours.GetLock(b.Context(), lock.ID)
+		require.NoError(b, err)
+	}
+}

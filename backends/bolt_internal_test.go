@@ -1,0 +1,274 @@
+package backends
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+func testCommitter(t *testing.T) *committer {
+	t.Helper()
+	db, err := bbolt.Open(filepath.Join(t.TempDir(), "a.db"), 0o600, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	c := newCommitter(db, enhanced.LoggerOrNoop(nil))
+	c.run = func(b *batch, step func(*batch) error) error { return step(b) }
+	c.committed = func(*batch) {}
+	t.Cleanup(c.close)
+	return c
+}
+
+// write is a step that puts one key.
+func write(key string) func(*batch) error {
+	return func(b *batch) error {
+		b.dirty = true
+		bucket, err := b.tx.CreateBucketIfNotExists([]byte("b"))
+		if err != nil {
+			return err
+		}
+		return bucket.Put([]byte(key), []byte{1})
+	}
+}
+
+func (c *committer) has(t *testing.T, key string) (found bool) {
+	t.Helper()
+	require.NoError(t, c.db.View(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket([]byte("b"))
+		found = bucket != nil && bucket.Get([]byte(key)) != nil
+		return nil
+	}))
+	return found
+}
+
+// block occupies the committer until release is called, so that steps gather.
+func block(t *testing.T, c *committer) (release func()) {
+	t.Helper()
+	started, end := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- c.do(context.Background(), "block", func(*batch) error {
+			close(started)
+			<-end
+			return nil
+		})
+	}()
+	<-started
+	return func() {
+		close(end)
+		require.NoError(t, <-done)
+	}
+}
+
+func (c *committer) gathered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
+func await(t *testing.T, condition func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatal("not within 10s")
+		}
+	}
+}
+
+func TestCommitterGathersWhileItWrites(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	release := block(t, c)
+	var commits int
+	c.committed = func(*batch) { commits++ }
+	var callers sync.WaitGroup
+	for i := range 50 {
+		callers.Go(func() {
+			if err := c.do(context.Background(), "write", write(string(rune('a'+i)))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	await(t, func() bool { return c.gathered() == 50 })
+	release()
+	callers.Wait()
+	require.Equal(t, 1, commits)
+}
+
+func TestAFailedStepHarmsOnlyItself(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for name, fail := range map[string]func(*batch) error{
+		"an error": func(*batch) error { return broken },
+		"a panic":  func(*batch) error { panic("broken") },
+		"half done": func(b *batch) error {
+			if err := write("half")(b); err != nil {
+				return err
+			}
+			return broken
+		},
+		"a store error in form": func(b *batch) error {
+			return errors.Join(write("half")(b), enhanced.NewBackendError("x", broken))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := testCommitter(t)
+			release := block(t, c)
+			steps := []func(*batch) error{write("one"), fail, write("two")}
+			results := make([]error, len(steps))
+			var callers sync.WaitGroup
+			for i, step := range steps {
+				callers.Go(func() { results[i] = c.do(context.Background(), "step", step) })
+				await(t, func() bool { return c.gathered() == i+1 })
+			}
+			release()
+			callers.Wait()
+			require.NoError(t, results[0])
+			require.NoError(t, results[2])
+			require.ErrorIs(t, results[1], enhanced.ErrBackend)
+			require.ErrorContains(t, results[1], "broken")
+			require.True(t, c.has(t, "one"))
+			require.True(t, c.has(t, "two"))
+			require.False(t, c.has(t, "half"))
+		})
+	}
+}
+
+func TestADecisionKeepsWhatItsStepWrote(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	err := c.do(t.Context(), "decide", func(b *batch) error {
+		if err := write("settled")(b); err != nil {
+			return err
+		}
+		return enhanced.ErrLockNotFound
+	})
+	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+	require.True(t, c.has(t, "settled"))
+}
+
+func TestAWaitingStepIsWithdrawnWithItsContext(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	release := block(t, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.do(ctx, "write", write("late")) }()
+	await(t, func() bool { return c.gathered() == 1 })
+	cancel()
+	err := <-done
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+	release()
+	require.False(t, c.has(t, "late"))
+}
+
+func TestARunningStepsOutcomeIsUnknown(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	started, end := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- c.do(ctx, "write", func(b *batch) error {
+			close(started)
+			<-end
+			return write("late")(b)
+		})
+	}()
+	<-started
+	cancel()
+	err := <-done
+	require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, enhanced.ErrTimeout)
+	close(end)
+	await(t, func() bool { return c.has(t, "late") })
+}
+
+func TestNothingIsWrittenWhereNothingChanges(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	txid := func() (id int) {
+		require.NoError(t, c.db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }))
+		return id
+	}
+	before := txid()
+	require.NoError(t, c.do(t.Context(), "read", func(*batch) error { return nil }))
+	require.Equal(t, before, txid())
+	require.NoError(t, c.do(t.Context(), "write", write("k")))
+	require.Equal(t, before+1, txid())
+}
+
+// A field that Atlantis adds must not be lost silently.
+func TestStoredLockHasEveryFieldOfStocks(t *testing.T) {
+	t.Parallel()
+	var lock models.ProjectLock
+	fillFields(reflect.ValueOf(&lock).Elem())
+	lock.Pull.URL, lock.Pull.BaseRepo.SanitizedCloneURL = "https://host/pull", "https://host/clone"
+	data, err := encodeProjectLock(lock)
+	require.NoError(t, err)
+	read, err := decodeProjectLock(data)
+	require.NoError(t, err)
+	lock.Pull.BaseRepo.CloneURL = ""
+	require.Equal(t, lock, read)
+}
+
+func fillFields(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)))
+			return
+		}
+		for i := range v.NumField() {
+			fillFields(v.Field(i))
+		}
+	case reflect.String:
+		v.SetString("text")
+	case reflect.Int:
+		v.SetInt(1)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fillFields(v.Index(0))
+	default:
+		panic("no value for " + v.Kind().String())
+	}
+}
+
+func TestDecodeLockRecordRefusesDamage(t *testing.T) {
+	t.Parallel()
+	good := `{"token":"5","owner":"user:a","priority":1,"acquired":7,"mirror":"x"}`
+	_, err := decodeLockRecord([]byte(good))
+	require.NoError(t, err)
+	for _, bad := range []string{
+		``, `null`, `[]`, `{}`, `"x"`, good[:20],
+		`{"token":5,"owner":"user:a","acquired":7,"mirror":"x"}`,
+		`{"token":"0","owner":"user:a","acquired":7,"mirror":"x"}`,
+		`{"token":"99999999999999999999","owner":"user:a","acquired":7,"mirror":"x"}`,
+		`{"token":"5","owner":"a","acquired":7,"mirror":"x"}`,
+		`{"token":"5","owner":"user:a","acquired":0,"mirror":"x"}`,
+		`{"token":"5","owner":"user:a","acquired":7,"expires":-1,"mirror":"x"}`,
+		`{"token":"5","owner":"user:a","acquired":7}`,
+	} {
+		_, err := decodeLockRecord([]byte(bad))
+		require.Error(t, err, bad)
+	}
+}
