@@ -103,6 +103,11 @@ type EnhancedConfig struct {
 	// subscriber. Default 1000.
 	EventBufferSize int `mapstructure:"event_buffer_size"`
 
+	// LogMaxAge and LogMaxRecords bound the log of each repository. Defaults
+	// 720h (30 days) and 100000 records.
+	LogMaxAge     time.Duration `mapstructure:"log_max_age"`
+	LogMaxRecords int           `mapstructure:"log_max_records"`
+
 	// RedisClusterMode says that the Redis client is a cluster's.
 	RedisClusterMode bool `mapstructure:"redis_cluster_mode"`
 	// RedisKeyPrefix starts every Redis key; no braces or glob characters.
@@ -155,6 +160,8 @@ func (c *EnhancedConfig) WithDefaults() *EnhancedConfig {
 	setDefault(&d.ResolutionPolicy, PolicyLowestPriority)
 	setDefault(&d.DeadlockCheckLimit, 1000)
 	setDefault(&d.EventBufferSize, 1000)
+	setDefault(&d.LogMaxAge, 720*time.Hour)
+	setDefault(&d.LogMaxRecords, 100_000)
 	setDefault(&d.RedisKeyPrefix, "atlantis:lock:")
 	setDefault(&d.RedisLockTTL, time.Hour)
 	return &d
@@ -241,6 +248,7 @@ func (c *EnhancedConfig) durations() []namedValue[time.Duration] {
 		{"retry_base_delay", c.RetryBaseDelay},
 		{"retry_max_delay", c.RetryMaxDelay},
 		{"deadlock_check_interval", c.DeadlockCheckInterval},
+		{"log_max_age", c.LogMaxAge},
 		{"redis_lock_ttl", c.RedisLockTTL},
 	}
 }
@@ -251,5 +259,6 @@ func (c *EnhancedConfig) counts() []namedValue[int] {
 		{"max_retry_attempts", c.MaxRetryAttempts},
 		{"deadlock_check_limit", c.DeadlockCheckLimit},
 		{"event_buffer_size", c.EventBufferSize},
+		{"log_max_records", c.LogMaxRecords},
 	}
 }

@@ -22,6 +22,8 @@ const (
 	EventAdopted = "adopted"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
+	// EventUnreadable: a record of the log that cannot be read. Only from ReadLog.
+	EventUnreadable = "unreadable"
 	// EventSkipped: a subscriber missed records that the log no longer has.
 	EventSkipped = "skipped"
 )
@@ -80,6 +82,21 @@ type LogRecord struct {
 	Before *LockSummary
 	After  *LockSummary
 }
+
+// LogPage is a piece of a repository's log.
+type LogPage struct {
+	Records []*LogRecord
+	// More says that there are further records.
+	More bool
+	// Trimmed is the sequence up to which records were removed because of the
+	// log's bounds, 0 for none.
+	Trimmed uint64
+}
+
+// LogPosition is how far a reader has come: the last sequence that it has read
+// of each repository, by name. An event's Resource.Namespace and its metadata
+// "sequence" say where it stands.
+type LogPosition map[string]uint64
 
 // Event returns the record as subscribers see it.
 func (r *LogRecord) Event() *LockEvent {

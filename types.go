@@ -195,6 +195,12 @@ type BackendStats struct {
 // they return when it ends, with [ErrOutcomeUnknown] where the step may still
 // take effect. Errors are [LockError] values.
 type Backend interface {
+	// A request ID is remembered while its lock is held and for at least 10
+	// minutes after: the same request again answers with the lock that it got,
+	// or LOCK_EXPIRED when that lock has ended, and never acquires a second
+	// time. An ID that was used by another owner or for another resource is an
+	// INVALID_REQUEST. Refused requests are not remembered.
+
 	// AcquireLock takes the lock or, with the queue enabled, waits for it. It
 	// answers LOCK_EXISTS when the resource is held and there is no queue to
 	// wait in, and at once when the caller itself holds it.
@@ -203,8 +209,9 @@ type Backend interface {
 	// holder's lock and false.
 	TryAcquireLock(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, bool, error)
 	// ReleaseLock releases the lock with the ID, whoever asks: the ID names
-	// exactly one grant. LOCK_NOT_FOUND if it is not held, LOCK_EXPIRED if its
-	// lease has just run out.
+	// exactly one grant. A repeated release answers nil for at least 10
+	// minutes. LOCK_EXPIRED if its lease ran out, LOCK_NOT_FOUND if it was
+	// transferred or never was.
 	ReleaseLock(ctx context.Context, lockID string) error
 	// Release releases one lock under a condition and returns it.
 	// LOCK_NOT_FOUND if nothing is held, PERMISSION_DENIED if the condition fails.
@@ -236,6 +243,16 @@ type Backend interface {
 	// (all types when empty), from now on, from every process. It reads the
 	// log, so a slow reader delays nobody; the channel closes when ctx ends.
 	Subscribe(ctx context.Context, eventTypes []string) (<-chan *LockEvent, error)
+	// SubscribeFrom is Subscribe from a position on: a repository that the
+	// position lacks starts at the beginning of its log. Records that the log
+	// no longer has are announced by one event of type EventSkipped.
+	SubscribeFrom(ctx context.Context, eventTypes []string, after LogPosition) (<-chan *LockEvent, error)
+	// ReadLog returns up to limit records of a repository's log with a sequence
+	// above after, in order.
+	ReadLog(ctx context.Context, repository string, after uint64, limit int) (*LogPage, error)
+	// ListRepositories returns the names of all repositories that have a log,
+	// in no particular order.
+	ListRepositories(ctx context.Context) ([]string, error)
 	// CleanupExpiredLocks settles every lock whose lease has ended, and returns
 	// how many there were.
 	CleanupExpiredLocks(ctx context.Context) (int, error)

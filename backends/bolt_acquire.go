@@ -55,6 +55,9 @@ func (b *BoltBackend) countRequest(acquired bool, wait time.Duration, err error)
 }
 
 func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, error) {
+	if known, answer, err := s.recall(r); known {
+		return answer, err
+	}
 	f, _, err := s.settle(r.Resource)
 	if err != nil {
 		return acquisition{}, err
@@ -63,11 +66,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, 
 	switch f.status {
 	case unreadable:
 		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
-	case held:
-		// The same request again: its reply was lost.
-		again := f.record.Request == r.ID && f.record.Owner == owner
-		return acquisition{f.lock(), again}, nil
-	case heldElsewhere:
+	case held, heldElsewhere:
 		return acquisition{f.lock(), false}, nil
 	default:
 	}
@@ -127,7 +126,7 @@ func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string)
 			return err
 		}
 		before := *f.record
-		if err := s.remove(f.resource, f.record); err != nil {
+		if err := s.remove(f.resource, f.record, enhanced.EventTransferred); err != nil {
 			return err
 		}
 		if f.record.Mirror != "" {
@@ -164,23 +163,47 @@ func (b *BoltBackend) changeLock(ctx context.Context, operation, lockID string, 
 	})
 }
 
+// errReleased is the answer to a lock ID whose lock was released. Only
+// ReleaseLock tells it from an ID that never was.
+var errReleased = errors.New("it was released before")
+
 // settleID returns the held lock with the ID.
 func (s *repositoryStep) settleID(lockID string, token int64) (*finding, error) {
-	resource, found := s.resourceOf(token)
+	known, found := s.identify(token)
 	if !found {
 		return nil, enhanced.NewUnknownLockError(lockID)
 	}
-	f, ended, err := s.settle(resource)
-	switch {
-	case err != nil:
-		return nil, err
-	case f.status == unreadable:
-		return nil, enhanced.NewCorruptError(resource, f.name)
-	case f.status == held && f.record.Token == token:
-		return &f, nil
-	case ended != nil && ended.Token == token && ended.Expires != 0 && ended.Expires <= s.now:
-		return nil, enhanced.NewExpiredError(lockID, resource)
-	default:
+	resource, err := enhanced.ParseResourceKey(s.name, known.resourceKey)
+	if err != nil {
 		return nil, enhanced.NewUnknownLockError(lockID)
 	}
+	if known.ending == nil {
+		f, _, err := s.settle(resource)
+		switch {
+		case err != nil:
+			return nil, err
+		case f.status == unreadable:
+			return nil, enhanced.NewCorruptError(resource, f.name)
+		case f.status == held && f.record.Token == token:
+			return &f, nil
+		}
+		// Settling has just ended it.
+		known, _ = s.identify(token)
+	}
+	return nil, known.goneError(lockID, resource)
+}
+
+// goneError is the answer to the ID of a lock that is no longer held.
+func (i identity) goneError(lockID string, resource enhanced.ResourceIdentifier) error {
+	unknown := enhanced.NewUnknownLockError(lockID)
+	if i.ending == nil {
+		return unknown
+	}
+	switch i.ending.How {
+	case enhanced.EventTimeout:
+		return enhanced.NewExpiredError(lockID, resource)
+	case enhanced.EventReleased:
+		unknown.Err = errReleased
+	}
+	return unknown
 }

@@ -17,10 +17,12 @@ import (
 //	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
 //	    c OWNER                 a pull request that is being closed
 //	    d DEADLINE RESOURCE     when a lease ends
-//	    i TOKEN                 lock ID -> resource
+//	    f TIME TOKEN            when an ended lock and its request are forgotten
+//	    i TOKEN                 lock ID -> resource, or how the lock ended
 //	    l RESOURCE              lock record
 //	    o OWNER 00 RESOURCE     what an owner holds
-//	    y "name"|"sequence"|"token"
+//	    r REQUEST               request ID -> token of the lock it got
+//	    y "name"|"sequence"|"token"|"checkpoint"
 //	    z SEQUENCE              log record
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
@@ -31,9 +33,11 @@ import (
 const (
 	rangeClosing  = 'c'
 	rangeDeadline = 'd'
+	rangeForget   = 'f'
 	rangeID       = 'i'
 	rangeLock     = 'l'
 	rangeOwner    = 'o'
+	rangeRequest  = 'r'
 	rangeLog      = 'z'
 
 	// formatVersion is the only layout this code writes and reads.
@@ -46,12 +50,13 @@ const (
 )
 
 // Functions instead of variables: a key that is shared could be changed.
-func rootBucket() []byte  { return []byte("enhanced") }
-func formatKey() []byte   { return []byte("format") }
-func clockKey() []byte    { return []byte("clock") }
-func nameKey() []byte     { return []byte("yname") }
-func sequenceKey() []byte { return []byte("ysequence") }
-func tokenKey() []byte    { return []byte("ytoken") }
+func rootBucket() []byte    { return []byte("enhanced") }
+func formatKey() []byte     { return []byte("format") }
+func clockKey() []byte      { return []byte("clock") }
+func nameKey() []byte       { return []byte("yname") }
+func sequenceKey() []byte   { return []byte("ysequence") }
+func tokenKey() []byte      { return []byte("ytoken") }
+func checkpointKey() []byte { return []byte("ycheckpoint") }
 
 // present is the value of keys that say all themselves. It is not empty, since
 // bbolt answers nil both for an empty value of the same transaction and for none.
@@ -77,6 +82,22 @@ func splitDeadlineKey(key []byte) (at int64, resourceKey string, ok bool) {
 		return 0, "", false
 	}
 	return number(key[1:9]), string(key[9:]), true
+}
+
+func requestKey(id string) []byte {
+	return append([]byte{rangeRequest}, id...)
+}
+
+// forgetKey ends with the token of the lock that is to be forgotten.
+func forgetKey(at, token int64) []byte {
+	return appendNumber(appendNumber([]byte{rangeForget}, at), token)
+}
+
+func splitForgetKey(key []byte) (at, token int64, ok bool) {
+	if len(key) != 17 || key[0] != rangeForget {
+		return 0, 0, false
+	}
+	return number(key[1:9]), number(key[9:]), true
 }
 
 func logKey(sequence uint64) []byte {

@@ -25,12 +25,15 @@ func (b *BoltBackend) GetLock(ctx context.Context, lockID string) (*enhanced.Enh
 			return enhanced.NewUnknownLockError(lockID)
 		}
 		r := b.repository(tx, name, storeClock(tx))
-		resource, found := r.resourceOf(token)
-		if !found {
+		known, _ := r.identify(token)
+		resource, err := enhanced.ParseResourceKey(r.name, known.resourceKey)
+		if err != nil {
 			return enhanced.NewUnknownLockError(lockID)
 		}
 		f := r.inspect(resource)
 		switch {
+		case known.ending != nil:
+			return known.goneError(lockID, resource)
 		case f.status == unreadable:
 			return enhanced.NewCorruptError(resource, f.name)
 		case f.status == held && f.record.Token == token:

@@ -21,11 +21,16 @@ const (
 	closingTimeout = time.Minute
 )
 
-// ReleaseLock releases the lock with the ID. See [enhanced.Backend].
+// ReleaseLock releases the lock with the ID. A lock that was released before,
+// by whomever, is released: the answer is nil while that is remembered. See
+// [enhanced.Backend].
 func (b *BoltBackend) ReleaseLock(ctx context.Context, lockID string) error {
 	_, err := b.changeLock(ctx, "release", lockID, func(s *repositoryStep, f *finding) error {
 		return s.end(f, enhanced.EventReleased, change{actor: f.record.Owner, cause: enhanced.CauseRequest})
 	})
+	if errors.Is(err, errReleased) {
+		return nil
+	}
 	return err
 }
 
@@ -222,8 +227,11 @@ func (b *BoltBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
 	ended := 0
 	for {
 		name, found, err := b.overdue(ctx)
-		if err != nil || !found {
+		if err != nil {
 			return ended, err
+		}
+		if !found {
+			return ended, b.sweep(ctx)
 		}
 		page, err := decide(ctx, b.committer, "end the leases of "+name, func(batch *batch) (int, error) {
 			return b.repositoryStep(batch, name).endDue()
@@ -238,7 +246,7 @@ func (b *BoltBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
 // endDue ends up to maxStep due leases of the repository.
 func (s *repositoryStep) endDue() (int, error) {
 	ended := 0
-	for _, key := range s.due(maxStep) {
+	for _, key := range s.keysUntilNow(rangeDeadline, maxStep) {
 		_, resourceKey, ok := splitDeadlineKey(key)
 		resource, err := enhanced.ParseResourceKey(s.name, resourceKey)
 		if ok && err == nil {

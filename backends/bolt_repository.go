@@ -200,16 +200,6 @@ func (f *finding) owner() enhanced.Owner {
 	return owner
 }
 
-// resourceOf returns the resource of a lock ID's token.
-func (r *repository) resourceOf(token int64) (enhanced.ResourceIdentifier, bool) {
-	key := r.get(idKey(token))
-	if key == nil {
-		return enhanced.ResourceIdentifier{}, false
-	}
-	resource, err := enhanced.ParseResourceKey(r.name, string(key))
-	return resource, err == nil
-}
-
 // heldByPull returns up to limit resources that pull requests with the number
 // hold, and the hosts of those pull requests.
 func (r *repository) heldByPull(number, limit int) (resources []enhanced.ResourceIdentifier, owners []string) {
@@ -234,15 +224,15 @@ func (r *repository) heldByPull(number, limit int) (resources []enhanced.Resourc
 	return resources, owners
 }
 
-// due returns up to limit deadlines that have passed.
-func (r *repository) due(limit int) (keys [][]byte) {
+// keysUntilNow returns up to limit keys of a range that is ordered by time,
+// whose time has come.
+func (r *repository) keysUntilNow(letter byte, limit int) (keys [][]byte) {
 	if r.bucket == nil {
 		return nil
 	}
 	cursor := r.bucket.Cursor()
-	for key, _ := cursor.Seek([]byte{rangeDeadline}); len(key) > 0 && key[0] == rangeDeadline && len(keys) < limit; key, _ = cursor.Next() {
-		at, _, ok := splitDeadlineKey(key)
-		if ok && at > r.now {
+	for key, _ := cursor.Seek([]byte{letter}); len(key) >= 9 && key[0] == letter && len(keys) < limit; key, _ = cursor.Next() {
+		if number(key[1:9]) > r.now {
 			break
 		}
 		keys = append(keys, bytes.Clone(key))
@@ -300,4 +290,11 @@ func encode(v any) ([]byte, error) {
 		return nil, fmt.Errorf("encoding %T: %w", v, err)
 	}
 	return data, nil
+}
+
+func decode(data []byte, v any) error {
+	if data == nil {
+		return nil
+	}
+	return json.Unmarshal(data, v)
 }

@@ -127,6 +127,9 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 		s.putRecord(resource, record),
 		s.log(event, resource, before, record, c),
 	)
+	if record.Request != "" {
+		err = errors.Join(err, s.put(requestKey(record.Request), appendNumber(nil, record.Token)))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -154,8 +157,9 @@ func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record 
 	return err
 }
 
-// remove deletes a record with all that points to it, but for stock's copy.
-func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lockRecord) error {
+// remove deletes a record with all that points to it, but for stock's copy, and
+// remembers how it ended.
+func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lockRecord, how string) error {
 	owner, err := enhanced.ParseOwner(record.Owner)
 	if err != nil {
 		return err
@@ -163,8 +167,8 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 	key := resource.Key()
 	err = errors.Join(
 		s.delete(lockKey(key)),
-		s.delete(idKey(record.Token)),
 		s.delete(ownerKey(owner, key)),
+		s.remember(resource, record, how),
 	)
 	if record.Expires != 0 {
 		err = errors.Join(err, s.delete(deadlineKey(record.Expires, key)))
@@ -174,7 +178,7 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 
 // end removes a held, expired or overtaken lock and logs why.
 func (s *repositoryStep) end(f *finding, event string, c change) error {
-	err := s.remove(f.resource, f.record)
+	err := s.remove(f.resource, f.record, event)
 	if f.record.Mirror != "" && f.status != releasedByStock {
 		err = errors.Join(err, s.deleteLegacy(f.legacyKey))
 	}
@@ -234,5 +238,7 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	return errors.Join(
 		s.put(sequenceKey(), appendNumber(nil, sequence)),
 		s.put(logKey(uint64(sequence)), data), //nolint:gosec // counts up from 1
+		s.trim(trimPerStep),
+		s.forget(forgetPerStep),
 	)
 }

@@ -2,7 +2,6 @@ package backends
 
 import (
 	"context"
-	"encoding/binary"
 	"slices"
 	"strconv"
 	"sync"
@@ -39,6 +38,12 @@ type feed struct {
 
 // Subscribe returns the store's events from now on. See [enhanced.Backend].
 func (b *BoltBackend) Subscribe(ctx context.Context, eventTypes []string) (<-chan *enhanced.LockEvent, error) {
+	return b.SubscribeFrom(ctx, eventTypes, nil)
+}
+
+// SubscribeFrom returns the store's events after a position. See
+// [enhanced.Backend].
+func (b *BoltBackend) SubscribeFrom(ctx context.Context, eventTypes []string, after enhanced.LogPosition) (<-chan *enhanced.LockEvent, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &feed{
 		backend:   b,
@@ -54,15 +59,27 @@ func (b *BoltBackend) Subscribe(ctx context.Context, eventTypes []string) (<-cha
 		cancel()
 		return nil, enhanced.NewBackendError("subscribe", enhanced.ErrClosed)
 	}
+	behind := make(map[string]struct{})
 	err := b.view(ctx, "subscribe", func(tx *bbolt.Tx) error {
 		eachRepository(tx, 0, func(r *repository) {
-			f.positions[r.tag] = uint64(number(r.get(sequenceKey()))) //nolint:gosec // counts up from 0
+			last := uint64(number(r.get(sequenceKey()))) //nolint:gosec // counts up from 0
+			position := last
+			if after != nil {
+				position = min(after[r.name], last)
+			}
+			f.positions[r.tag] = position
+			if position < last {
+				behind[r.tag] = struct{}{}
+			}
 		})
 		return nil
 	})
 	if err != nil {
 		b.feeds.remove(f)
 		return nil, err
+	}
+	if len(behind) > 0 {
+		f.grew(behind)
 	}
 	go f.run(ctx)
 	return f.events, nil
@@ -118,18 +135,18 @@ func (f *feed) read(ctx context.Context, tag string) (events []*enhanced.LockEve
 			return nil
 		}
 		records := 0
-		cursor := tx.Bucket(rootBucket()).Bucket([]byte(tag)).Cursor()
-		for key, data := cursor.Seek(logKey(f.positions[tag] + 1)); len(key) == 9 && key[0] == rangeLog; key, data = cursor.Next() {
+		c := f.backend.repository(tx, name, 0).logAfter(f.positions[tag])
+		for ; c.valid(); c.next() {
 			if records++; records > feedPage {
 				more = true
 				return nil
 			}
-			sequence := binary.BigEndian.Uint64(key[1:])
+			sequence := c.sequence()
 			if missed := sequence - f.positions[tag] - 1; missed > 0 {
 				events = append(events, skipped(name, missed))
 			}
 			f.positions[tag] = sequence
-			record, err := decodeLogRecord(name, sequence, data)
+			record, err := decodeLogRecord(name, sequence, c.data)
 			if err != nil {
 				events = append(events, skipped(name, 1))
 				continue

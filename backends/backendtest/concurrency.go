@@ -45,7 +45,7 @@ func testConcurrency(t *testing.T, newBackend NewBackend) {
 				var err error
 				switch i % 4 {
 				case 0:
-					err = b.ReleaseLock(t.Context(), lock.ID)
+					_, err = b.Release(t.Context(), enhanced.ReleaseRequest{LockID: lock.ID})
 				case 1:
 					_, err = b.Release(t.Context(), enhanced.ReleaseRequest{Resource: lock.Resource, Owner: lock.Owner})
 				case 2:

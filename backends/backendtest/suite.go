@@ -38,6 +38,8 @@ func Run(t *testing.T, newBackend NewBackend) {
 		"Reads":       testReads,
 		"Names":       testNames,
 		"Events":      testEvents,
+		"Log":         testLog,
+		"Memory":      testMemory,
 		"Concurrency": testConcurrency,
 		"Contexts":    testContexts,
 		"Adapter":     testAdapter,

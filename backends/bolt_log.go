@@ -1,0 +1,157 @@
+package backends
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"go.etcd.io/bbolt"
+)
+
+// trimPerStep is how many old records one append removes at most. It is more
+// than one, so that a log above its bounds shrinks.
+const trimPerStep = 2
+
+// checkpoint is what remains of the records that were removed.
+type checkpoint struct {
+	Sequence uint64 `json:"sequence,string"`
+	Time     int64  `json:"time"`
+}
+
+// logCursor walks over a repository's log from after a sequence.
+type logCursor struct {
+	cursor *bbolt.Cursor
+	key    []byte
+	data   []byte
+}
+
+func (r *repository) logAfter(sequence uint64) logCursor {
+	if r.bucket == nil {
+		return logCursor{}
+	}
+	c := logCursor{cursor: r.bucket.Cursor()}
+	c.key, c.data = c.cursor.Seek(logKey(sequence + 1))
+	return c
+}
+
+// valid reports whether the cursor is on a record.
+func (c *logCursor) valid() bool { return len(c.key) == 9 && c.key[0] == rangeLog }
+
+func (c *logCursor) sequence() uint64 { return binary.BigEndian.Uint64(c.key[1:]) }
+
+func (c *logCursor) next() { c.key, c.data = c.cursor.Next() }
+
+// trim removes up to limit records that are beyond LogMaxRecords or older than
+// LogMaxAge, and leaves a checkpoint.
+func (s *repositoryStep) trim(limit int) error {
+	config := s.backend.config.Load()
+	last := uint64(number(s.get(sequenceKey()))) //nolint:gosec // counts up from 0
+	oldest := s.now - config.LogMaxAge.Microseconds()
+	var point checkpoint
+	var keys [][]byte
+	for c := s.logAfter(0); c.valid() && len(keys) < limit; c.next() {
+		sequence := c.sequence()
+		record, err := decodeLogRecord(s.name, sequence, c.data)
+		tooMany := last-sequence >= uint64(config.LogMaxRecords) //nolint:gosec // validated
+		if !tooMany && (err != nil || record.Time.UnixMicro() >= oldest) {
+			break
+		}
+		point.Sequence = sequence
+		if err == nil {
+			point.Time = record.Time.UnixMicro()
+		}
+		keys = append(keys, logKey(sequence))
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	value, err := encode(point)
+	if err != nil {
+		return err
+	}
+	err = s.put(checkpointKey(), value)
+	for _, key := range keys {
+		err = errors.Join(err, s.delete(key))
+	}
+	return err
+}
+
+// sweep trims the logs and the memory of repositories in which nothing happens
+// any more.
+func (b *BoltBackend) sweep(ctx context.Context) error {
+	var names []string
+	err := b.view(ctx, "look for old records", func(tx *bbolt.Tx) error {
+		now := storeClock(tx)
+		oldest := time.UnixMicro(now).Add(-b.config.Load().LogMaxAge)
+		eachRepository(tx, now, func(r *repository) {
+			old := len(r.keysUntilNow(rangeForget, 1)) > 0
+			if c := r.logAfter(0); c.valid() {
+				record, err := decodeLogRecord(r.name, c.sequence(), c.data)
+				old = old || err == nil && record.Time.Before(oldest)
+			}
+			if old {
+				names = append(names, r.name)
+			}
+		})
+		return nil
+	})
+	for _, name := range names {
+		err = errors.Join(err, b.committer.do(ctx, "trim the log of "+name, func(batch *batch) error {
+			s := b.repositoryStep(batch, name)
+			return errors.Join(s.trim(maxStep), s.forget(maxStep))
+		}))
+	}
+	return err
+}
+
+// ReadLog returns records of a repository's log. See [enhanced.Backend].
+func (b *BoltBackend) ReadLog(ctx context.Context, repository string, after uint64, limit int) (*enhanced.LogPage, error) {
+	if limit < 1 {
+		return nil, enhanced.NewInvalidError("limit %d; give at least 1", limit)
+	}
+	page := &enhanced.LogPage{}
+	err := b.view(ctx, "read the log of "+repository, func(tx *bbolt.Tx) error {
+		r := b.repository(tx, repository, 0)
+		page.Trimmed = r.trimmed()
+		for c := r.logAfter(after); c.valid(); c.next() {
+			if len(page.Records) == limit {
+				page.More = true
+				return nil
+			}
+			record, err := decodeLogRecord(repository, c.sequence(), c.data)
+			if err != nil {
+				// Named instead of hidden: a reader sees that it is there.
+				record = &enhanced.LogRecord{Sequence: c.sequence(), Type: enhanced.EventUnreadable}
+				record.Resource.Namespace = repository
+			}
+			page.Records = append(page.Records, record)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+// trimmed returns the sequence up to which records were removed.
+func (r *repository) trimmed() uint64 {
+	var point checkpoint
+	if err := decode(r.get(checkpointKey()), &point); err != nil {
+		return 0
+	}
+	return point.Sequence
+}
+
+// ListRepositories returns the repositories that have a log. See
+// [enhanced.Backend].
+func (b *BoltBackend) ListRepositories(ctx context.Context) ([]string, error) {
+	var names []string
+	err := b.view(ctx, "list repositories", func(tx *bbolt.Tx) error {
+		eachRepository(tx, 0, func(r *repository) { names = append(names, r.name) })
+		return nil
+	})
+	return names, err
+}
