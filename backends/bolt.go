@@ -173,17 +173,28 @@ func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bb
 // runStep gives a step the store's clock: the larger of the wall clock and the
 // last time that was stored, so that it never runs backwards.
 func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
+	root := batch.tx.Bucket(rootBucket())
 	if batch.now == 0 {
 		batch.now = storeClock(batch.tx)
+		batch.token = number(root.Get(tokenKey()))
 	}
-	if err := step(batch); err != nil && !isDecision(err) {
+	err := step(batch)
+	if err != nil && !isDecision(err) || !batch.dirty {
 		return err
-	} else if !batch.dirty {
-		return err
-	} else {
-		root := batch.tx.Bucket(rootBucket())
-		return errors.Join(err, root.Put(clockKey(), appendNumber(nil, batch.now)))
 	}
+	return errors.Join(
+		err,
+		root.Put(clockKey(), appendNumber(nil, batch.now)),
+		root.Put(tokenKey(), appendNumber(nil, batch.token)),
+	)
+}
+
+// nextToken returns a fencing token: the store's clock in microseconds, or one
+// more than the last token where the clock has not moved on. One counter serves
+// all repositories of the file.
+func (b *batch) nextToken() int64 {
+	b.token = max(b.token+1, b.now)
+	return b.token
 }
 
 func storeClock(tx *bbolt.Tx) int64 {

@@ -48,7 +48,8 @@ type batch struct {
 	after []func()
 	// touched are the repositories whose log grew.
 	touched map[string]struct{}
-	now     int64
+	// now is the store's clock and token the last fencing token.
+	now, token int64
 }
 
 func newCommitter(db *bbolt.DB, logger logging.SimpleLogging) *committer {

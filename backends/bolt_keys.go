@@ -14,6 +14,7 @@ import (
 //	enhanced
 //	  "format"          the layout's version
 //	  "clock"           the last time that was stored, microseconds
+//	  "token"           the last fencing token
 //	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
 //	    c OWNER                 a pull request that is being closed
 //	    d DEADLINE RESOURCE     when a lease ends
@@ -22,7 +23,7 @@ import (
 //	    l RESOURCE              lock record
 //	    o OWNER 00 RESOURCE     what an owner holds
 //	    r REQUEST               request ID -> token of the lock it got
-//	    y "name"|"sequence"|"token"|"checkpoint"
+//	    y "name"|"checkpoint"
 //	    z SEQUENCE              log record
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
@@ -54,8 +55,7 @@ func rootBucket() []byte    { return []byte("enhanced") }
 func formatKey() []byte     { return []byte("format") }
 func clockKey() []byte      { return []byte("clock") }
 func nameKey() []byte       { return []byte("yname") }
-func sequenceKey() []byte   { return []byte("ysequence") }
-func tokenKey() []byte      { return []byte("ytoken") }
+func tokenKey() []byte      { return []byte("token") }
 func checkpointKey() []byte { return []byte("ycheckpoint") }
 
 // present is the value of keys that say all themselves. It is not empty, since

@@ -43,11 +43,19 @@ func (c *logCursor) sequence() uint64 { return binary.BigEndian.Uint64(c.key[1:]
 
 func (c *logCursor) next() { c.key, c.data = c.cursor.Next() }
 
+// lastSequence returns the sequence of the latest log record, 0 before the first.
+func (r *repository) lastSequence() uint64 {
+	if r.bucket == nil {
+		return 0
+	}
+	return r.bucket.Sequence()
+}
+
 // trim removes up to limit records that are beyond LogMaxRecords or older than
 // LogMaxAge, and leaves a checkpoint.
 func (s *repositoryStep) trim(limit int) error {
 	config := s.backend.config.Load()
-	last := uint64(number(s.get(sequenceKey()))) //nolint:gosec // counts up from 0
+	last := s.lastSequence()
 	oldest := s.now - config.LogMaxAge.Microseconds()
 	var point checkpoint
 	var keys [][]byte

@@ -106,7 +106,7 @@ func (s *repositoryStep) reopen() {
 
 // grant writes a new lock with a new token and logs it.
 func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *lockRecord, original models.ProjectLock, event string, before *lockRecord, c change) (*enhanced.EnhancedLock, error) {
-	record.Token = max(number(s.get(tokenKey()))+1, s.now)
+	record.Token = s.batch.nextToken()
 	payload, err := encodeProjectLock(original)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,6 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 	}
 	key := resource.Key()
 	err = errors.Join(
-		s.put(tokenKey(), appendNumber(nil, record.Token)),
 		s.put(idKey(record.Token), []byte(key)),
 		s.putRecord(resource, record),
 		s.log(event, resource, before, record, c),
@@ -233,11 +232,11 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	if err != nil {
 		return err
 	}
-	sequence := number(s.get(sequenceKey())) + 1
 	s.batch.touched[s.tag] = struct{}{}
+	sequence, err := s.bucket.NextSequence()
 	return errors.Join(
-		s.put(sequenceKey(), appendNumber(nil, sequence)),
-		s.put(logKey(uint64(sequence)), data), //nolint:gosec // counts up from 1
+		err,
+		s.put(logKey(sequence), data),
 		s.trim(trimPerStep),
 		s.forget(forgetPerStep),
 	)

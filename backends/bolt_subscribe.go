@@ -62,7 +62,7 @@ func (b *BoltBackend) SubscribeFrom(ctx context.Context, eventTypes []string, af
 	behind := make(map[string]struct{})
 	err := b.view(ctx, "subscribe", func(tx *bbolt.Tx) error {
 		eachRepository(tx, 0, func(r *repository) {
-			last := uint64(number(r.get(sequenceKey()))) //nolint:gosec // counts up from 0
+			last := r.lastSequence()
 			position := last
 			if after != nil {
 				position = min(after[r.name], last)
