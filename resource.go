@@ -140,7 +140,12 @@ func RepositoryTag(repository string) string {
 // repository. It is an address, not a secret: it locates the lock without a
 // scan, and no later lock ever has it.
 func FormatLockID(repository string, token int64) string {
-	return RepositoryTag(repository) + "-" + strconv.FormatInt(token, 10)
+	return FormatLockIDByTag(RepositoryTag(repository), token)
+}
+
+// FormatLockIDByTag is [FormatLockID] for a caller that has the repository's tag.
+func FormatLockIDByTag(tag string, token int64) string {
+	return tag + "-" + strconv.FormatInt(token, 10)
 }
 
 // ParseLockID returns the repository's tag and the token of a lock ID, or

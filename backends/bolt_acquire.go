@@ -121,7 +121,7 @@ func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string)
 		return err
 	}
 	_, err = b.changeLock(ctx, "transfer", lockID, func(s *repositoryStep, f *finding) error {
-		original, err := enhanced.TransferProjectLock(f.original, owner)
+		original, err := enhanced.TransferProjectLock(*f.original, owner)
 		if err != nil || f.record.Owner == newOwner {
 			return err
 		}

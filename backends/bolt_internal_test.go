@@ -226,7 +226,7 @@ func TestStoredLockHasEveryFieldOfStocks(t *testing.T) {
 	read, err := decodeProjectLock(data)
 	require.NoError(t, err)
 	lock.Pull.BaseRepo.CloneURL = ""
-	require.Equal(t, lock, read)
+	require.Equal(t, &lock, read)
 }
 
 func fillFields(v reflect.Value) {

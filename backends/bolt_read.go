@@ -1,11 +1,9 @@
 package backends
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -161,51 +159,6 @@ func splits(text string) func(yield func(before, after string) bool) {
 	}
 }
 
-// ListLocks returns all held locks. See [enhanced.Backend].
-func (b *BoltBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock, error) {
-	if err := b.reconcile(ctx); err != nil {
-		return nil, err
-	}
-	var locks []*enhanced.EnhancedLock
-	var problems []string
-	err := b.view(ctx, "list locks", func(tx *bbolt.Tx) error {
-		now := storeClock(tx)
-		eachRepository(tx, now, func(r *repository) {
-			r.locks(func(resourceKey string, data []byte) {
-				resource, err := enhanced.ParseResourceKey(r.name, resourceKey)
-				if err != nil {
-					problems = append(problems, recordName(r.tag, resourceKey))
-					return
-				}
-				switch f := r.inspectRecord(resource, data); f.status {
-				case held:
-					locks = append(locks, f.lock())
-				case unreadable:
-					problems = append(problems, f.name)
-				default:
-				}
-			})
-		})
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range append(problems, b.unreadableLegacy()...) {
-		b.logger.Err("record %q can't be read; it counts as held", name)
-	}
-	slices.SortFunc(locks, func(x, y *enhanced.EnhancedLock) int {
-		return cmp.Or(
-			strings.Compare(x.Resource.Namespace, y.Resource.Namespace),
-			strings.Compare(x.Resource.Path, y.Resource.Path),
-			strings.Compare(x.Resource.Workspace, y.Resource.Workspace),
-			strings.Compare(x.Resource.Name, y.Resource.Name),
-			strings.Compare(string(x.Resource.Type), string(y.Resource.Type)),
-		)
-	})
-	return locks, nil
-}
-
 // GetStats returns the statistics. See [enhanced.Backend].
 func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
 	s := b.recorder.Snapshot()
@@ -237,11 +190,14 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 	err := b.view(ctx, "count locks", func(tx *bbolt.Tx) error {
 		now := storeClock(tx)
 		eachRepository(tx, now, func(r *repository) {
-			r.locks(func(resourceKey string, data []byte) {
-				record, err := decodeLockRecord(data)
-				switch {
+			r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
+				if err != nil {
+					stats.UnreadableRecords = append(stats.UnreadableRecords, err.Error())
+					return
+				}
+				switch record, err := decodeLockRecord(data); {
 				case err != nil:
-					stats.UnreadableRecords = append(stats.UnreadableRecords, recordName(r.tag, resourceKey))
+					stats.UnreadableRecords = append(stats.UnreadableRecords, recordName(r.tag, resource.Key()))
 				case !record.expiredAt(now):
 					stats.ActiveLocks++
 				}

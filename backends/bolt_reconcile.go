@@ -61,10 +61,12 @@ func drift(tx *bbolt.Tx, preserve bool) (behind []enhanced.ResourceIdentifier, u
 	agreed := make(map[string]struct{})
 	eachRepository(tx, 0, func(r *repository) {
 		r.preserve = preserve
-		r.locks(func(resourceKey string, data []byte) {
-			record, recordErr := decodeLockRecord(data)
-			resource, keyErr := enhanced.ParseResourceKey(r.name, resourceKey)
-			if recordErr != nil || keyErr != nil || record.Mirror == "" {
+		r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
+			if err != nil {
+				return
+			}
+			record, err := decodeLockRecord(data)
+			if err != nil || record.Mirror == "" {
 				return
 			}
 			legacyKey := resource.LegacyKey()

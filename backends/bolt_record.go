@@ -58,12 +58,13 @@ func decodeLockRecord(data []byte) (*lockRecord, error) {
 	return &r, nil
 }
 
-// newLock puts a record and stock's form of the lock together.
-func newLock(resource enhanced.ResourceIdentifier, r *lockRecord, original models.ProjectLock) *enhanced.EnhancedLock {
+// newLock puts a record and stock's form of the lock together, which it keeps.
+// The tag is the repository's.
+func newLock(tag string, resource enhanced.ResourceIdentifier, r *lockRecord, original *models.ProjectLock) *enhanced.EnhancedLock {
 	// Times are shown in local time, as stock does.
 	original.Time = original.Time.Local()
 	return &enhanced.EnhancedLock{
-		ID:           enhanced.FormatLockID(resource.Namespace, r.Token),
+		ID:           enhanced.FormatLockIDByTag(tag, r.Token),
 		Resource:     resource,
 		State:        enhanced.LockStateAcquired,
 		Priority:     r.Priority,
@@ -72,7 +73,7 @@ func newLock(resource enhanced.ResourceIdentifier, r *lockRecord, original model
 		ExpiresAt:    timeOrNil(r.Expires),
 		Metadata:     r.Metadata,
 		Version:      r.Token,
-		OriginalLock: &original,
+		OriginalLock: original,
 	}
 }
 
@@ -163,15 +164,15 @@ func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
 // decodeProjectLock reads stock's form, written by stock or by us. It refuses
 // JSON that is not a lock: stock's own zero values would read as a lock on
 // nothing.
-func decodeProjectLock(value []byte) (models.ProjectLock, error) {
+func decodeProjectLock(value []byte) (*models.ProjectLock, error) {
 	var lock *models.ProjectLock
 	if err := json.Unmarshal(value, &lock); err != nil {
-		return models.ProjectLock{}, err
+		return nil, err
 	}
 	if lock == nil {
-		return models.ProjectLock{}, fmt.Errorf("null is not a lock")
+		return nil, fmt.Errorf("null is not a lock")
 	}
-	return *lock, nil
+	return lock, nil
 }
 
 // logRecord is the stored form of [enhanced.LogRecord]. Its names are short

@@ -28,12 +28,13 @@ type repository struct {
 type finding struct {
 	status findingStatus
 	// resource is the one that is held: another one than was asked for when
-	// both have the same legacy key.
+	// both have the same legacy key. tag is its repository's.
 	resource enhanced.ResourceIdentifier
+	tag      string
 	// record is ours, nil when only stock's is there.
 	record *lockRecord
 	// original is stock's form of the lock, at legacyKey if stock can see it.
-	original  models.ProjectLock
+	original  *models.ProjectLock
 	legacyKey string
 	// name is where an unreadable record is.
 	name string
@@ -82,26 +83,49 @@ func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
 
 // inspectRecord judges our record of a resource.
 func (r *repository) inspectRecord(resource enhanced.ResourceIdentifier, data []byte) finding {
-	record, err := decodeLockRecord(data)
-	if err != nil {
-		return finding{status: unreadable, resource: resource, name: recordName(r.tag, resource.Key())}
+	return r.entry(resource, data).judge()
+}
+
+// entry is a lock record with stock's copy beside it, as they are in the file.
+type entry struct {
+	tag      string
+	now      int64
+	resource enhanced.ResourceIdentifier
+	data     []byte
+	copied   []byte // nil for none
+}
+
+func (r *repository) entry(resource enhanced.ResourceIdentifier, data []byte) entry {
+	e := entry{tag: r.tag, now: r.now, resource: resource, data: data}
+	if resource.Type == enhanced.ResourceTypeProject {
+		e.copied = r.legacy.Get([]byte(resource.LegacyKey()))
 	}
-	f := finding{status: held, resource: resource, record: record}
+	return e
+}
+
+// judge reads an entry. It does not use the transaction, so that entries can
+// be judged side by side.
+func (e entry) judge() finding {
+	record, err := decodeLockRecord(e.data)
+	if err != nil {
+		return finding{status: unreadable, resource: e.resource, name: recordName(e.tag, e.resource.Key())}
+	}
+	f := finding{status: held, tag: e.tag, resource: e.resource, record: record}
 	payload := []byte(record.Lock)
 	if record.Mirror != "" {
-		f.legacyKey = resource.LegacyKey()
-		payload = r.legacy.Get([]byte(f.legacyKey))
+		f.legacyKey = e.resource.LegacyKey()
+		payload = e.copied
 		if payload == nil || checksum(payload) != record.Mirror {
 			f.status = releasedByStock
 			return f
 		}
 	}
-	if record.expiredAt(r.now) {
+	if record.expiredAt(e.now) {
 		f.status = expired
 	}
 	f.original, err = decodeProjectLock(payload)
 	if err != nil && f.status == held {
-		f.status, f.name = unreadable, recordName(r.tag, resource.Key())
+		f.status, f.name = unreadable, recordName(e.tag, e.resource.Key())
 	}
 	return f
 }
@@ -177,13 +201,14 @@ func (r *repository) sibling(name string) *repository {
 // recorded has no ID and no token yet.
 func (f *finding) lock() *enhanced.EnhancedLock {
 	if f.record != nil {
-		return newLock(f.resource, f.record, f.original)
+		return newLock(f.tag, f.resource, f.record, f.original)
 	}
-	lock := newLock(f.resource, &lockRecord{
-		Owner:    enhanced.ProjectLockOwner(f.original).String(),
+	original := enhanced.SanitizeProjectLock(*f.original)
+	lock := newLock(f.tag, f.resource, &lockRecord{
+		Owner:    enhanced.ProjectLockOwner(original).String(),
 		Priority: enhanced.PriorityNormal,
-		Acquired: f.original.Time.UnixMicro(),
-	}, enhanced.SanitizeProjectLock(f.original))
+		Acquired: original.Time.UnixMicro(),
+	}, &original)
 	lock.ID = ""
 	return lock
 }
@@ -247,11 +272,16 @@ func (r *repository) nextDeadline() (at int64, found bool) {
 	return at, ok
 }
 
-// locks calls fn for each of the repository's lock records.
-func (r *repository) locks(fn func(resourceKey string, data []byte)) {
+// locks calls fn for each of the repository's lock records. An error says that
+// the record's key can't be read.
+func (r *repository) locks(fn func(resource enhanced.ResourceIdentifier, data []byte, err error)) {
 	cursor := r.bucket.Cursor()
 	for key, data := cursor.Seek([]byte{rangeLock}); len(key) > 0 && key[0] == rangeLock; key, data = cursor.Next() {
-		fn(string(key[1:]), data)
+		resource, err := enhanced.ParseResourceKey(r.name, string(key[1:]))
+		if err != nil {
+			err = fmt.Errorf("record %q: %w", recordName(r.tag, string(key[1:])), err)
+		}
+		fn(resource, data, err)
 	}
 }
 

@@ -132,7 +132,8 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 	if err != nil {
 		return nil, err
 	}
-	return newLock(resource, record, enhanced.SanitizeProjectLock(original)), nil
+	original = enhanced.SanitizeProjectLock(original)
+	return newLock(s.tag, resource, record, &original), nil
 }
 
 // putRecord writes a record with its owner's entry and its deadline.
@@ -197,7 +198,7 @@ func (s *repositoryStep) end(f *finding, event string, c change) error {
 // token, its credentials are removed, and a key from before v0.40 is replaced
 // by the present one.
 func (s *repositoryStep) adopt(f *finding) error {
-	owner := enhanced.ProjectLockOwner(f.original).String()
+	owner := enhanced.ProjectLockOwner(*f.original).String()
 	if err := s.deleteLegacy(f.legacyKey); err != nil {
 		return err
 	}
@@ -210,7 +211,7 @@ func (s *repositoryStep) adopt(f *finding) error {
 	// What stock has put in its bucket stays there, whatever the configuration
 	// says of new locks: a process that runs stock relies on it.
 	s.preserve = true
-	_, err := s.grant(f.resource, record, f.original, enhanced.EventAdopted, nil,
+	_, err := s.grant(f.resource, record, *f.original, enhanced.EventAdopted, nil,
 		change{actor: owner, cause: enhanced.CauseLegacy})
 	s.preserve = s.backend.config.Load().PreserveLegacyFormat
 	return err
