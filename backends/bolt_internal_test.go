@@ -5,8 +5,10 @@ import (
 	"errors"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -271,4 +273,42 @@ func TestDecodeLockRecordRefusesDamage(t *testing.T) {
 		_, err := decodeLockRecord([]byte(bad))
 		require.Error(t, err, bad)
 	}
+}
+
+// A pull request with more locks than one step frees is closed to new grants
+// until all are free, or until whoever frees them has been gone for a minute.
+func TestNoGrantsToAPullRequestThatIsBeingClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db, err := bbolt.Open(filepath.Join(t.TempDir(), "a.db"), 0o600, &bbolt.Options{NoSync: true})
+		require.NoError(t, err)
+		b, err := NewBoltBackend(db, nil, nil)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, errors.Join(b.Close(), db.Close())) }()
+		request := func(number int, path string) *enhanced.EnhancedLockRequest {
+			return &enhanced.EnhancedLockRequest{
+				Project: models.NewProject("org/app", path, ""), Workspace: "default",
+				Timeout: enhanced.NoTimeout, Pull: &models.PullRequest{Num: number},
+			}
+		}
+		for i := range maxStep + 1 {
+			_, err := b.AcquireLock(t.Context(), request(5, strconv.Itoa(i)))
+			require.NoError(t, err)
+		}
+		// The first of several steps, whose process then dies.
+		page, err := decide(t.Context(), b.committer, "first page", func(batch *batch) (releasedPage, error) {
+			return b.repositoryStep(batch, "org/app").releaseByPull(5, change{})
+		})
+		require.NoError(t, err)
+		require.True(t, page.more)
+		require.Len(t, page.locks, closingPage)
+
+		_, err = b.AcquireLock(t.Context(), request(5, "new"))
+		require.ErrorIs(t, err, enhanced.ErrPermissionDenied)
+		_, err = b.AcquireLock(t.Context(), request(6, "new"))
+		require.NoError(t, err)
+		<-time.After(closingTimeout)
+		_, err = b.AcquireLock(t.Context(), request(5, "newer"))
+		require.NoError(t, err)
+	})
 }

@@ -169,7 +169,9 @@ func TestStockOnTheSameHandle(t *testing.T) {
 			require.NoError(t, err)
 			for _, l := range locks {
 				require.NotEmpty(t, l.ID)
-				owners = append(owners, l.Owner)
+				if l.Resource.Namespace == "org/app" {
+					owners = append(owners, l.Owner)
+				}
 			}
 			return owners
 		},
@@ -209,6 +211,9 @@ func TestStockOnTheSameHandle(t *testing.T) {
 			t.Parallel()
 			s := open(t, fill(t), nil)
 			_, _, err := s.stock.TryLock(lock)
+			require.NoError(t, err)
+			// A commit of ours right after stock's does not hide it.
+			_, err = s.ours.AcquireLock(t.Context(), request(stockLock("org/unrelated", 5, ".")))
 			require.NoError(t, err)
 			require.Equal(t, []string{"pr:github.com/org%2Fapp/5"}, look(t, s), "stock took it")
 
@@ -400,4 +405,25 @@ func TestWithoutLegacyFormat(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, locks, 1)
 	require.Equal(t, 6, locks[0].OriginalLock.Pull.Num)
+}
+
+func TestRecordsWithoutAHostBelongToAnyHost(t *testing.T) {
+	t.Parallel()
+	// Atlantis stored no repository with the pull request once.
+	old := stockLock("org/app", 5, ".")
+	old.Pull.BaseRepo = models.Repo{}
+	s := open(t, fill(t, old), nil)
+	config := enhanced.DefaultConfig()
+	config.Enabled = true
+	manager := enhanced.NewEnhancedLockManager(s.ours, config, nil)
+	adapter := enhanced.NewLockingAdapter(manager, s.ours, config, nil, nil)
+
+	acquired, lock, err := adapter.TryLock(stockLock("org/app", 5, "."))
+	require.NoError(t, err)
+	require.False(t, acquired)
+	require.Equal(t, 5, lock.Pull.Num, "its own lock")
+	_, err = s.ours.Release(t.Context(), enhanced.ReleaseRequest{Resource: resourceOf(old), Owner: "pr:github.com/org%2Fapp/55"})
+	require.ErrorIs(t, err, enhanced.ErrPermissionDenied)
+	_, err = s.ours.Release(t.Context(), enhanced.ReleaseRequest{Resource: resourceOf(old), Owner: "pr:github.com/org%2Fapp/5"})
+	require.NoError(t, err)
 }
