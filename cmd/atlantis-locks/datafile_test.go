@@ -1,0 +1,86 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// Whatever is wrong with a file: no panic, no change, and an error if it can't
+// be read whole.
+func TestDamagedFiles(t *testing.T) {
+	good := filepath.Join(t.TempDir(), dataFileName)
+	makeStockFile(t, good, 300)
+	content, err := os.ReadFile(good)
+	require.NoError(t, err)
+	require.NoError(t, checkDataFile(good))
+
+	check := func(t *testing.T, content []byte) error {
+		t.Helper()
+		directory := t.TempDir()
+		path := filepath.Join(directory, dataFileName)
+		require.NoError(t, os.WriteFile(path, content, 0o600))
+		err := checkDataFile(path)
+		after, readErr := os.ReadFile(path)
+		require.NoError(t, readErr)
+		require.Equal(t, content, after, "the file was touched")
+		if err != nil {
+			require.ErrorContains(t, err, path)
+		}
+		return err
+	}
+	t.Run("truncated", func(t *testing.T) {
+		for size := len(content) - 4096; size > 0; size -= 3 * 4096 {
+			err := check(t, content[:size])
+			// Pages at the end of a file can be free.
+			if size < len(content)/2 {
+				require.ErrorContains(t, err, "is damaged", "cut at %d of %d", size, len(content))
+			}
+		}
+	})
+	t.Run("overwritten", func(t *testing.T) {
+		seed := rand.Uint64()
+		t.Logf("seed %d", seed)
+		random := rand.New(rand.NewPCG(seed, 0))
+		for range 100 {
+			broken := append([]byte(nil), content...)
+			at := random.IntN(len(broken) - 64)
+			for i := range 64 {
+				broken[at+i] = byte(random.Uint32())
+			}
+			_ = check(t, broken) // many a byte can change unnoticed
+		}
+	})
+	t.Run("zeros", func(t *testing.T) {
+		require.ErrorContains(t, check(t, make([]byte, 65536)), "is damaged")
+	})
+}
+
+func makeStockFile(t *testing.T, path string, locks int) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		bucket, err := tx.CreateBucket([]byte(stockLocksBucket))
+		if err != nil {
+			return err
+		}
+		for i := range locks {
+			value, err := json.Marshal(stockLock("acme/infra", fmt.Sprintf("p/%d", i), "default", i+1))
+			if err != nil {
+				return err
+			}
+			if err := bucket.Put(fmt.Appendf(nil, "acme/infra/p/%d/default/", i), value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	require.NoError(t, db.Close())
+}

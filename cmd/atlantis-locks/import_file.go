@@ -1,0 +1,77 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/runatlantis/atlantis/server/events/models"
+	"go.etcd.io/bbolt"
+)
+
+// stockLocksBucket is where stock Atlantis keeps its locks.
+const stockLocksBucket = "runLocks"
+
+// stockRecord is one lock of stock Atlantis, or why it can't be read.
+type stockRecord struct {
+	key  string
+	size int
+	lock models.ProjectLock
+	err  error
+}
+
+// readStockFile reads the locks in a file of stock Atlantis, without changing it.
+func readStockFile(path string) ([]stockRecord, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, withHint(fmt.Errorf("there is no file %q", path), "Atlantis keeps atlantis.db in its --data-dir")
+	case err != nil:
+		return nil, fmt.Errorf("can't read %q: %w", path, withoutPath(err))
+	case !info.Mode().IsRegular():
+		return nil, withHint(fmt.Errorf("can't read %q: it is %s", path, describeMode(info.Mode())), "name the file itself, DIR/atlantis.db")
+	case info.Size() == 0:
+		// bbolt would make a store of it.
+		return nil, fmt.Errorf("%q is empty", path)
+	}
+	var records []stockRecord
+	err = readDataFile(path, func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket([]byte(stockLocksBucket))
+		if bucket == nil {
+			return withHint(fmt.Errorf("%q has no locks of Atlantis: there is no bucket %s in it", path, stockLocksBucket), "Atlantis keeps atlantis.db in its --data-dir")
+		}
+		return bucket.ForEach(func(key, value []byte) error {
+			records = append(records, decodeStockRecord(string(key), value))
+			return nil
+		})
+	})
+	return records, err
+}
+
+// decodeStockRecord reads one record. Its content says what is locked; its key
+// must say the same, in today's form or in that from before Atlantis v0.40.
+func decodeStockRecord(key string, value []byte) stockRecord {
+	record := stockRecord{key: key, size: len(value)}
+	if value == nil {
+		record.err = errors.New("it is a bucket, not a record")
+		return record
+	}
+	if err := json.Unmarshal(value, &record.lock); err != nil {
+		// The decoder's own words could repeat part of the record.
+		record.err = errors.New("it is not JSON of a lock")
+		return record
+	}
+	lock := record.lock
+	if lock.Project.RepoFullName == "" || lock.Workspace == "" {
+		record.err = errors.New("it names no repository or no workspace")
+		return record
+	}
+	today := models.GenerateLockKey(lock.Project, lock.Workspace)
+	before := fmt.Sprintf("%s/%s/%s", lock.Project.RepoFullName, lock.Project.Path, lock.Workspace)
+	if key != today && key != before {
+		record.err = errors.New("its key is that of another project")
+	}
+	return record
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/spf13/cobra"
+)
+
+// defaultHost is the host of --pull when none is named.
+const defaultHost = "github.com"
+
+// projectFlags name a project together with REPO PATH WORKSPACE.
+type projectFlags struct{ name string }
+
+func addProjectFlag(cmd *cobra.Command) *projectFlags {
+	var p projectFlags
+	cmd.Flags().StringVar(&p.name, "project-name", "", "the project's name, if it has one")
+	return &p
+}
+
+func (p *projectFlags) resource(args []string) api.Resource {
+	return api.Resource{Repository: args[0], Path: args[1], Workspace: args[2], ProjectName: p.name}
+}
+
+// ownerFlags name who holds a lock.
+type ownerFlags struct {
+	user string
+	pull int
+	host string
+}
+
+func addOwnerFlags(cmd *cobra.Command) *ownerFlags {
+	var o ownerFlags
+	cmd.Flags().StringVar(&o.user, "user", "", "the user who owns the lock (default: you, by the name of your login)")
+	cmd.Flags().IntVar(&o.pull, "pull", 0, "the pull request of REPO that owns the lock, instead of a user")
+	cmd.Flags().StringVar(&o.host, "host", defaultHost, "the VCS host of --pull")
+	return &o
+}
+
+func (o *ownerFlags) owner(cmd *cobra.Command, env environment) (api.Owner, error) {
+	given := cmd.Flags().Changed
+	switch {
+	case given("user") && given("pull"):
+		return api.Owner{}, usagef(cmd, "--user and --pull exclude each other: a lock has one owner")
+	case given("host") && !given("pull"):
+		return api.Owner{}, usagef(cmd, "--host says where --pull is; there is no --pull")
+	case given("pull") && o.pull < 1:
+		return api.Owner{}, usagef(cmd, "--pull %d is no pull request; their numbers start at 1", o.pull)
+	case given("pull"):
+		return api.Owner{Pull: o.pull, Host: o.host}, nil
+	default:
+		name, err := o.userName(cmd, env)
+		return api.Owner{User: name}, err
+	}
+}
+
+// userName returns --user, or the name of the login.
+func (o *ownerFlags) userName(cmd *cobra.Command, env environment) (string, error) {
+	if o.user != "" {
+		return o.user, nil
+	}
+	if cmd.Flags().Changed("user") {
+		return "", usagef(cmd, "--user is empty")
+	}
+	name, err := env.username()
+	if err != nil || name == "" {
+		return "", usagef(cmd, "the name of your login is unknown; give --user")
+	}
+	return name, nil
+}
