@@ -1,0 +1,244 @@
+package tests
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// A process is killed at a random moment under load, again and again, on one
+// file. Whatever it was told is there; nothing is half done.
+func TestKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "atlantis.db")
+	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
+	judge := &crashJudge{}
+	for round := range backendtest.Rounds(300) {
+		steps := killedAfter(t, path, 1500+random.IntN(2500))
+		judge.round(t, path, steps)
+		if t.Failed() {
+			t.Fatalf("round %d; the file is kept as %s", round, keep(t, path))
+		}
+	}
+	t.Logf("%d contended grants, %d calls without an answer", judge.contended, judge.open)
+}
+
+// killedAfter runs a process under load until it has reported n steps, kills
+// it, and returns all that it reported.
+func killedAfter(t *testing.T, path string, n int) []loadStep {
+	t.Helper()
+	executable, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), executable, path)
+	child.Env = append(os.Environ(), childMode+"=load")
+	child.Stderr = os.Stderr
+	output, err := child.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, child.Start())
+	var steps []loadStep
+	lines := bufio.NewScanner(output)
+	for lines.Scan() {
+		var step loadStep
+		if err := json.Unmarshal(lines.Bytes(), &step); err != nil {
+			break // the last line was cut by the kill
+		}
+		if steps = append(steps, step); len(steps) == n {
+			require.NoError(t, child.Process.Kill())
+		}
+	}
+	var exit *exec.ExitError
+	require.ErrorAs(t, child.Wait(), &exit)
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	require.True(t, ok)
+	require.Equal(t, syscall.SIGKILL, status.Signal(), "it ended by itself")
+	return steps
+}
+
+// held is a lock that a process was told it has. The ID is unknown between a
+// transfer and the release that follows.
+type held struct {
+	id, owner string
+	token     int64
+}
+
+// crashJudge knows what must be in the store.
+type crashJudge struct {
+	newest    int64 // token of all rounds before
+	contended int
+	open      int
+}
+
+// round checks a store after a kill, and empties it for the next process.
+func (j *crashJudge) round(t *testing.T, path string, steps []loadStep) {
+	t.Helper()
+	acknowledged := j.replay(t, steps)
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
+	require.NoError(t, err)
+	requireSound(t, db)
+	b, err := backends.NewBoltBackend(db, nil, nil)
+	require.NoError(t, err)
+	locks, err := b.ListLocks(t.Context())
+	require.NoError(t, err)
+	acknowledged.compare(t, locks)
+	for _, lock := range locks {
+		j.newest = max(j.newest, lock.Version)
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	}
+	require.NoError(t, b.Close())
+	require.NoError(t, db.Close())
+}
+
+// acknowledged is what the answers of a process say, and the calls that it got
+// no answer to.
+type acknowledged struct {
+	held     map[string]held // by resource
+	released map[string]bool // by lock ID
+	open     map[int64]loadStep
+}
+
+// replay reads a report. Answers of different workers can be out of order, but
+// not those about one lock: a worker reports a grant before it releases it.
+func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
+	t.Helper()
+	a := acknowledged{map[string]held{}, map[string]bool{}, map[int64]loadStep{}}
+	refusals, tokens := map[string]int{}, map[string]int64{}
+	contended, newest := 0, j.newest
+	for _, s := range steps {
+		if !s.Answered {
+			a.open[s.Call] = s
+			continue
+		}
+		delete(a.open, s.Call)
+		require.Empty(t, s.Failed, "%+v", s)
+		switch {
+		case s.Op == "acquire" && s.Granted:
+			require.Greater(t, s.Token, max(j.newest, tokens[s.Resource]), "a token that is not larger than those before")
+			tokens[s.Resource], newest = s.Token, max(newest, s.Token)
+			if refusals[s.Resource] > 0 {
+				contended++
+			}
+			refusals[s.Resource] = 0
+			a.held[s.Resource] = held{s.Lock, s.Owner, s.Token}
+		case s.Op == "acquire":
+			refusals[s.Resource]++
+		case s.Op == "transfer":
+			a.held[s.Resource] = held{"", s.Owner, s.Token}
+			a.released[s.Lock] = true
+		case s.Op == "release":
+			a.released[s.Lock] = true
+			if now := a.held[s.Resource]; now.id == s.Lock || now.id == "" {
+				delete(a.held, s.Resource)
+			}
+		}
+	}
+	require.GreaterOrEqual(t, contended, 20, "the round is void: too little contention")
+	j.newest = newest
+	j.contended += contended
+	j.open += len(a.open)
+	return a
+}
+
+// compare checks what is in the store against what was acknowledged. A call
+// without an answer may have taken effect.
+func (a acknowledged) compare(t *testing.T, locks []*enhanced.EnhancedLock) {
+	t.Helper()
+	found := map[string]*enhanced.EnhancedLock{}
+	for _, lock := range locks {
+		require.False(t, a.released[lock.ID], "a lock is back whose end was acknowledged")
+		found[lock.Resource.Path] = lock
+	}
+	for resource, want := range a.held {
+		lock := found[resource]
+		if ending, successors := a.inDoubt(resource); ending {
+			if lock != nil && lock.ID != want.id {
+				require.Contains(t, append(successors, want.owner), lock.Owner)
+			}
+			continue
+		}
+		require.NotNil(t, lock, "an acknowledged grant of %s is lost", resource)
+		require.Equal(t, want.owner, lock.Owner)
+		if want.id != "" {
+			require.Equal(t, want.id, lock.ID)
+		}
+	}
+	for resource, lock := range found {
+		if _, known := a.held[resource]; !known {
+			_, successors := a.inDoubt(resource)
+			require.Contains(t, successors, lock.Owner, "%s is held and nobody asked for it", resource)
+		}
+	}
+}
+
+// inDoubt reports whether a call that could end the lock on a resource has no
+// answer, and who could hold it by calls without an answer.
+func (a acknowledged) inDoubt(resource string) (ending bool, successors []string) {
+	for _, s := range a.open {
+		if s.Resource != resource {
+			continue
+		}
+		switch s.Op {
+		case "release":
+			ending = true
+		case "transfer":
+			ending = true
+			successors = append(successors, s.Owner)
+		case "acquire":
+			successors = append(successors, s.Owner)
+		}
+	}
+	return ending, successors
+}
+
+// requireSound checks everything about a file that can be checked from outside.
+func requireSound(t *testing.T, db *bbolt.DB) {
+	t.Helper()
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		var errs []error
+		for err := range tx.Check() {
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}))
+	violations, err := backends.VerifyBolt(db)
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
+
+// keep saves a store beyond the test.
+func keep(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	file, err := os.CreateTemp("", "atlantis-locks-failed-*.db")
+	require.NoError(t, err)
+	_, err = file.Write(content)
+	require.NoError(t, errors.Join(err, file.Close()))
+	return file.Name()
+}
+
+// With the disk full nothing is granted, what is held stays, and with space
+// again everything goes on.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	executable, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), executable, filepath.Join(t.TempDir(), "atlantis.db"))
+	child.Env = append(os.Environ(), childMode+"=full")
+	output, err := child.CombinedOutput()
+	require.NoError(t, err, string(output))
+}

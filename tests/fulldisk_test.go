@@ -1,0 +1,83 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"go.etcd.io/bbolt"
+)
+
+// runFullDisk is a process whose files may not grow: to the store that is a
+// full disk. It returns the exit code.
+func runFullDisk(path string) int {
+	if err := fullDisk(path); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func fullDisk(path string) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	ctx := context.Background()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		return err
+	}
+	b, err := backends.NewBoltBackend(db, nil, nil)
+	if err != nil {
+		return err
+	}
+	var unlimited syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &unlimited); err != nil {
+		return err
+	}
+	full := syscall.Rlimit{Cur: 256 << 10, Max: unlimited.Max}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		return err
+	}
+
+	acquire := func(i int) error {
+		_, err := b.AcquireLock(ctx, &enhanced.EnhancedLockRequest{
+			Project: models.NewProject("org/app", "p"+strconv.Itoa(i), ""), Workspace: "default",
+			User: models.User{Username: "user"}, Timeout: enhanced.NoTimeout,
+		})
+		return err
+	}
+	granted := 0
+	for err = acquire(0); err == nil && granted < 10_000; err = acquire(granted) {
+		granted++
+	}
+	if !errors.Is(err, enhanced.ErrBackend) {
+		return fmt.Errorf("after %d grants the error is %w", granted, err)
+	}
+	if err := b.HealthCheck(ctx); !errors.Is(err, enhanced.ErrBackend) {
+		return fmt.Errorf("the health check says %v", err)
+	}
+	locks, err := b.ListLocks(ctx)
+	if err != nil || len(locks) != granted {
+		return fmt.Errorf("%d grants, %d locks, error %w", granted, len(locks), err)
+	}
+
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &unlimited); err != nil {
+		return err
+	}
+	if err := acquire(granted); err != nil {
+		return fmt.Errorf("with space again: %w", err)
+	}
+	if err := b.HealthCheck(ctx); err != nil {
+		return err
+	}
+	if violations, err := backends.VerifyBolt(db); err != nil || len(violations) > 0 {
+		return fmt.Errorf("%v, error %w", violations, err)
+	}
+	return errors.Join(b.Close(), db.Close())
+}

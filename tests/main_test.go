@@ -1,0 +1,25 @@
+package tests
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// childMode is the environment variable that makes the test binary a process
+// that a test starts, and may kill. Its value names what to run.
+const childMode = "ATLANTIS_LOCKS_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	switch mode := os.Getenv(childMode); mode {
+	case "":
+		goleak.VerifyTestMain(m)
+	case "load":
+		runLoad(os.Args[1])
+	case "full":
+		os.Exit(runFullDisk(os.Args[1]))
+	default:
+		panic("no such child: " + mode)
+	}
+}
