@@ -50,7 +50,13 @@ func NormalizeRequest(request *EnhancedLockRequest, defaultLease, maxLease time.
 		return nil, err
 	}
 	if r.ID == "" {
-		r.ID = uuid.NewString()
+		// Ordered by time (RFC 9562, version 7): an ordered store writes
+		// neighbours on one page.
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, NewBackendError("making a request ID", err)
+		}
+		r.ID = id.String()
 	}
 	if r.RequestedAt.IsZero() {
 		r.RequestedAt = time.Now()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
@@ -76,21 +77,6 @@ func (c *committer) gathered() int {
 	return len(c.waiting)
 }
 
-func await(t *testing.T, condition func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatal("not within 10s")
-		}
-	}
-}
-
 func TestCommitterGathersWhileItWrites(t *testing.T) {
 	t.Parallel()
 	c := testCommitter(t)
@@ -105,7 +91,7 @@ func TestCommitterGathersWhileItWrites(t *testing.T) {
 			}
 		})
 	}
-	await(t, func() bool { return c.gathered() == 50 })
+	backendtest.Eventually(t, "the committer is there", func() bool { return c.gathered() == 50 })
 	release()
 	callers.Wait()
 	require.Equal(t, 1, commits)
@@ -136,7 +122,7 @@ func TestAFailedStepHarmsOnlyItself(t *testing.T) {
 			var callers sync.WaitGroup
 			for i, step := range steps {
 				callers.Go(func() { results[i] = c.do(context.Background(), "step", step) })
-				await(t, func() bool { return c.gathered() == i+1 })
+				backendtest.Eventually(t, "the committer is there", func() bool { return c.gathered() == i+1 })
 			}
 			release()
 			callers.Wait()
@@ -171,7 +157,7 @@ func TestAWaitingStepIsWithdrawnWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.do(ctx, "write", write("late")) }()
-	await(t, func() bool { return c.gathered() == 1 })
+	backendtest.Eventually(t, "the committer is there", func() bool { return c.gathered() == 1 })
 	cancel()
 	err := <-done
 	require.ErrorIs(t, err, context.Canceled)
@@ -200,7 +186,7 @@ func TestARunningStepsOutcomeIsUnknown(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, enhanced.ErrTimeout)
 	close(end)
-	await(t, func() bool { return c.has(t, "late") })
+	backendtest.Eventually(t, "the committer is there", func() bool { return c.has(t, "late") })
 }
 
 func TestNothingIsWrittenWhereNothingChanges(t *testing.T) {

@@ -23,12 +23,21 @@ type change struct {
 }
 
 func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep {
-	return &repositoryStep{
+	s := &repositoryStep{
 		repository: b.repository(batch.tx, name, batch.now),
 		backend:    b,
 		batch:      batch,
 	}
+	s.legacy.FillPercent = fillPercent
+	if s.bucket != nil {
+		s.bucket.FillPercent = fillPercent
+	}
+	return s
 }
+
+// fillPercent is how full bbolt leaves a page that it splits. The log and
+// tokens only grow at their end, where the default of one half wastes the other.
+const fillPercent = 0.9
 
 // repositoryStepByTag opens the repository of a lock ID, nil if there is none.
 func (b *BoltBackend) repositoryStepByTag(batch *batch, tag string) *repositoryStep {
@@ -48,6 +57,7 @@ func (s *repositoryStep) put(key, value []byte) error {
 			return fmt.Errorf("repository %q: %w", s.name, err)
 		}
 		s.bucket = bucket
+		s.bucket.FillPercent = fillPercent
 		if err := bucket.Put(nameKey(), []byte(s.name)); err != nil {
 			return err
 		}
