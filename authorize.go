@@ -112,6 +112,8 @@ func (r AuthorizationRequest) target() string {
 		return r.LockID
 	case r.Action == ActionReleasePull:
 		return r.Owner
+	case r.Action == ActionRepair:
+		return "the store"
 	default:
 		return r.Resource.String()
 	}

@@ -22,6 +22,9 @@ const (
 	EventAdopted = "adopted"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
+	// EventRepaired: a repair changed what is stored beside a lock, or recorded
+	// that a lock is lost.
+	EventRepaired = "repaired"
 	// EventUnreadable: a record of the log that cannot be read. Only from ReadLog.
 	EventUnreadable = "unreadable"
 	// EventSkipped: a subscriber missed records that the log no longer has.
@@ -147,4 +150,6 @@ const (
 	CauseExpired = "expired"
 	// CauseLegacy: stock Atlantis made the change in its own records.
 	CauseLegacy = "legacy"
+	// CauseRepair: a person had the store repaired.
+	CauseRepair = "repair"
 )

@@ -243,18 +243,18 @@ func fillFields(v reflect.Value) {
 
 func TestDecodeLockRecordRefusesDamage(t *testing.T) {
 	t.Parallel()
-	good := `{"token":"5","owner":"user:a","priority":1,"acquired":7,"mirror":"x"}`
+	good := `{"n":"5","o":"user:a","p":1,"a":7,"s":"x"}`
 	_, err := decodeLockRecord([]byte(good))
 	require.NoError(t, err)
 	for _, bad := range []string{
 		``, `null`, `[]`, `{}`, `"x"`, good[:20],
-		`{"token":5,"owner":"user:a","acquired":7,"mirror":"x"}`,
-		`{"token":"0","owner":"user:a","acquired":7,"mirror":"x"}`,
-		`{"token":"99999999999999999999","owner":"user:a","acquired":7,"mirror":"x"}`,
-		`{"token":"5","owner":"a","acquired":7,"mirror":"x"}`,
-		`{"token":"5","owner":"user:a","acquired":0,"mirror":"x"}`,
-		`{"token":"5","owner":"user:a","acquired":7,"expires":-1,"mirror":"x"}`,
-		`{"token":"5","owner":"user:a","acquired":7}`,
+		`{"n":5,"o":"user:a","a":7,"s":"x"}`,
+		`{"n":"0","o":"user:a","a":7,"s":"x"}`,
+		`{"n":"99999999999999999999","o":"user:a","a":7,"s":"x"}`,
+		`{"n":"5","o":"a","a":7,"s":"x"}`,
+		`{"n":"5","o":"user:a","a":0,"s":"x"}`,
+		`{"n":"5","o":"user:a","a":7,"x":-1,"s":"x"}`,
+		`{"n":"5","o":"user:a","a":7}`,
 	} {
 		_, err := decodeLockRecord([]byte(bad))
 		require.Error(t, err, bad)

@@ -109,11 +109,11 @@ func closingKey(owner string) []byte {
 }
 
 // ownerKey starts, for a pull request, with its number: stock's UnlockByPull
-// knows no host. The zero byte cannot occur in an owner, see
-// enhanced.NormalizeRequest.
+// knows no host. Its repository is the one that the key is in. The zero byte
+// cannot occur in an owner, see enhanced.NormalizeRequest.
 func ownerKey(owner enhanced.Owner, resourceKey string) []byte {
 	if owner.Kind == enhanced.OwnerPull {
-		return append(append(pullPrefix(owner.Number), owner.String()+"\x00"...), resourceKey...)
+		return append(append(pullPrefix(owner.Number), owner.Host+"\x00"...), resourceKey...)
 	}
 	return append([]byte{rangeOwner}, owner.String()+"\x00"+resourceKey...)
 }
@@ -122,11 +122,11 @@ func pullPrefix(number int) []byte {
 	return append(strconv.AppendInt([]byte{rangeOwner, 'p'}, int64(number), 10), '/')
 }
 
-// splitPullKey returns the owner and the resource of a key that starts with pullPrefix.
-func splitPullKey(key []byte, number int) (owner, resourceKey string, ok bool) {
+// splitPullKey returns the host and the resource of a key that starts with pullPrefix.
+func splitPullKey(key []byte, number int) (host, resourceKey string, ok bool) {
 	rest, found := bytes.CutPrefix(key, pullPrefix(number))
-	ownerText, resourceText, cut := bytes.Cut(rest, []byte{0})
-	return string(ownerText), string(resourceText), found && cut
+	hostText, resourceText, cut := bytes.Cut(rest, []byte{0})
+	return string(hostText), string(resourceText), found && cut
 }
 
 func appendNumber(key []byte, n int64) []byte {

@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,21 +13,22 @@ import (
 )
 
 // lockRecord is what is stored of a held lock beside stock's form of it. Times
-// are microseconds by the store's clock.
+// are microseconds by the store's clock. Names are short, since there are many
+// records.
 type lockRecord struct {
 	// Token is a decimal string, as everywhere in the store: readers in other
 	// languages lose digits of large numbers.
-	Token    int64             `json:"token,string"`
-	Owner    string            `json:"owner"`
-	Priority enhanced.Priority `json:"priority"`
-	Acquired int64             `json:"acquired"`
-	Expires  int64             `json:"expires,omitempty"`
-	Request  string            `json:"request,omitempty"`
-	Metadata map[string]string `json:"metadata,omitempty"`
+	Token    int64             `json:"n,string"`
+	Owner    string            `json:"o"`
+	Priority enhanced.Priority `json:"p,omitempty"`
+	Acquired int64             `json:"a"`
+	Expires  int64             `json:"x,omitempty"`
+	Request  string            `json:"q,omitempty"`
+	Metadata map[string]string `json:"m,omitempty"`
 	// Mirror is the checksum of stock's form under its legacy key. When it is
 	// empty there is no such copy, and Lock holds the form itself.
-	Mirror string          `json:"mirror,omitempty"`
-	Lock   json.RawMessage `json:"lock,omitempty"`
+	Mirror string          `json:"s,omitempty"`
+	Lock   json.RawMessage `json:"l,omitempty"`
 }
 
 func (r *lockRecord) expiredAt(now int64) bool {
@@ -40,6 +42,10 @@ func (r *lockRecord) summary() *enhanced.LockSummary {
 		ExpiresAt: timeOrNil(r.Expires),
 		Note:      r.Metadata[enhanced.MetadataNote],
 	}
+}
+
+func (r *lockRecord) logSummary() *logSummary {
+	return &logSummary{Owner: r.Owner, Token: r.Token, Expires: r.Expires, Note: r.Metadata[enhanced.MetadataNote]}
 }
 
 // decodeLockRecord refuses what this code never writes, so that a damaged
@@ -178,16 +184,59 @@ func decodeProjectLock(value []byte) (*models.ProjectLock, error) {
 // logRecord is the stored form of [enhanced.LogRecord]. Its names are short
 // since there are many.
 type logRecord struct {
-	Time     int64                 `json:"t"`
-	Type     string                `json:"e"`
-	Token    int64                 `json:"n,string"`
-	Resource string                `json:"r"`
-	Request  string                `json:"q,omitempty"`
-	Actor    string                `json:"a"`
-	Cause    string                `json:"c"`
-	Reason   string                `json:"w,omitempty"`
-	Before   *enhanced.LockSummary `json:"b,omitempty"`
-	After    *enhanced.LockSummary `json:"z,omitempty"`
+	Time     int64       `json:"t"`
+	Type     string      `json:"e"`
+	Token    int64       `json:"n,string"`
+	Resource string      `json:"r"`
+	Request  string      `json:"q,omitempty"`
+	Actor    string      `json:"a,omitempty"`
+	Cause    string      `json:"c"`
+	Reason   string      `json:"w,omitempty"`
+	Before   *logSummary `json:"b,omitempty"`
+	After    *logSummary `json:"z,omitempty"`
+}
+
+// logSummary is the stored form of [enhanced.LockSummary].
+type logSummary struct {
+	Owner   string `json:"o"`
+	Token   int64  `json:"n,omitempty,string"`
+	Expires int64  `json:"x,omitempty"`
+	Note    string `json:"k,omitempty"`
+}
+
+// owner returns the lock's owner after the change, or before it when it ended.
+func (r *logRecord) owner() string {
+	switch {
+	case r.After != nil:
+		return r.After.Owner
+	case r.Before != nil:
+		return r.Before.Owner
+	default:
+		return ""
+	}
+}
+
+// compact leaves out what repeats: an actor that is the owner, and in the
+// summaries the record's own token.
+func (r *logRecord) compact() {
+	if r.Actor == r.owner() {
+		r.Actor = ""
+	}
+	for _, s := range []*logSummary{r.Before, r.After} {
+		if s != nil && s.Token == r.Token {
+			s.Token = 0
+		}
+	}
+}
+
+// summary puts back what compact has left out.
+func (r *logRecord) summary(s *logSummary) *enhanced.LockSummary {
+	if s == nil {
+		return nil
+	}
+	return &enhanced.LockSummary{
+		Owner: s.Owner, Token: cmp.Or(s.Token, r.Token), ExpiresAt: timeOrNil(s.Expires), Note: s.Note,
+	}
 }
 
 func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced.LogRecord, error) {
@@ -202,7 +251,7 @@ func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced
 	return &enhanced.LogRecord{
 		Sequence: sequence, Time: time.UnixMicro(r.Time), Type: r.Type,
 		LockID: enhanced.FormatLockID(repository, r.Token), RequestID: r.Request,
-		Resource: resource, Token: r.Token, Actor: r.Actor, Cause: r.Cause,
-		Reason: r.Reason, Before: r.Before, After: r.After,
+		Resource: resource, Token: r.Token, Actor: cmp.Or(r.Actor, r.owner()), Cause: r.Cause,
+		Reason: r.Reason, Before: r.summary(r.Before), After: r.summary(r.After),
 	}, nil
 }

@@ -234,10 +234,11 @@ func (r *repository) heldByPull(number, limit int) (resources []enhanced.Resourc
 	prefix := pullPrefix(number)
 	cursor := r.bucket.Cursor()
 	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
-		owner, resourceKey, ok := splitPullKey(key, number)
+		host, resourceKey, ok := splitPullKey(key, number)
 		if !ok {
 			continue
 		}
+		owner := enhanced.PullOwner(host, r.name, number).String()
 		if !slices.Contains(owners, owner) {
 			owners = append(owners, owner)
 		}

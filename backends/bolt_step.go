@@ -234,11 +234,12 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason,
 	}
 	if before != nil {
-		record.Token, record.Before = before.Token, before.summary()
+		record.Token, record.Before = before.Token, before.logSummary()
 	}
 	if after != nil {
-		record.Token, record.After = after.Token, after.summary()
+		record.Token, record.After = after.Token, after.logSummary()
 	}
+	record.compact()
 	data, err := encode(record)
 	if err != nil {
 		return err

@@ -44,6 +44,7 @@ func Run(t *testing.T, newBackend NewBackend) {
 		"Contexts":    testContexts,
 		"Adapter":     testAdapter,
 		"Client":      testClient,
+		"Verify":      testVerify,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

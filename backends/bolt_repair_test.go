@@ -1,0 +1,233 @@
+package backends_test
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// Each damage is found by its rule, shown, repaired and logged, and then there
+// is nothing left to find; all else stays as it was.
+func TestPlantedCorruptions(t *testing.T) {
+	t.Parallel()
+	sample := newSample(t)
+	require.Empty(t, verifyFile(t, sample.path))
+	for name, c := range corruptions() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "atlantis.db")
+			copyFile(t, sample.path, path)
+			sample.plantIn(t, path, c.plant)
+			before := dump(t, path)
+
+			found := verifyFile(t, path)
+			require.Equal(t, c.rules, rulesOf(found))
+			for _, v := range found {
+				require.NotEmpty(t, v.Record)
+				require.NotEmpty(t, v.Detail)
+				require.Equal(t, c.stays, v.Repair == "", "%+v", v)
+				require.NotContains(t, v.Record+v.Detail+v.Repair, secret)
+			}
+
+			db, err := bbolt.Open(path, 0o600, nil)
+			require.NoError(t, err)
+			repaired, err := backends.RepairBolt(t.Context(), db, "user:admin", "disk was full")
+			require.NoError(t, err)
+			require.NoError(t, db.Close())
+			if c.stays {
+				require.Empty(t, repaired)
+				require.Equal(t, found, verifyFile(t, path))
+				return
+			}
+			require.ElementsMatch(t, found, repaired)
+			require.Empty(t, verifyFile(t, path))
+			requireLogged(t, path, repaired)
+			requireNothingLost(t, before, dump(t, path))
+
+			// The store works, and the other locks are what they were.
+			s := open(t, path, nil)
+			touched := []*enhanced.EnhancedLock{}
+			if c.touched != nil {
+				touched = c.touched(sample)
+			}
+			for _, lock := range sample.locks() {
+				if slices.Contains(touched, lock) {
+					continue
+				}
+				now, err := s.ours.GetLock(t.Context(), lock.ID)
+				require.NoError(t, err)
+				require.Equal(t, lock, now)
+			}
+			_, err = s.ours.AcquireLock(t.Context(), request(stockLock("org/app", 9, "new")))
+			require.NoError(t, err)
+			again, err := s.ours.Verify(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, again)
+		})
+	}
+}
+
+// requireLogged checks that each repair is in the log, with who and why.
+func requireLogged(t *testing.T, path string, repaired []enhanced.Violation) {
+	t.Helper()
+	s := open(t, path, nil)
+	defer s.close(t)
+	logged := map[string]int{}
+	names, err := s.ours.ListRepositories(t.Context())
+	require.NoError(t, err)
+	for _, name := range names {
+		page, err := s.ours.ReadLog(t.Context(), name, 0, 1000)
+		require.NoError(t, err)
+		require.False(t, page.More)
+		for _, record := range page.Records {
+			if record.Type == enhanced.EventRepaired && !strings.Contains(record.Reason, "this record ") {
+				require.Equal(t, "user:admin", record.Actor)
+				require.Equal(t, enhanced.CauseRepair, record.Cause)
+				require.Contains(t, record.Reason, "disk was full")
+				_, rule, _ := strings.Cut(record.Reason, "(")
+				rule, _, _ = strings.Cut(rule, " ")
+				logged[name+" "+rule]++
+			}
+		}
+	}
+	want := map[string]int{}
+	for _, v := range repaired {
+		want[v.Repository+" "+v.Rule]++
+	}
+	require.Equal(t, want, logged)
+}
+
+// dump returns all values of a file, by their buckets and keys.
+func dump(t *testing.T, path string) map[string]string {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer db.Close()
+	all := map[string]string{}
+	var walk func(place string, b *bbolt.Bucket) error
+	walk = func(place string, b *bbolt.Bucket) error {
+		return b.ForEach(func(key, value []byte) error {
+			if nested := b.Bucket(key); nested != nil {
+				return walk(place+"/"+string(key), nested)
+			}
+			all[place+"/"+string(key)] = string(value)
+			return nil
+		})
+	}
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error { return walk(string(name), b) })
+	}))
+	return all
+}
+
+// requireNothingLost checks that what a repair replaced or removed is in
+// quarantine, byte for byte, unless it follows from other entries or holds a
+// credential that could be read.
+func requireNothingLost(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	kept := map[string]bool{}
+	for place, value := range after {
+		if where, ok := strings.CutPrefix(place, "enhanced-quarantine/"); ok {
+			require.Equal(t, before[where], value)
+			kept[where] = true
+		}
+	}
+	for place, value := range before {
+		now, there := after[place]
+		if there && now == value || kept[place] {
+			continue
+		}
+		letter, _, _ := strings.Cut(strings.TrimPrefix(place, "enhanced/"), "/")
+		if rest := strings.TrimPrefix(place, "enhanced/"+letter+"/"); rest != place {
+			if strings.ContainsRune("dfior", rune(rest[0])) || rest == "yname" || rest == "ycheckpoint" {
+				continue // made from the locks again
+			}
+		}
+		if place == "enhanced/clock" || place == "enhanced/token" || strings.Contains(value, secret) {
+			continue
+		}
+		// A lock that stays, with another token, key or copy.
+		if strings.Contains(place, "/l") || strings.HasPrefix(place, "runLocks/") {
+			continue
+		}
+		t.Fatalf("lost: %q", place)
+	}
+}
+
+// Live, the store is repaired in one step per repository while it is in use.
+func TestRepairLive(t *testing.T) {
+	t.Parallel()
+	sample := newSample(t)
+	s := open(t, sample.path, nil)
+	require.NoError(t, s.db.Update(func(tx *bbolt.Tx) error {
+		e := &editor{t: t, tx: tx, sample: sample}
+		e.remove(e.app(), pullEntry(e.plain, "5"))
+		e.put(e.app(), lockEntry(e.custom), "null")
+		e.put(e.stock(), "org/app/x/default/", "null")
+		e.remove(e.bucket("org/other"), idEntry(e.elsewhere))
+		return nil
+	}))
+	events, err := s.ours.Subscribe(t.Context(), []string{enhanced.EventRepaired})
+	require.NoError(t, err)
+	stats, err := s.ours.GetStats(t.Context())
+	require.NoError(t, err)
+	require.Len(t, stats.UnreadableRecords, 2)
+
+	found, err := s.ours.Verify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		enhanced.RuleIDMissing, enhanced.RuleLockUnreadable, enhanced.RuleOwnerMissing, enhanced.RuleStockUnreadable,
+	}, rulesOf(found))
+	_, err = s.ours.Repair(t.Context(), "admin", "why")
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	_, err = s.ours.Repair(t.Context(), "user:admin", " ")
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	repaired, err := s.ours.Repair(t.Context(), "user:admin", "disk was full")
+	require.NoError(t, err)
+	require.ElementsMatch(t, found, repaired)
+	again, err := s.ours.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, again)
+
+	for range repaired {
+		event := <-events
+		require.Equal(t, "user:admin", event.Metadata["actor"])
+	}
+	stats, err = s.ours.GetStats(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, stats.UnreadableRecords)
+	_, err = s.ours.AcquireLock(t.Context(), request(stockLock("org/app", 9, "x")))
+	require.NoError(t, err, "what counted as held is free")
+	released, err := s.ours.ReleaseByPull(t.Context(), "org/app", 5, enhanced.SystemAtlantis)
+	require.NoError(t, err)
+	require.Len(t, released, 2, "the owner leads to both of its locks again")
+}
+
+// Two records of one place are both kept.
+func TestQuarantineKeepsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	path := fill(t)
+	for i, value := range []string{"first", "second", "second"} {
+		put(t, path, "org/app/x/default/", []byte(value))
+		db, err := bbolt.Open(path, 0o600, nil)
+		require.NoError(t, err)
+		repaired, err := backends.RepairBolt(t.Context(), db, "user:admin", "why")
+		require.NoError(t, err)
+		require.Len(t, repaired, 1, i)
+		require.NoError(t, db.Close())
+	}
+	all := dump(t, path)
+	maps.DeleteFunc(all, func(place, _ string) bool { return !strings.HasPrefix(place, "enhanced-quarantine/") })
+	require.Equal(t, map[string]string{
+		"enhanced-quarantine/runLocks/org/app/x/default/":     "first",
+		"enhanced-quarantine/runLocks/org/app/x/default/ (2)": "second",
+		"enhanced-quarantine/runLocks/org/app/x/default/ (3)": "second",
+	}, all)
+}

@@ -1,0 +1,165 @@
+package backends
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// checkEntry checks an entry that is no lock and no log record: what it leads
+// to has to be there.
+func (c *inspection) checkEntry(key, value []byte) {
+	switch key[0] {
+	case rangeLock:
+	case rangeClosing:
+		if _, err := enhanced.ParseOwner(string(key[1:])); err != nil || len(value) != 8 {
+			c.checkUnknown(key)
+		}
+	case rangeDeadline:
+		c.checkDeadlineEntry(key)
+	case rangeForget:
+		c.checkForgetEntry(key)
+	case rangeID:
+		c.checkIDEntry(key, value)
+	case rangeOwner:
+		c.checkOwnerEntry(key)
+	case rangeRequest:
+		c.checkRequestEntry(key, value)
+	case rangeLog:
+		if len(key) != 9 {
+			c.checkUnknown(key)
+		}
+	default:
+		if !bytes.Equal(key, nameKey()) && !bytes.Equal(key, checkpointKey()) {
+			c.checkUnknown(key)
+		}
+	}
+}
+
+// checkUnknown reports an entry that the format does not have.
+func (c *inspection) checkUnknown(key []byte) {
+	c.report(enhanced.RuleUnknownEntry, key, "the store's format has no such entry").quarantinesEntry(c, key)
+}
+
+// leadsToUnreadable reports whether a resource's lock can't be read. The entry
+// that leads there goes with it.
+func (c *inspection) leadsToUnreadable(resourceKey string, entry []byte) bool {
+	leading, found := c.unreadable[resourceKey]
+	if found {
+		*leading = append(*leading, bytes.Clone(entry))
+	}
+	return found
+}
+
+func (c *inspection) checkDeadlineEntry(key []byte) {
+	at, resourceKey, ok := splitDeadlineKey(key)
+	if ok && c.leadsToUnreadable(resourceKey, key) {
+		return
+	}
+	if record := c.recordAt(resourceKey); !ok || record == nil || record.Expires != at {
+		c.report(enhanced.RuleDeadlineStray, key, "no lease ends then").about(resourceKey).removes(key)
+	}
+}
+
+func (c *inspection) checkOwnerEntry(key []byte) {
+	owner, resourceKey, ok := splitOwnerKey(c.name, key)
+	if ok && c.leadsToUnreadable(resourceKey, key) {
+		return
+	}
+	if record := c.recordAt(resourceKey); !ok || record == nil || record.Owner != owner {
+		c.report(enhanced.RuleOwnerStray, key, "that owner holds no such lock").about(resourceKey).removes(key)
+	}
+}
+
+// splitOwnerKey reverses ownerKey in a repository.
+func splitOwnerKey(repository string, key []byte) (owner, resourceKey string, ok bool) {
+	if len(key) == 0 || key[0] != rangeOwner {
+		return "", "", false
+	}
+	ownerText, resource, _ := bytes.Cut(key[1:], []byte{0})
+	parsed, err := enhanced.ParseOwner(string(ownerText))
+	if digits, host, cut := bytes.Cut(ownerText, []byte{'/'}); cut && err != nil {
+		var number int
+		number, err = strconv.Atoi(strings.TrimPrefix(string(digits), "p"))
+		parsed = enhanced.PullOwner(string(host), repository, number)
+	}
+	if err != nil || !bytes.Equal(ownerKey(parsed, string(resource)), key) {
+		return "", "", false
+	}
+	return parsed.String(), string(resource), true
+}
+
+func (c *inspection) checkIDEntry(key, value []byte) {
+	if len(key) != 9 {
+		c.checkUnknown(key)
+		return
+	}
+	token := number(key[1:])
+	if _, ok := c.reclaimed[token]; ok {
+		return // its lock's repair writes it
+	}
+	if len(value) > 0 && value[0] == '{' {
+		c.checkEnding(key, token)
+		return
+	}
+	resourceKey := string(value)
+	if c.leadsToUnreadable(resourceKey, key) {
+		return
+	}
+	if record := c.recordAt(resourceKey); record == nil || record.Token != token {
+		c.report(enhanced.RuleIDStray, key, "it leads to no lock with this token, and says of none how it ended").about(resourceKey).removes(key)
+	}
+}
+
+// isSound reports whether all of an ending makes sense.
+func (e *ending) isSound(repository string) bool {
+	_, resourceErr := enhanced.ParseResourceKey(repository, e.Resource)
+	_, ownerErr := enhanced.ParseOwner(e.Owner)
+	return e.How != "" && resourceErr == nil && ownerErr == nil
+}
+
+// checkEnding checks what is remembered of an ended lock.
+func (c *inspection) checkEnding(key []byte, token int64) {
+	known, found := c.identify(token)
+	if !found || known.ending == nil || !known.ending.isSound(c.name) {
+		c.report(enhanced.RuleEnding, key, "how the lock ended can't be read").quarantinesEntry(c, key)
+		return
+	}
+	c.use(token)
+	resourceKey := known.ending.Resource
+	c.checkRequest(key, resourceKey, known.ending.Request, token)
+	if _, ok := c.forgotten[token]; !ok {
+		c.report(enhanced.RuleEnding, key, "it has no time to be forgotten").about(resourceKey).writes().
+			repairs("have it forgotten in "+memoryTime.String(), func(s *repositoryStep, _ change) error {
+				return s.put(forgetKey(s.now+memoryTime.Microseconds(), token), present())
+			})
+	}
+}
+
+func (c *inspection) checkForgetEntry(key []byte) {
+	at, token, ok := splitForgetKey(key)
+	known, found := c.identify(token)
+	_, held := c.reclaimed[token]
+	if !ok || !found || held || known.ending == nil || !known.ending.isSound(c.name) {
+		c.report(enhanced.RuleForgetStray, key, "no ended lock is to be forgotten then").removes(key)
+		return
+	}
+	// In the order of time: the last one counts.
+	if earlier, twice := c.forgotten[token]; twice {
+		earlierKey := forgetKey(earlier, token)
+		c.report(enhanced.RuleForgetStray, earlierKey, "the lock is to be forgotten later, too").removes(earlierKey)
+	}
+	c.forgotten[token] = at
+}
+
+func (c *inspection) checkRequestEntry(key, value []byte) {
+	token := number(value)
+	if known, found := c.identify(token); found && known.ending == nil && c.leadsToUnreadable(known.resourceKey, key) {
+		return
+	}
+	if request, ok := c.requestOf(token); !ok || request != string(key[1:]) {
+		c.report(enhanced.RuleRequestStray, key, "it leads to no lock that this request got").removes(key)
+	}
+}

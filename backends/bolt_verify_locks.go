@@ -1,0 +1,195 @@
+package backends
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// checkLock checks a lock record and what has to lead to it.
+func (c *inspection) checkLock(key, data []byte) {
+	resourceKey := string(key[1:])
+	record, err := decodeLockRecord(data)
+	if err != nil {
+		c.setAside(enhanced.RuleLockUnreadable, key, "the record can't be read; its resource counts as held")
+		return
+	}
+	if home := c.home(resourceKey, record); home != resourceKey && c.moved[home] == nil {
+		c.checkMoved(key, home, record)
+		return
+	}
+	resource, err := enhanced.ParseResourceKey(c.name, resourceKey)
+	if err != nil {
+		c.setAside(enhanced.RuleLockKey, key, "no resource has this key: nothing can name the lock, and it keeps nobody out")
+		return
+	}
+	if !isNameable(resource) {
+		c.report(enhanced.RuleLockKey, key, "no request can name %s; release it by its ID %s",
+			resource, enhanced.FormatLockIDByTag(c.tag, record.Token)).about(resourceKey)
+	}
+	if record.Mirror != "" {
+		c.claimed[resource.LegacyKey()] = struct{}{}
+	}
+	c.checkContent(key, resource, record)
+	if c.checkID(key, resource, record) {
+		c.checkRequest(key, resourceKey, record.Request, record.Token)
+	}
+	c.checkOwner(key, resourceKey, record)
+	c.checkDeadline(key, resourceKey, record)
+	c.checkLastWord(key, resourceKey, record)
+	c.use(record.Token)
+}
+
+// isNameable reports whether a request can come to the resource.
+func isNameable(resource enhanced.ResourceIdentifier) bool {
+	ofKnownType := enhanced.ResourceIdentifier{Type: resource.Type}.Validate() == nil
+	return ofKnownType && resource.Normalized() == resource
+}
+
+// setAside reports a lock record that goes to quarantine together with what
+// leads to it.
+func (c *inspection) setAside(rule string, key []byte, detail string) {
+	leading := new([][]byte)
+	c.unreadable[string(key[1:])] = leading
+	key = bytes.Clone(key)
+	where := c.where(key)
+	c.report(rule, key, "%s", detail).about(string(key[1:])).
+		quarantines(where, " and remove what leads to it; the resource is free then, or what stock Atlantis has there counts",
+			func(s *repositoryStep, _ change) error {
+				errs := []error{s.quarantine(where, s.get(key)), s.delete(key)}
+				for _, entry := range *leading {
+					errs = append(errs, s.delete(entry))
+				}
+				return errors.Join(errs...)
+			})
+}
+
+// home returns the key of the resource that a lock is on. It is another one
+// than the record's where the lock's ID and its owner lead to a resource that
+// has no record: then the record's key is what is damaged.
+func (c *inspection) home(resourceKey string, record *lockRecord) string {
+	leads := string(c.get(idKey(record.Token)))
+	if leads == resourceKey {
+		return resourceKey
+	}
+	_, err := enhanced.ParseResourceKey(c.name, leads)
+	owner, ownerErr := enhanced.ParseOwner(record.Owner)
+	if err != nil || ownerErr != nil || c.get(lockKey(leads)) != nil ||
+		c.get(ownerKey(owner, leads)) == nil || c.get(ownerKey(owner, resourceKey)) != nil {
+		return resourceKey
+	}
+	return leads
+}
+
+// checkMoved reports a lock that is stored under another key than its own.
+func (c *inspection) checkMoved(key []byte, home string, record *lockRecord) {
+	c.moved[home] = record
+	c.use(record.Token)
+	resource, err := enhanced.ParseResourceKey(c.name, home)
+	if err == nil && record.Mirror != "" {
+		c.claimed[resource.LegacyKey()] = struct{}{}
+	}
+	key = bytes.Clone(key)
+	c.report(enhanced.RuleLockKey, key, "its ID and its owner say that it is the lock on %s", resource).about(home).writes().
+		repairs("move it to the key of that resource", func(s *repositoryStep, _ change) error {
+			return errors.Join(s.put(lockKey(home), bytes.Clone(s.get(key))), s.delete(key))
+		})
+	c.checkLastWord(key, home, record)
+}
+
+// checkID checks that a lock has a token of its own, whose ID leads to it. It
+// reports whether the lock keeps its token.
+func (c *inspection) checkID(key []byte, resource enhanced.ResourceIdentifier, record *lockRecord) bool {
+	resourceKey, token := resource.Key(), record.Token
+	renew := func(s *repositoryStep, _ change) error { return s.renewToken(resource) }
+	if c.isOfFuture(token) {
+		c.report(enhanced.RuleLockToken, key, "the lock's token %d is of the future; nobody has got it", token).
+			about(resourceKey).writes().repairs("give the lock a new token, and with it a new ID", renew)
+		return false
+	}
+	leads := string(c.get(idKey(token)))
+	if leads == resourceKey {
+		return true
+	}
+	_, taken := c.reclaimed[token]
+	if other := c.recordAt(leads); taken || other != nil && other.Token == token {
+		c.report(enhanced.RuleLockToken, key, "the lock's token %d is another lock's, too", token).
+			about(resourceKey).writes().repairs("give this lock a new token, and with it a new ID", renew)
+		return false
+	}
+	c.reclaimed[token] = reclaimedLock{resourceKey, record}
+	c.report(enhanced.RuleIDMissing, key, "the lock's ID does not lead to it").about(resourceKey).writes().
+		repairs("write the ID", func(s *repositoryStep, _ change) error { return s.put(idKey(token), []byte(resourceKey)) })
+	return true
+}
+
+// renewToken gives the lock on a resource a new token.
+func (s *repositoryStep) renewToken(resource enhanced.ResourceIdentifier) error {
+	key := resource.Key()
+	record, err := decodeLockRecord(s.get(lockKey(key)))
+	if err != nil {
+		return fmt.Errorf("lock on %s: %w", resource, err)
+	}
+	record.Token = s.batch.nextToken()
+	err = errors.Join(s.put(idKey(record.Token), []byte(key)), s.putRecord(resource, record))
+	if record.Request != "" && s.get(requestKey(record.Request)) == nil {
+		err = errors.Join(err, s.put(requestKey(record.Request), appendNumber(nil, record.Token)))
+	}
+	return err
+}
+
+// checkRequest checks that the request of a lock, held or remembered, leads to it.
+func (c *inspection) checkRequest(key []byte, resourceKey, request string, token int64) {
+	if request == "" {
+		return
+	}
+	if leads, ok := c.requestOf(number(c.get(requestKey(request)))); ok && leads == request {
+		return
+	}
+	c.report(enhanced.RuleRequestMissing, key, "the request that got the lock does not lead to it: it could acquire again").
+		about(resourceKey).writes().
+		repairs("write the request's entry", func(s *repositoryStep, _ change) error {
+			return s.put(requestKey(request), appendNumber(nil, token))
+		})
+}
+
+// requestOf returns the request that got the lock with a token.
+func (c *inspection) requestOf(token int64) (string, bool) {
+	if lock, ok := c.reclaimed[token]; ok {
+		return lock.record.Request, true
+	}
+	known, found := c.identify(token)
+	if !found {
+		return "", false
+	}
+	if known.ending != nil {
+		return known.ending.Request, known.ending.isSound(c.name)
+	}
+	record := c.recordAt(known.resourceKey)
+	if record == nil || record.Token != token {
+		return "", false
+	}
+	return record.Request, true
+}
+
+func (c *inspection) checkOwner(key []byte, resourceKey string, record *lockRecord) {
+	owner, err := enhanced.ParseOwner(record.Owner)
+	if err != nil || c.get(ownerKey(owner, resourceKey)) != nil {
+		return
+	}
+	c.report(enhanced.RuleOwnerMissing, key, "no entry of %s leads to the lock: closing the pull request would leave it", record.Owner).
+		about(resourceKey).writes().
+		repairs("write the owner's entry", func(s *repositoryStep, _ change) error { return s.put(ownerKey(owner, resourceKey), present()) })
+}
+
+func (c *inspection) checkDeadline(key []byte, resourceKey string, record *lockRecord) {
+	at := record.Expires
+	if at == 0 || c.get(deadlineKey(at, resourceKey)) != nil {
+		return
+	}
+	c.report(enhanced.RuleDeadlineMissing, key, "no deadline entry leads to the lock: its lease would end late").
+		about(resourceKey).writes().
+		repairs("write the deadline entry", func(s *repositoryStep, _ change) error { return s.put(deadlineKey(at, resourceKey), present()) })
+}

@@ -1,0 +1,109 @@
+package backends
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/runatlantis/atlantis/server/core/locking"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"go.etcd.io/bbolt"
+)
+
+// stockProblem is a record of stock Atlantis that no lock has as its copy and
+// that can't be taken over.
+type stockProblem struct {
+	problem
+	key string
+}
+
+// stockProblems checks what stock Atlantis has in its own bucket. Locks that it
+// has taken and this store has not seen yet are no problem, credentials in them
+// included: the next step on their resources takes them over. The claimed keys
+// are those of copies, which are checked with their locks.
+func stockProblems(tx *bbolt.Tx, claimed map[string]struct{}) (problems []stockProblem) {
+	legacy := tx.Bucket(legacyLocks())
+	if legacy == nil {
+		return nil
+	}
+	cursor := legacy.Cursor()
+	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		if _, ok := claimed[string(key)]; ok {
+			continue
+		}
+		if p, ok := stockProblemAt(tx, string(key), value); ok {
+			problems = append(problems, p)
+		}
+	}
+	return problems
+}
+
+// stockProblemAt judges one record that no lock has as its copy.
+func stockProblemAt(tx *bbolt.Tx, key string, value []byte) (stockProblem, bool) {
+	rule, detail := judgeStock(key, value)
+	if rule == "" {
+		return stockProblem{}, false
+	}
+	p := stockProblem{key: key, problem: problem{Violation: enhanced.Violation{
+		Rule: rule, Record: legacyName(key), Repository: stockRepository(tx, key),
+		Detail: detail + "; the resource with its key counts as held",
+	}}}
+	if value != nil {
+		where := []byte(legacyName(key))
+		p.quarantines(where, "; the resource is free then", func(s *repositoryStep, _ change) error {
+			return errors.Join(s.quarantine(where, s.legacy.Get([]byte(key))), s.deleteLegacy(key))
+		})
+	}
+	return p, true
+}
+
+// judgeStock returns the rule that a record of stock's bucket breaks, "" for
+// none, and what is wrong with it.
+func judgeStock(key string, value []byte) (rule, detail string) {
+	if value == nil {
+		return enhanced.RuleStockUnreadable, "it is a bucket, not a record"
+	}
+	lock, err := decodeProjectLock(value)
+	if err != nil {
+		// The decoder's own words could repeat part of the record.
+		return enhanced.RuleStockUnreadable, "the record can't be read"
+	}
+	resource := enhanced.ProjectResource(lock.Project, lock.Workspace)
+	if key != resource.LegacyKey() && key != oldLegacyKey(resource) {
+		return enhanced.RuleStockKey, "the record is of another project than its key"
+	}
+	return "", ""
+}
+
+// isClaimed reports whether a lock has stock's record as its copy.
+func (s *repositoryStep) isClaimed(key string) bool {
+	for _, resource := range s.backend.recordedSplits(s.tx, key) {
+		record, err := decodeLockRecord(s.sibling(resource.Namespace).get(lockKey(resource.Key())))
+		if err == nil && record.Mirror != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// stockRepository returns the repository that a key of stock's most likely
+// belongs to. Its log gets the record of a repair.
+func stockRepository(tx *bbolt.Tx, key string) string {
+	best := ""
+	if matches, err := locking.IsCurrentLocking(key); err == nil {
+		best = matches[1]
+	} else if parts := strings.SplitN(key, "/", 3); len(parts) == 3 {
+		best = parts[0] + "/" + parts[1]
+	}
+	if root := tx.Bucket(rootBucket()); root != nil {
+		for name := range splits(key) {
+			if root.Bucket([]byte(enhanced.RepositoryTag(name))) != nil {
+				best = name
+			}
+		}
+	}
+	resource := enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeProject, Namespace: best}
+	if resource.Validate() != nil {
+		return ""
+	}
+	return best
+}
