@@ -15,8 +15,8 @@ type corruption struct {
 	plant func(e *editor)
 	// rules are all that are broken then, in the order of their names.
 	rules []string
-	// stays says that a person has to decide.
-	stays bool
+	// left are those that a person has to decide.
+	left []string
 	// touched are locks that the damage or its repair changes.
 	touched func(s *sample) []*enhanced.EnhancedLock
 }
@@ -60,7 +60,7 @@ func corruptions() map[string]corruption {
 				e.remove(e.app(), logEntry(3))
 				e.put(e.app(), logEntry(3), e.get(e.app(), logEntry(2)))
 			},
-			rules: []string{enhanced.RuleLockKey, enhanced.RuleLogToken}, stays: true, touched: custom,
+			rules: []string{enhanced.RuleLockKey, enhanced.RuleLogToken}, left: []string{enhanced.RuleLockKey, enhanced.RuleLogToken}, touched: custom,
 		},
 		"own content unreadable": {
 			plant: func(e *editor) { e.edit(e.app(), lockEntry(e.custom), func(f map[string]any) { f["l"] = "text" }) },
@@ -71,6 +71,12 @@ func corruptions() map[string]corruption {
 				e.edit(e.app(), lockEntry(e.custom), func(f map[string]any) { f["l"].(map[string]any)["User"] = map[string]any{"Username": "eve"} })
 			},
 			rules: []string{enhanced.RuleLockContent}, touched: custom,
+		},
+		"owner of another repository": {
+			plant: func(e *editor) {
+				e.edit(e.app(), lockEntry(e.plain), func(f map[string]any) { f["o"] = "pr:github.com/org%2Felse/5" })
+			},
+			rules: []string{enhanced.RuleLockContent, enhanced.RuleLogLock}, left: []string{enhanced.RuleLockContent}, touched: plain,
 		},
 		"copy unreadable, as it was written": {
 			plant: func(e *editor) { e.copyOf(e.plain, `{"Project":`) },
@@ -248,7 +254,8 @@ func corruptions() map[string]corruption {
 		},
 		"the store's clock in the future": {
 			plant: func(e *editor) { e.put(e.root(), "clock", num(time.Now().Add(25*time.Hour).UnixMicro())) },
-			rules: []string{enhanced.RuleClockAhead}, stays: true,
+			rules: []string{enhanced.RuleClockAhead}, left: []string{enhanced.RuleClockAhead},
+			touched: func(s *sample) []*enhanced.EnhancedLock { return []*enhanced.EnhancedLock{s.leased, s.custom} },
 		},
 		"log record unreadable": {
 			plant: func(e *editor) {
@@ -309,7 +316,7 @@ func corruptions() map[string]corruption {
 			plant: func(e *editor) {
 				e.edit(e.app(), logEntry(3), func(f map[string]any) { f["t"] = 5 })
 			},
-			rules: []string{enhanced.RuleLogTime}, stays: true,
+			rules: []string{enhanced.RuleLogTime}, left: []string{enhanced.RuleLogTime},
 		},
 		"log token altered": {
 			plant: func(e *editor) {
@@ -318,7 +325,7 @@ func corruptions() map[string]corruption {
 					f["z"].(map[string]any)["n"] = "5"
 				})
 			},
-			rules: []string{enhanced.RuleLogToken}, stays: true,
+			rules: []string{enhanced.RuleLogToken}, left: []string{enhanced.RuleLogToken},
 		},
 		"log of another owner": {
 			plant: func(e *editor) {
@@ -353,7 +360,7 @@ func corruptions() map[string]corruption {
 				_, err := e.root().CreateBucket([]byte(enhanced.RepositoryTag("org/third")))
 				require.NoError(e.t, err)
 			},
-			rules: []string{enhanced.RuleRepositoryName}, stays: true,
+			rules: []string{enhanced.RuleRepositoryName}, left: []string{enhanced.RuleRepositoryName},
 		},
 		"entries of no kind": {
 			plant: func(e *editor) {
@@ -365,7 +372,7 @@ func corruptions() map[string]corruption {
 		},
 		"store entry of no kind": {
 			plant: func(e *editor) { e.put(e.root(), "other", "x") },
-			rules: []string{enhanced.RuleUnknownEntry}, stays: true,
+			rules: []string{enhanced.RuleUnknownEntry}, left: []string{enhanced.RuleUnknownEntry},
 		},
 	}
 	return all

@@ -19,6 +19,8 @@ type inspection struct {
 
 	// claimed are the keys of stock's records that a lock has as its copy.
 	claimed map[string]struct{}
+	// seen are the locks that were read, by their resource and without stock's form of them.
+	seen map[string]*lockRecord
 	// moved are locks that are stored under another key than their own, by the
 	// key of their resource.
 	moved map[string]*lockRecord
@@ -45,6 +47,7 @@ func newInspection(r *repository, store storeState) *inspection {
 		repository: r,
 		store:      store,
 		claimed:    make(map[string]struct{}),
+		seen:       make(map[string]*lockRecord),
 		moved:      make(map[string]*lockRecord),
 		unreadable: make(map[string]*[][]byte),
 		reclaimed:  make(map[int64]reclaimedLock),
@@ -197,6 +200,7 @@ func (c *inspection) findName() (string, bool) {
 			var record logRecord
 			if json.Unmarshal(value, &record) == nil {
 				tryOwner(record.Actor)
+				tryOwner(record.owner())
 			}
 		}
 	})
@@ -218,6 +222,9 @@ func (c *inspection) findName() (string, bool) {
 // resource; nil for none and for one that can't be read.
 func (c *inspection) recordAt(resourceKey string) *lockRecord {
 	if record, ok := c.moved[resourceKey]; ok {
+		return record
+	}
+	if record, ok := c.seen[resourceKey]; ok {
 		return record
 	}
 	if _, err := enhanced.ParseResourceKey(c.name, resourceKey); err != nil {

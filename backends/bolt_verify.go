@@ -68,7 +68,7 @@ func VerifyBolt(db *bbolt.DB) ([]enhanced.Violation, error) {
 }
 
 // Verify checks the store. See [enhanced.Verifier]. Writers wait while the
-// file's pages are checked, about half a second for 100,000 locks.
+// file's pages are checked, less than half a second for 100,000 locks.
 func (b *BoltBackend) Verify(ctx context.Context) ([]enhanced.Violation, error) {
 	const operation = "verify"
 	var violations []enhanced.Violation
@@ -134,7 +134,7 @@ func rootProblems(root *bbolt.Bucket, state storeState) (problems []problem) {
 	if state.clock > state.horizon {
 		problems = append(problems, problem{Violation: enhanced.Violation{
 			Rule: enhanced.RuleClockAhead, Record: entryName(clockKey()),
-			Detail: fmt.Sprintf("the store's clock is at %s: it stands still, and no lease ends, until this machine's clock gets there",
+			Detail: fmt.Sprintf("the store's clock is at %s: it stands still, and no lease taken now ends, until this machine's clock gets there",
 				time.UnixMicro(state.clock).UTC().Format(time.DateTime)),
 		}})
 	}

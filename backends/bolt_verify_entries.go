@@ -64,13 +64,16 @@ func (c *inspection) checkDeadlineEntry(key []byte) {
 }
 
 func (c *inspection) checkOwnerEntry(key []byte) {
-	owner, resourceKey, ok := splitOwnerKey(c.name, key)
+	_, resourceKey, ok := splitOwnerKey(c.name, key)
 	if ok && c.leadsToUnreadable(resourceKey, key) {
 		return
 	}
-	if record := c.recordAt(resourceKey); !ok || record == nil || record.Owner != owner {
-		c.report(enhanced.RuleOwnerStray, key, "that owner holds no such lock").about(resourceKey).removes(key)
+	if record := c.recordAt(resourceKey); ok && record != nil {
+		if owner, err := enhanced.ParseOwner(record.Owner); err == nil && bytes.Equal(ownerKey(owner, resourceKey), key) {
+			return
+		}
 	}
+	c.report(enhanced.RuleOwnerStray, key, "that owner holds no such lock").about(resourceKey).removes(key)
 }
 
 // splitOwnerKey reverses ownerKey in a repository.

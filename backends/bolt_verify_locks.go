@@ -32,6 +32,7 @@ func (c *inspection) checkLock(key, data []byte) {
 	if record.Mirror != "" {
 		c.claimed[resource.LegacyKey()] = struct{}{}
 	}
+	c.seen[resourceKey] = &lockRecord{Token: record.Token, Owner: record.Owner, Expires: record.Expires, Request: record.Request}
 	c.checkContent(key, resource, record)
 	if c.checkID(key, resource, record) {
 		c.checkRequest(key, resourceKey, record.Request, record.Token)

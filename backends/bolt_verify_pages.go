@@ -58,7 +58,7 @@ func walkPages(tx *bbolt.Tx) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("a page is damaged: %v", r)
+			err = fmt.Errorf("not all of its pages can be read (%v)", r)
 		}
 	}()
 	return tx.ForEach(func(_ []byte, bucket *bbolt.Bucket) error { return walkBucket(bucket) })

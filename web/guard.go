@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -135,15 +136,19 @@ func answerProblems(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// deadlineBody removes the read deadline when the body has been read. A
+// deadlineBody removes the read deadline once the body has been read whole. A
 // deadline that passes later would end the request's context: the server goes
-// on reading to notice when the client leaves.
+// on reading to notice when the client leaves. A body that is not read whole
+// keeps its deadline, for the server still reads some of what is left.
 type deadlineBody struct {
 	io.ReadCloser
 	controller *http.ResponseController
 }
 
-func (b *deadlineBody) Close() error {
-	_ = b.controller.SetReadDeadline(time.Time{}) // not a network connection
-	return b.ReadCloser.Close()
+func (b *deadlineBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.controller.SetReadDeadline(time.Time{}) // not a network connection
+	}
+	return n, err
 }

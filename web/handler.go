@@ -48,6 +48,8 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerUnlock()
 	s.registerStats()
 	s.registerImport()
+	s.registerVerify()
+	s.registerLog()
 	s.registerHealth()
 	mux.Handle("GET "+openAPIPath, openAPIHandler(s.api))
 

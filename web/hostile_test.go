@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/stretchr/testify/require"
@@ -95,7 +96,7 @@ func TestLargeBodies(t *testing.T) {
 		problem(t, r, http.StatusRequestEntityTooLarge, "REQUEST_ENTITY_TOO_LARGE")
 	}
 	// An import can be larger than the rest.
-	problem(t, s.post(t, api.ImportPath, `{"note":"`+strings.Repeat("x", 2<<20)+`"}`), http.StatusUnprocessableEntity, "INVALID_REQUEST")
+	problem(t, s.post(t, api.ImportPath, `{"note":"`+strings.Repeat("x", 5<<18)+`"}`), http.StatusUnprocessableEntity, "INVALID_REQUEST")
 }
 
 // A body without end is cut off, and so is the connection.
@@ -125,12 +126,30 @@ func TestEndlessBody(t *testing.T) {
 	<-done
 }
 
+// A body that comes too slowly is not waited for.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+	require.NoError(t, err)
+	defer connection.Close()
+	require.NoError(t, connection.SetDeadline(time.Now().Add(30*time.Second)))
+	_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", api.LocksPath)
+	require.NoError(t, err)
+	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	problem(t, reply{Response: response, body: content}, http.StatusRequestTimeout, "REQUEST_TIMEOUT")
+}
+
 // A compressed body is refused before anything unpacks it.
 func TestCompressionBomb(t *testing.T) {
 	s := startServer(t, nil)
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
-	_, err := w.Write(make([]byte, 50<<20))
+	_, err := w.Write(make([]byte, 8<<20))
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	r := s.send(t, http.MethodPost, api.LocksPath, packed.String(), func(r *http.Request) { r.Header.Set("Content-Encoding", "gzip") })

@@ -103,6 +103,9 @@ func TestImportDryRun(t *testing.T) {
 
 	// One key in stock's store, another project.
 	twin := stockLock("acme", "infra/envs/prod", 5)
+	// The same within a repository and a pull request: still another project.
+	near := stockLock("acme/infra", "envs", 5)
+	near.Workspace = "dev/default"
 	locks := []models.ProjectLock{
 		stockLock("acme/infra", "envs/new", 5),
 		stockLock("acme/infra", "envs/dev", 5),
@@ -110,6 +113,7 @@ func TestImportDryRun(t *testing.T) {
 		stockLock("acme/infra", "a\x1b[2J", 1),
 		stockLock("", ".", 1),
 		twin,
+		near,
 	}
 	report := decode[api.ImportReport](t, s.post(t, api.ImportPath, importBody(t, true, locks...)), http.StatusOK)
 	require.True(t, report.DryRun)
@@ -120,6 +124,7 @@ func TestImportDryRun(t *testing.T) {
 		"acme/infra/a\x1b[2J/default/ skipped INVALID_REQUEST",
 		"/./default/ skipped INVALID_REQUEST",
 		"acme/infra/envs/prod/default/ skipped LOCK_EXISTS",
+		"acme/infra/envs/dev/default/ skipped LOCK_EXISTS",
 	}, outcomes(report))
 	require.Equal(t, before, s.lockCount(t), "a dry run takes nothing")
 

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
+	"path"
 
 	"github.com/danielgtaylor/huma/v2"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -131,7 +132,9 @@ func (s *server) acquire(ctx context.Context, input *acquireInput) (*acquireOutp
 	if err != nil {
 		return nil, err
 	}
-	return &acquireOutput{Location: api.LocksPath + "/" + lock.ID, Body: lockView(lock)}, nil
+	// Relative to the request, so that it is right wherever this is mounted.
+	location := path.Base(api.LocksPath) + "/" + lock.ID
+	return &acquireOutput{Location: location, Body: lockView(lock)}, nil
 }
 
 // requestFrom returns what the manager is asked for.

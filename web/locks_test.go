@@ -23,7 +23,9 @@ func TestAcquireForUser(t *testing.T) {
 	s := startServer(t, nil)
 	r := s.post(t, api.LocksPath, freezeProd)
 	lock := decode[api.Lock](t, r, http.StatusCreated)
-	require.Equal(t, api.LocksPath+"/"+lock.ID, r.Header.Get("Location"))
+	location, err := r.Location()
+	require.NoError(t, err)
+	require.Equal(t, s.URL+api.LocksPath+"/"+lock.ID, location.String())
 	require.Equal(t, api.Lock{
 		ID: lock.ID, Type: "project", Repository: "acme/infra", Path: "envs/prod", Workspace: "default",
 		State: "acquired", Priority: "normal", Owner: api.Owner{User: "alice"}, OwnerID: "user:alice",

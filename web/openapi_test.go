@@ -58,12 +58,16 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/lock",
 		"GET /api/v1/locks",
 		"GET /api/v1/locks/{id}",
+		"GET /api/v1/log",
+		"GET /api/v1/repositories",
 		"GET /api/v1/stats",
 		"GET /healthz",
 		"GET /readyz",
 		"POST /api/v1/import",
 		"POST /api/v1/locks",
+		"POST /api/v1/repair",
 		"POST /api/v1/unlock",
+		"POST /api/v1/verify",
 	}, routes)
 
 	// Every reference leads somewhere, and nothing is left over from huma.

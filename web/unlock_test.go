@@ -66,7 +66,7 @@ func TestUnlockRefused(t *testing.T) {
 		"force and owner":         {`{` + prod + `,` + pullSix + `,"force":true,"actor":"a","reason":"r"}`, 422, invalid},
 		"force without actor":     {`{` + prod + `,"force":true,"reason":"r"}`, 422, invalid},
 		"force without reason":    {`{` + prod + `,"force":true,"actor":"a"}`, 422, invalid},
-		"force for a blank":       {`{` + prod + `,"force":true,"actor":"a","reason":" \t"}`, 422, invalid},
+		"force for a blank":       {`{` + prod + `,"force":true,"actor":"a","reason":"  "}`, 422, invalid},
 		"force with control code": {`{` + prod + `,"force":true,"actor":"a","reason":"\u001b"}`, 422, invalid},
 		"actor without force":     {`{` + prod + `,` + pullSix + `,"actor":"a"}`, 422, invalid},
 		"force nothing":           {`{"force":true,"actor":"a","reason":"r"}`, 422, invalid},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -65,6 +67,7 @@ func checkDataFile(path string) error {
 func walk(bucket *bbolt.Bucket) error {
 	return bucket.ForEach(func(key, value []byte) error {
 		if value != nil {
+			crc32.ChecksumIEEE(value) // reads it to its end
 			return nil
 		}
 		if nested := bucket.Bucket(key); nested != nil {
@@ -103,7 +106,7 @@ func openBolt(path string, options *bbolt.Options) (*bbolt.DB, error) {
 	switch {
 	case err == nil:
 		return db, nil
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, withHint(fmt.Errorf("%q is open in another process, Atlantis or atlantis-locks", path),
 			"one process can have the file open: stop the other one, or work with a copy of the file that was made while nothing had it open")
 	case errors.As(err, &system):

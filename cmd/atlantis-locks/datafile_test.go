@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -60,6 +61,41 @@ func TestDamagedFiles(t *testing.T) {
 	t.Run("zeros", func(t *testing.T) {
 		require.ErrorContains(t, check(t, make([]byte, 65536)), "is damaged")
 	})
+}
+
+// All of a file is read: buckets in buckets, and values to their end.
+func TestDamageDeepInside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), dataFileName)
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	marker := bytes.Repeat([]byte("marker"), 10_000)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		outer, err := tx.CreateBucket([]byte("outer"))
+		if err != nil {
+			return err
+		}
+		inner, err := outer.CreateBucket([]byte("inner"))
+		if err != nil {
+			return err
+		}
+		return inner.Put([]byte("key"), marker)
+	}))
+	pageSize := db.Info().PageSize
+	require.NoError(t, db.Close())
+	require.NoError(t, checkDataFile(path))
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	first := bytes.Index(content, marker[:60]) / pageSize * pageSize
+	last := bytes.LastIndex(content, []byte("marker")) / pageSize * pageSize
+
+	broken := bytes.Clone(content)
+	clear(broken[first : first+pageSize])
+	require.NoError(t, os.WriteFile(path, broken, 0o600))
+	require.ErrorContains(t, checkDataFile(path), "is damaged", "the inner bucket's page is gone")
+
+	// The first pages of the value alone are enough to find it.
+	require.NoError(t, os.WriteFile(path, content[:last], 0o600))
+	require.ErrorContains(t, checkDataFile(path), "is damaged", "the value's last page is gone")
 }
 
 func makeStockFile(t *testing.T, path string, locks int) {

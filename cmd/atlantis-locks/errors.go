@@ -20,6 +20,7 @@ const (
 	exitNotFound
 	exitDenied
 	exitUnreachable
+	exitViolations
 )
 
 // usageError says that the program was called wrongly.

@@ -48,7 +48,9 @@ func serveUntil(ctx context.Context, listener net.Listener, handler http.Handler
 		logger.Warn("requests were still running after %v; their connections are closed", stopTimeout)
 		err = server.Close()
 	}
-	<-failed // http.ErrServerClosed
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

@@ -14,7 +14,8 @@ const exitCodesHelp = `Exit codes:
   3  held by another
   4  not found
   5  permission denied
-  6  server not reachable`
+  6  server not reachable
+  7  a check found something`
 
 // newRootCommand returns the program. Each subcommand has a file of its own.
 func newRootCommand(env environment) *cobra.Command {
@@ -50,6 +51,8 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newShowCommand(env),
 		newStatsCommand(env),
 		newImportCommand(env),
+		newVerifyCommand(env),
+		newAuditCommand(env),
 		newVersionCommand(env),
 	)
 	return root

@@ -3,10 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
@@ -37,22 +34,26 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		// A server that should have refused to start is not waited for.
+		Deadline: time.Now().Add(5 * time.Minute),
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LOGIN", login.Username)
 			env.Setenv("ESCAPE", "\x1b[2J")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":     cmdExits,
-			"useserver": cmdUseServer,
-			"stocklock": cmdStockLock,
-			"rawrecord": cmdRawRecord,
-			"nobucket":  cmdNoBucket,
-			"holdfile":  cmdHoldFile,
-			"holdport":  cmdHoldPort,
-			"holdhttp":  cmdHoldHTTP,
-			"truncate":  cmdTruncate,
-			"mode":      cmdMode,
+			"exits":       cmdExits,
+			"useserver":   cmdUseServer,
+			"stocklock":   cmdStockLock,
+			"rawrecord":   cmdRawRecord,
+			"nobucket":    cmdNoBucket,
+			"rawentry":    cmdRawEntry,
+			"dropentries": cmdDropEntries,
+			"holdfile":    cmdHoldFile,
+			"holdport":    cmdHoldPort,
+			"holdhttp":    cmdHoldHTTP,
+			"truncate":    cmdTruncate,
+			"mode":        cmdMode,
 		},
 	})
 }
@@ -201,28 +202,6 @@ func cmdHoldPort(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = listener.Close() })
 	ts.Setenv("PORT", strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
-}
-
-// cmdHoldHTTP serves something else than locks until the script ends, and puts
-// its address into $STRANGER: holdhttp
-func cmdHoldHTTP(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 0 {
-		ts.Fatalf("usage: holdhttp")
-	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch first, _, _ := strings.Cut(r.URL.Path[1:], "/"); first {
-		case "missing":
-			http.NotFound(w, r)
-		case "moved":
-			http.Redirect(w, r, "/", http.StatusFound)
-		case "cut":
-			panic(http.ErrAbortHandler)
-		default:
-			fmt.Fprintln(w, "hello")
-		}
-	}))
-	ts.Defer(server.Close)
-	ts.Setenv("STRANGER", server.URL)
 }
 
 // cmdTruncate cuts a file off: truncate FILE SIZE

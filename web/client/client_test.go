@@ -134,8 +134,7 @@ func TestUnreachable(t *testing.T) {
 	require.NoError(t, err)
 	silent := clientOf(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), "")
 	broken := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprint(w, `{"id":`)
+		writeAs(w, "application/json", http.StatusOK, `{"id":`)
 	}), "")
 	for name, c := range map[string]struct {
 		client    *client.Client
@@ -159,7 +158,7 @@ func TestUnreachable(t *testing.T) {
 // What is not of the API is no answer of it, success or not.
 func TestStranger(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
-		"page":     func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") },
+		"page":     func(w http.ResponseWriter, _ *http.Request) { writeAs(w, "text/html", http.StatusOK, "<html>") },
 		"error":    func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadGateway) },
 		"JSON":     func(w http.ResponseWriter, _ *http.Request) { writeAs(w, "application/json", 500, `{"error":"x"}`) },
 		"problem":  func(w http.ResponseWriter, _ *http.Request) { writeAs(w, api.ProblemContentType, 500, `{"title":"x"}`) },
@@ -177,7 +176,7 @@ func TestStranger(t *testing.T) {
 func writeAs(w http.ResponseWriter, contentType string, status int, body string) {
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	fmt.Fprint(w, body)
+	_, _ = w.Write([]byte(body)) // the client has gone
 }
 
 // A call ends with its context, whatever the server does.
