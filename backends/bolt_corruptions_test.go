@@ -117,7 +117,7 @@ func corruptions() map[string]corruption {
 		"two locks with one copy": {
 			plant: func(e *editor) {
 				second := enhanced.ResourceIdentifier{Type: "project", Namespace: "org", Path: "app/plain", Workspace: "default"}
-				token := e.transfered.Version + 1
+				token := e.transferred.Version + 1
 				bucket, err := e.root().CreateBucket([]byte(enhanced.RepositoryTag("org")))
 				require.NoError(e.t, err)
 				e.put(bucket, "yname", "org")

@@ -148,7 +148,7 @@ func printableKey(key []byte) []byte {
 // proves it.
 func (c *inspection) checkName() bool {
 	stored := c.bucket.Get(nameKey())
-	if stored != nil && enhanced.RepositoryTag(string(stored)) == c.tag {
+	if enhanced.RepositoryTag(string(stored)) == c.tag {
 		return true
 	}
 	detail := "the repository has no name"

@@ -24,11 +24,11 @@ import (
 type sample struct {
 	path                            string
 	leased, plain, custom, frozen   *enhanced.EnhancedLock
-	released, elsewhere, transfered *enhanced.EnhancedLock
+	released, elsewhere, transferred *enhanced.EnhancedLock
 }
 
 func (s *sample) locks() []*enhanced.EnhancedLock {
-	return []*enhanced.EnhancedLock{s.leased, s.plain, s.custom, s.frozen, s.elsewhere, s.transfered}
+	return []*enhanced.EnhancedLock{s.leased, s.plain, s.custom, s.frozen, s.elsewhere, s.transferred}
 }
 
 func newSample(t *testing.T) *sample {
@@ -60,9 +60,9 @@ func newSample(t *testing.T) *sample {
 	s.released = take(released)
 	require.NoError(t, b.ReleaseLock(t.Context(), s.released.ID))
 	s.elsewhere = take(request(stockLock("org/other", 5, "leased")))
-	s.transfered = take(request(stockLock("org/other", 8, "moved")))
-	require.NoError(t, b.TransferLock(t.Context(), s.transfered.ID, "user:bob"))
-	s.transfered, err = b.LookupLock(t.Context(), s.transfered.Resource)
+	s.transferred = take(request(stockLock("org/other", 8, "moved")))
+	require.NoError(t, b.TransferLock(t.Context(), s.transferred.ID, "user:bob"))
+	s.transferred, err = b.LookupLock(t.Context(), s.transferred.Resource)
 	require.NoError(t, err)
 	require.NoError(t, b.Close())
 	require.NoError(t, db.Close())

@@ -224,7 +224,7 @@ func keep(t *testing.T, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
-	file, err := os.CreateTemp("", "atlantis-locks-failed-*.db")
+	file, err := os.CreateTemp("", "atlantis-locks-failed-*.db") //nolint:usetesting // it outlives the test
 	require.NoError(t, err)
 	_, err = file.Write(content)
 	require.NoError(t, errors.Join(err, file.Close()))

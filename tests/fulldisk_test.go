@@ -60,7 +60,7 @@ func fullDisk(path string) error {
 		return fmt.Errorf("after %d grants the error is %w", granted, err)
 	}
 	if err := b.HealthCheck(ctx); !errors.Is(err, enhanced.ErrBackend) {
-		return fmt.Errorf("the health check says %v", err)
+		return fmt.Errorf("the health check says: %w", errors.Join(err, errors.New("which is no failure of the store")))
 	}
 	locks, err := b.ListLocks(ctx)
 	if err != nil || len(locks) != granted {

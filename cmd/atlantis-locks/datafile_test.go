@@ -68,18 +68,22 @@ func TestDamageDeepInside(t *testing.T) {
 	path := filepath.Join(t.TempDir(), dataFileName)
 	db, err := bbolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
-	marker := bytes.Repeat([]byte("marker"), 10_000)
-	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-		outer, err := tx.CreateBucket([]byte("outer"))
-		if err != nil {
-			return err
-		}
-		inner, err := outer.CreateBucket([]byte("inner"))
-		if err != nil {
-			return err
-		}
-		return inner.Put([]byte("key"), marker)
-	}))
+	// The last value is larger than the pages that the first one leaves, so
+	// it goes to the end of the file, and everything else before it.
+	marker := bytes.Repeat([]byte("marker"), 20_000)
+	for _, value := range [][]byte{bytes.Repeat([]byte("x"), len(marker)/2), []byte("x"), marker} {
+		require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+			outer, err := tx.CreateBucketIfNotExists([]byte("outer"))
+			if err != nil {
+				return err
+			}
+			inner, err := outer.CreateBucketIfNotExists([]byte("inner"))
+			if err != nil {
+				return err
+			}
+			return inner.Put([]byte("key"), value)
+		}))
+	}
 	pageSize := db.Info().PageSize
 	require.NoError(t, db.Close())
 	require.NoError(t, checkDataFile(path))

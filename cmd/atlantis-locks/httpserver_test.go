@@ -53,8 +53,8 @@ func TestServeUntilFinishesRequests(t *testing.T) {
 		return err != nil
 	}, 20*time.Second, time.Millisecond, "it still takes connections")
 	select {
-	case <-served:
-		t.Fatal("it did not wait for the request")
+	case err := <-served:
+		t.Fatalf("it did not wait for the request: %v", err)
 	default:
 	}
 	close(release)
