@@ -22,8 +22,8 @@ import (
 
 // sample is a store with every kind of entry, and the locks that are in it.
 type sample struct {
-	path                            string
-	leased, plain, custom, frozen   *enhanced.EnhancedLock
+	path                             string
+	leased, plain, custom, frozen    *enhanced.EnhancedLock
 	released, elsewhere, transferred *enhanced.EnhancedLock
 }
 
