@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -29,6 +28,7 @@ type BoltBackend struct {
 	logger    logging.SimpleLogging
 	config    atomic.Pointer[enhanced.EnhancedConfig]
 	committer *committer
+	clock     clock
 	recorder  recorder.Recorder
 	stock     *boltdb.BoltDB
 	feeds     feeds
@@ -76,13 +76,18 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
 	b.stock = stock
-	b.committer = newCommitter(db, b.logger)
-	b.committer.run = b.runStep
-	b.committer.committed = b.committed
+	b.startCommitter()
 	if err := b.reconcile(context.Background()); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+func (b *BoltBackend) startCommitter() {
+	b.committer = newCommitter(b.db, b.logger)
+	b.committer.run = b.runStep
+	b.committer.committed = b.committed
+	b.committer.ended = b.clock.end
 }
 
 // prepare makes the buckets, stock's included: stock's NewWithDB expects them.
@@ -170,12 +175,11 @@ func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bb
 	return stepError(operation, b.db.View(fn))
 }
 
-// runStep gives a step the store's clock: the larger of the wall clock and the
-// last time that was stored, so that it never runs backwards.
+// runStep gives a step the store's clock and the last token, and stores both.
 func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 	root := batch.tx.Bucket(rootBucket())
 	if batch.now == 0 {
-		batch.now = storeClock(batch.tx)
+		batch.now = b.clock.begin(storedClock(batch.tx))
 		batch.token = number(root.Get(tokenKey()))
 	}
 	err := step(batch)
@@ -195,10 +199,6 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 func (b *batch) nextToken() int64 {
 	b.token = max(b.token+1, b.now)
 	return b.token
-}
-
-func storeClock(tx *bbolt.Tx) int64 {
-	return max(time.Now().UnixMicro(), number(tx.Bucket(rootBucket()).Get(clockKey())))
 }
 
 // committed runs after each commit, in order, before the callers are answered.

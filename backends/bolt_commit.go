@@ -26,6 +26,9 @@ type committer struct {
 	run func(b *batch, step func(*batch) error) error
 	// committed is called after each successful commit, in commit order.
 	committed func(b *batch)
+	// ended is called after each transaction, however it ended, before the
+	// callers are answered.
+	ended func()
 
 	mu      sync.Mutex // protects all below
 	waiting []*pendingStep
@@ -172,6 +175,7 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		err := c.runStep(b, p.step)
 		if err != nil && !isDecision(err) {
 			rollbackErr := tx.Rollback()
+			c.ended()
 			p.done <- errors.Join(err, rollbackErr)
 			return append(steps[:i:i], steps[i+1:]...)
 		}
@@ -189,6 +193,7 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 	if err == nil && b.dirty {
 		c.committed(b)
 	}
+	c.ended()
 	c.finish(steps, decisions, err)
 	return nil
 }

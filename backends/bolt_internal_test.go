@@ -26,6 +26,7 @@ func testCommitter(t *testing.T) *committer {
 	c := newCommitter(db, enhanced.LoggerOrNoop(nil))
 	c.run = func(b *batch, step func(*batch) error) error { return step(b) }
 	c.committed = func(*batch) {}
+	c.ended = func() {}
 	t.Cleanup(c.close)
 	return c
 }
@@ -295,6 +296,49 @@ func TestNoGrantsToAPullRequestThatIsBeingClosed(t *testing.T) {
 		require.NoError(t, err)
 		<-time.After(closingTimeout)
 		_, err = b.AcquireLock(t.Context(), request(5, "newer"))
+		require.NoError(t, err)
+	})
+}
+
+// A refresh that was decided before a lease's end and is committed after it
+// must not make the lock come back for whoever has seen it gone.
+func TestReadersClockStandsStillWhileABatchIsWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db, err := bbolt.Open(filepath.Join(t.TempDir(), "a.db"), 0o600, nil)
+		require.NoError(t, err)
+		b, err := NewBoltBackend(db, nil, nil)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, errors.Join(b.Close(), db.Close())) }()
+		lock, err := b.AcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+			Project: models.NewProject("org/app", ".", ""), Workspace: "default",
+			Timeout: time.Second, User: models.User{Username: "alice"},
+		})
+		require.NoError(t, err)
+
+		decided, end := make(chan struct{}), make(chan struct{})
+		refreshed := make(chan error, 1)
+		go func() {
+			_, err := b.changeLock(context.Background(), "refresh", lock.ID, func(s *repositoryStep, f *finding) error {
+				f.record.Expires = s.now + time.Hour.Microseconds()
+				close(decided)
+				<-end
+				return s.putRecord(f.resource, f.record)
+			})
+			refreshed <- err
+		}()
+		<-decided
+		<-time.After(2 * time.Second) // past the old end, before the commit
+		_, err = b.GetLock(t.Context(), lock.ID)
+		require.NoError(t, err)
+		_, err = b.LookupLock(t.Context(), lock.Resource)
+		require.NoError(t, err)
+		locks, err := b.ListLocks(t.Context())
+		require.NoError(t, err)
+		require.Len(t, locks, 1)
+		close(end)
+		require.NoError(t, <-refreshed)
+		_, err = b.GetLock(t.Context(), lock.ID)
 		require.NoError(t, err)
 	})
 }

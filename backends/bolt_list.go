@@ -18,10 +18,10 @@ func (b *BoltBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock, 
 		return nil, err
 	}
 	l := lister{problems: slices.Clone(b.unreadableLegacy()), slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
-	err := b.view(ctx, "list locks", func(tx *bbolt.Tx) error {
+	err := b.viewNow(ctx, "list locks", func(tx *bbolt.Tx, now int64) error {
 		// What is judged points into the transaction.
 		defer l.done.Wait()
-		eachRepository(tx, storeClock(tx), func(r *repository) {
+		eachRepository(tx, now, func(r *repository) {
 			r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
 				if err != nil {
 					l.problem(err.Error())

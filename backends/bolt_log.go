@@ -90,8 +90,7 @@ func (s *repositoryStep) trim(limit int) error {
 // any more.
 func (b *BoltBackend) sweep(ctx context.Context) error {
 	var names []string
-	err := b.view(ctx, "look for old records", func(tx *bbolt.Tx) error {
-		now := storeClock(tx)
+	err := b.viewNow(ctx, "look for old records", func(tx *bbolt.Tx, now int64) error {
 		oldest := time.UnixMicro(now).Add(-b.config.Load().LogMaxAge)
 		eachRepository(tx, now, func(r *repository) {
 			old := len(r.keysUntilNow(rangeForget, 1)) > 0

@@ -17,12 +17,12 @@ func (b *BoltBackend) GetLock(ctx context.Context, lockID string) (*enhanced.Enh
 		return nil, enhanced.NewUnknownLockError(lockID)
 	}
 	var lock *enhanced.EnhancedLock
-	err := b.view(ctx, "get lock "+lockID, func(tx *bbolt.Tx) error {
+	err := b.viewNow(ctx, "get lock "+lockID, func(tx *bbolt.Tx, now int64) error {
 		name, found := repositoryName(tx, tag)
 		if !found {
 			return enhanced.NewUnknownLockError(lockID)
 		}
-		r := b.repository(tx, name, storeClock(tx))
+		r := b.repository(tx, name, now)
 		known, _ := r.identify(token)
 		resource, err := enhanced.ParseResourceKey(r.name, known.resourceKey)
 		if err != nil {
@@ -55,8 +55,8 @@ func (b *BoltBackend) LookupLock(ctx context.Context, resource enhanced.Resource
 	operation := "look up " + resource.String()
 	var f finding
 	var behind bool
-	err := b.view(ctx, operation, func(tx *bbolt.Tx) error {
-		r := b.repository(tx, resource.Namespace, storeClock(tx))
+	err := b.viewNow(ctx, operation, func(tx *bbolt.Tx, now int64) error {
+		r := b.repository(tx, resource.Namespace, now)
 		f = r.inspect(resource)
 		behind = f.status == heldByStock || f.status == releasedByStock
 		if f.status == releasedByStock {
@@ -187,8 +187,7 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 	if err := b.reconcile(ctx); err != nil {
 		return err
 	}
-	err := b.view(ctx, "count locks", func(tx *bbolt.Tx) error {
-		now := storeClock(tx)
+	err := b.viewNow(ctx, "count locks", func(tx *bbolt.Tx, now int64) error {
 		eachRepository(tx, now, func(r *repository) {
 			r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
 				if err != nil {
@@ -221,10 +220,10 @@ func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus
 // NextDeadline returns how long it is until the next lease ends. See
 // [enhanced.Backend].
 func (b *BoltBackend) NextDeadline(ctx context.Context) (time.Duration, bool, error) {
-	var next, now int64
+	var next, clock int64
 	var found bool
-	err := b.view(ctx, "next deadline", func(tx *bbolt.Tx) error {
-		now = storeClock(tx)
+	err := b.viewNow(ctx, "next deadline", func(tx *bbolt.Tx, now int64) error {
+		clock = now
 		eachRepository(tx, now, func(r *repository) {
 			if at, ok := r.nextDeadline(); ok && (!found || at < next) {
 				next, found = at, true
@@ -232,13 +231,12 @@ func (b *BoltBackend) NextDeadline(ctx context.Context) (time.Duration, bool, er
 		})
 		return nil
 	})
-	return time.Duration(next-now) * time.Microsecond, found, err
+	return time.Duration(next-clock) * time.Microsecond, found, err
 }
 
 // overdue returns a repository with a lease that is due.
 func (b *BoltBackend) overdue(ctx context.Context) (name string, found bool, err error) {
-	err = b.view(ctx, "look for due leases", func(tx *bbolt.Tx) error {
-		now := storeClock(tx)
+	err = b.viewNow(ctx, "look for due leases", func(tx *bbolt.Tx, now int64) error {
 		eachRepository(tx, now, func(r *repository) {
 			if at, ok := r.nextDeadline(); ok && at <= now {
 				name, found = r.name, true

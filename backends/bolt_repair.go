@@ -33,9 +33,7 @@ func RepairBolt(ctx context.Context, db *bbolt.DB, actor, reason string) ([]enha
 	}
 	b := &BoltBackend{db: db, logger: enhanced.LoggerOrNoop(nil)}
 	b.config.Store(enhanced.DefaultConfig())
-	b.committer = newCommitter(db, b.logger)
-	b.committer.run = b.runStep
-	b.committer.committed = b.committed
+	b.startCommitter()
 	repaired, err := b.Repair(ctx, actor, reason)
 	return repaired, errors.Join(err, b.Close())
 }
