@@ -13,7 +13,8 @@ type Violation struct {
 	Record string
 	// Repository is the name of the repository, empty where it is unknown.
 	Repository string
-	// Detail says what is wrong there. It never repeats a stored value.
+	// Detail says what is wrong there. It repeats owners, tokens and times of
+	// what is stored, and nothing else.
 	Detail string
 	// Repair says what a repair would do, empty where a person has to decide.
 	Repair string

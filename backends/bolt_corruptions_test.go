@@ -8,6 +8,7 @@ import (
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 )
 
 // corruption is a damage, and what is to be found.
@@ -17,6 +18,8 @@ type corruption struct {
 	rules []string
 	// left are those that a person has to decide.
 	left []string
+	// rewritten says that the repair changes a lock record that can be read.
+	rewritten bool
 	// touched are locks that the damage or its repair changes.
 	touched func(s *sample) []*enhanced.EnhancedLock
 }
@@ -80,31 +83,31 @@ func corruptions() map[string]corruption {
 		},
 		"copy unreadable, as it was written": {
 			plant: func(e *editor) { e.copyOf(e.plain, `{"Project":`) },
-			rules: []string{enhanced.RuleLockContent}, touched: plain,
+			rules: []string{enhanced.RuleLockContent}, rewritten: true, touched: plain,
 		},
 		"copy of another project, as it was written": {
 			plant: func(e *editor) {
 				e.copyOf(e.plain, strings.Replace(e.get(e.stock(), e.plain.Resource.LegacyKey()), `"plain"`, `"pla1n"`, 1))
 			},
-			rules: []string{enhanced.RuleLockContent}, touched: plain,
+			rules: []string{enhanced.RuleLockContent}, rewritten: true, touched: plain,
 		},
 		"copy damaged": {
 			plant: func(e *editor) {
 				e.put(e.stock(), e.plain.Resource.LegacyKey(), e.get(e.stock(), e.plain.Resource.LegacyKey())[:40])
 			},
-			rules: []string{enhanced.RuleStockUnreadable}, touched: plain,
+			rules: []string{enhanced.RuleStockUnreadable}, rewritten: true, touched: plain,
 		},
 		"copy damaged to another project": {
 			plant: func(e *editor) {
 				e.put(e.stock(), e.plain.Resource.LegacyKey(), strings.Replace(e.get(e.stock(), e.plain.Resource.LegacyKey()), `"plain"`, `"pla1n"`, 1))
 			},
-			rules: []string{enhanced.RuleStockKey}, touched: plain,
+			rules: []string{enhanced.RuleStockKey}, rewritten: true, touched: plain,
 		},
 		"credential in a copy": {
 			plant: func(e *editor) {
 				e.copyOf(e.plain, strings.Replace(e.get(e.stock(), e.plain.Resource.LegacyKey()), `"FullName"`, `"CloneURL":"https://bot:`+secret+`@github.com","FullName"`, 1))
 			},
-			rules: []string{enhanced.RuleCredential},
+			rules: []string{enhanced.RuleCredential}, rewritten: true,
 		},
 		"credential in a record": {
 			plant: func(e *editor) {
@@ -130,7 +133,7 @@ func corruptions() map[string]corruption {
 				e.put(bucket, "ouser:eve\x00"+second.Key(), "\x01")
 				e.put(e.root(), "token", num(token))
 			},
-			rules: []string{enhanced.RuleStockShared},
+			rules: []string{enhanced.RuleStockShared}, rewritten: true,
 		},
 		"stock's record unreadable": {
 			plant: func(e *editor) { e.put(e.stock(), "org/app/x/default/", `{"Project":`) },
@@ -174,6 +177,13 @@ func corruptions() map[string]corruption {
 		"ID gone": {
 			plant: func(e *editor) { e.remove(e.app(), idEntry(e.leased)) },
 			rules: []string{enhanced.RuleIDMissing},
+		},
+		"ID and owner lead elsewhere": {
+			plant: func(e *editor) {
+				e.put(e.app(), idEntry(e.plain), "project/none/default/")
+				e.remove(e.app(), pullEntry(e.plain, "5"))
+			},
+			rules: []string{enhanced.RuleIDMissing, enhanced.RuleOwnerMissing},
 		},
 		"ID says that its lock has ended": {
 			plant: func(e *editor) {
@@ -236,17 +246,34 @@ func corruptions() map[string]corruption {
 				e.put(e.app(), "ouser:alice\x00project/twin/default/", "\x01")
 				e.put(e.app(), "d"+num(e.custom.ExpiresAt.UnixMicro())+"project/twin/default/", "\x01")
 			},
-			rules: []string{enhanced.RuleLockToken},
+			rules: []string{enhanced.RuleLockToken}, rewritten: true,
 		},
 		"token of the future": {
 			plant: func(e *editor) {
 				e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) { f["n"] = "9000000000000000000" })
 			},
-			rules: []string{enhanced.RuleIDStray, enhanced.RuleLockToken, enhanced.RuleLogLock, enhanced.RuleRequestStray}, touched: leased,
+			rules:   []string{enhanced.RuleIDStray, enhanced.RuleLockToken, enhanced.RuleLogLock, enhanced.RuleRequestStray},
+			touched: leased, rewritten: true,
 		},
 		"the store's token set back": {
 			plant: func(e *editor) { e.put(e.root(), "token", num(17)) },
 			rules: []string{enhanced.RuleTokenCounter},
+		},
+		"the store's token set back, and the log trimmed": {
+			plant: func(e *editor) {
+				e.put(e.root(), "token", num(17))
+				for _, b := range []*bbolt.Bucket{e.app(), e.bucket("org/other")} {
+					e.put(b, "ycheckpoint", `{"sequence":"`+itoa(int64(b.Sequence()))+`","time":5}`)
+					e.removePrefix(b, "z")
+				}
+			},
+			rules: []string{enhanced.RuleTokenCounter},
+		},
+		"the store's clock half an hour behind its log": {
+			plant: func(e *editor) {
+				e.edit(e.app(), logEntry(6), func(f map[string]any) { f["t"] = time.Now().Add(30 * time.Minute).UnixMicro() })
+			},
+			rules: []string{enhanced.RuleClockBehind},
 		},
 		"the store's clock gone": {
 			plant: func(e *editor) { e.remove(e.root(), "clock") },

@@ -131,12 +131,10 @@ func (s *repositoryStep) repairable(stockKeys []string, state storeState) []prob
 		problems = c.problems
 	}
 	for _, key := range stockKeys {
-		value := s.legacy.Get([]byte(key))
-		if value == nil || s.isClaimed(key) {
-			continue
-		}
-		if p, ok := stockProblemAt(s.tx, key, value); ok {
-			problems = append(problems, p.problem)
+		if value := s.legacy.Get([]byte(key)); value != nil {
+			if p, ok := stockProblemAt(s.tx, key, value); ok {
+				problems = append(problems, p.problem)
+			}
 		}
 	}
 	problems = slices.DeleteFunc(problems, func(p problem) bool { return p.fix == nil })

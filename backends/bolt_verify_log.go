@@ -113,7 +113,7 @@ func (c *inspection) checkLogOrder(key []byte, record *enhanced.LogRecord) {
 		l.time = at
 	}
 	granted := record.After != nil && (record.Before == nil || record.Before.Token != record.After.Token)
-	if !granted || record.Type == enhanced.EventRepaired {
+	if !granted {
 		return
 	}
 	if token := record.After.Token; token <= l.token {

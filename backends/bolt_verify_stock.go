@@ -74,17 +74,6 @@ func judgeStock(key string, value []byte) (rule, detail string) {
 	return "", ""
 }
 
-// isClaimed reports whether a lock has stock's record as its copy.
-func (s *repositoryStep) isClaimed(key string) bool {
-	for _, resource := range s.backend.recordedSplits(s.tx, key) {
-		record, err := decodeLockRecord(s.sibling(resource.Namespace).get(lockKey(resource.Key())))
-		if err == nil && record.Mirror != "" {
-			return true
-		}
-	}
-	return false
-}
-
 // stockRepository returns the repository that a key of stock's most likely
 // belongs to. Its log gets the record of a repair.
 func stockRepository(tx *bbolt.Tx, key string) string {
