@@ -227,3 +227,81 @@ func TestQuarantineKeepsWhatIsThere(t *testing.T) {
 		"enhanced-quarantine/runLocks/org/app/x/default/ (3)": "second",
 	}, all)
 }
+
+// repairOf plants a damage, repairs it, and returns what was repaired and the
+// log records of that.
+func repairOf(t *testing.T, plant func(e *editor)) (repaired []enhanced.Violation, logged []*enhanced.LogRecord) {
+	t.Helper()
+	sample := newSample(t)
+	sample.plantIn(t, sample.path, plant)
+	db, err := bbolt.Open(sample.path, 0o600, nil)
+	require.NoError(t, err)
+	repaired, err = backends.RepairBolt(t.Context(), db, "user:admin", "why")
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	s := open(t, sample.path, nil)
+	for _, name := range must(s.ours.ListRepositories(t.Context())) {
+		for _, record := range must(s.ours.ReadLog(t.Context(), name, 0, 1000)).Records {
+			if record.Type == enhanced.EventRepaired {
+				logged = append(logged, record)
+			}
+		}
+	}
+	return repaired, logged
+}
+
+func TestTheTokenIsRaisedAboveEveryLock(t *testing.T) {
+	t.Parallel()
+	var highest int64
+	repaired, _ := repairOf(t, func(e *editor) {
+		corruptions()["the store's token set back, and the log trimmed"].plant(e)
+		highest = e.transferred.Version
+	})
+	require.Len(t, repaired, 1)
+	require.Contains(t, repaired[0].Repair, itoa(highest))
+}
+
+// A lock that is gone does not come back, and the log says whose it was.
+func TestALostLockIsLogged(t *testing.T) {
+	t.Parallel()
+	var lock *enhanced.EnhancedLock
+	_, logged := repairOf(t, func(e *editor) {
+		corruptions()["lock gone"].plant(e)
+		lock = e.leased
+	})
+	var found bool
+	for _, record := range logged {
+		require.Nil(t, record.After)
+		if record.Before != nil {
+			found = true
+			require.Equal(t, lock.Resource, record.Resource)
+			require.Equal(t, lock.Owner, record.Before.Owner)
+			require.Equal(t, lock.Version, record.Token)
+			require.True(t, lock.ExpiresAt.Equal(*record.Before.ExpiresAt))
+		}
+	}
+	require.True(t, found)
+}
+
+// A record of stock's goes to the log of the repository that its key is most
+// likely of, and never to one with a name that nobody could ask for.
+func TestWhereAStocksRecordIsLogged(t *testing.T) {
+	t.Parallel()
+	for key, repository := range map[string]string{
+		"org/app/x/default/":       "org/app",
+		"org/app/a/b/c/default/":   "org/app",
+		"new/repo/a/b/default/p":   "new/repo",
+		"new/repo/default":         "new/repo",
+		"a\x1b/b/default/":         "",
+		"\xff/b/c/default/":        "",
+		"nothing":                  "",
+		"org/app/x/default/\x1b[m": "org/app",
+	} {
+		repaired, logged := repairOf(t, func(e *editor) { e.put(e.stock(), key, "null") })
+		require.Len(t, repaired, 1, "%q", key)
+		require.Equal(t, repository, repaired[0].Repository, "%q", key)
+		require.Len(t, logged, 1, "%q", key)
+		require.Equal(t, repository, logged[0].Resource.Namespace, "%q", key)
+		require.NotContains(t, logged[0].Reason, "\x1b")
+	}
+}
