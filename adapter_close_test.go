@@ -2,6 +2,7 @@ package enhanced_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,12 +61,14 @@ func TestCloseDoesNotWaitForeverForCallbacks(t *testing.T) {
 	config.OperationTimeout = 20 * time.Millisecond
 	adapter := newAdapter(t, config)
 	entered, leave := make(chan struct{}), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(leave) })
+	t.Cleanup(letGo)
 	adapter.AddEventCallback(func(context.Context, *enhanced.ManagerEvent) { close(entered); <-leave })
 	_, _, err := adapter.TryLock(pullLock(5, "a"))
 	require.NoError(t, err)
 	<-entered
 	require.ErrorIs(t, adapter.Close(), enhanced.ErrTimeout)
-	close(leave)
+	letGo()
 	require.NoError(t, adapter.Close())
 }
 

@@ -79,11 +79,11 @@ func TestAuthorizerIsAskedAboutEachChange(t *testing.T) {
 	lock, err := manager.Acquire(t.Context(), pullRequest(5, "c"))
 	require.NoError(t, err)
 	asked.take(t)
-	_, err = manager.Release(t.Context(), enhanced.ReleaseRequest{LockID: lock.ID, Owner: pull5})
+	_, err = manager.Release(t.Context(), enhanced.ReleaseRequest{LockID: lock.ID, Owner: pull5, Actor: "user:bob"})
 	require.NoError(t, err)
 	require.Equal(t, enhanced.AuthorizationRequest{
-		Action: "release", LockID: lock.ID, Actor: pull5, Owner: pull5,
-	}, asked.take(t))
+		Action: "release", LockID: lock.ID, Actor: "user:bob", Owner: pull5,
+	}, asked.take(t), "bob acts for the pull request")
 
 	_, err = adapter.UnlockByPull(repo, 5)
 	require.NoError(t, err)
@@ -98,7 +98,15 @@ func TestAuthorizerIsAskedAboutEachChange(t *testing.T) {
 		Action: "force_release", Resource: resource("d"), Actor: enhanced.SystemAtlantis,
 	}, asked.take(t))
 
+	_, err = manager.Repair(t.Context(), "user:bob", "after a full disk")
+	require.NoError(t, err)
+	require.Equal(t, enhanced.AuthorizationRequest{
+		Action: "repair", Actor: "user:bob", Reason: "after a full disk",
+	}, asked.take(t))
+
 	// Reading needs no leave.
+	_, err = manager.Verify(t.Context())
+	require.NoError(t, err)
 	_, err = manager.List(t.Context())
 	require.NoError(t, err)
 	_, err = manager.GetStats(t.Context())
@@ -137,6 +145,7 @@ func TestAuthorizerDenies(t *testing.T) {
 			return err
 		},
 		"ReleaseByPull":       func() error { _, err := manager.ReleaseByPull(t.Context(), repo, 5, "user:alice"); return err },
+		"Repair":              func() error { _, err := manager.Repair(t.Context(), "user:alice", "because"); return err },
 		"TryLock":             func() error { _, _, err := adapter.TryLock(pullLock(6, "b")); return err },
 		"adapter Unlock":      func() error { _, err := adapter.Unlock(project("a"), workspace); return err },
 		"UnlockIfOwnedByPull": func() error { _, err := adapter.UnlockIfOwnedByPull(project("a"), workspace, 5); return err },

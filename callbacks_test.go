@@ -2,6 +2,7 @@ package enhanced_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +17,6 @@ func TestCallbacksGetEventsInOrder(t *testing.T) {
 	manager := newManager(t, withEvents())
 	var seen recorder
 	manager.AddEventCallback(seen.callback)
-	manager.AddEventCallback(nil) // ignored
 
 	lock, err := manager.Acquire(t.Context(), &enhanced.EnhancedLockRequest{
 		Resource: resource("a"), User: alice(), Priority: enhanced.PriorityHigh,
@@ -84,6 +84,17 @@ func TestCallbacksArePanicProof(t *testing.T) {
 	require.Contains(t, logger.GetHistory(), "callback is broken")
 }
 
+func TestNilCallbacksAreIgnored(t *testing.T) {
+	t.Parallel()
+	logger := logging.NewNoopLogger(t).WithHistory()
+	manager := enhanced.NewEnhancedLockManager(newBackend(t, withEvents()), withEvents(), logger)
+	manager.AddEventCallback(nil)
+	_, err := manager.Lock(t.Context(), project("a"), workspace, alice())
+	require.NoError(t, err)
+	require.NoError(t, manager.Stop(t.Context()))
+	require.Empty(t, logger.GetHistory())
+}
+
 func TestCallbacksGetCopies(t *testing.T) {
 	t.Parallel()
 	manager := newManager(t, withEvents())
@@ -103,6 +114,8 @@ func TestSlowCallbacksLoseEventsAndDelayNobody(t *testing.T) {
 	manager := newManager(t, config)
 	var seen recorder
 	entered, leave := make(chan struct{}, 1), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(leave) })
+	t.Cleanup(letGo)
 	manager.AddEventCallback(func(ctx context.Context, event *enhanced.ManagerEvent) {
 		select {
 		case entered <- struct{}{}:
@@ -125,7 +138,7 @@ func TestSlowCallbacksLoseEventsAndDelayNobody(t *testing.T) {
 	require.Greater(t, s.EventDropRate, 0.8)
 	require.Equal(t, 91, s.HealthScore)
 
-	close(leave)
+	letGo()
 	require.NoError(t, manager.Stop(t.Context()))
 	require.Len(t, seen.all(), 3)
 	s = stats(t, manager)
@@ -184,6 +197,8 @@ func TestStopGivesUpOnACallbackWhenItsContextEnds(t *testing.T) {
 	t.Parallel()
 	manager := newManager(t, withEvents())
 	entered, leave := make(chan struct{}), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(leave) })
+	t.Cleanup(letGo)
 	told := make(chan error, 1)
 	manager.AddEventCallback(func(ctx context.Context, _ *enhanced.ManagerEvent) {
 		close(entered)
@@ -198,7 +213,7 @@ func TestStopGivesUpOnACallbackWhenItsContextEnds(t *testing.T) {
 	err = manager.Stop(ctx)
 	require.ErrorIs(t, err, enhanced.ErrTimeout)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	close(leave)
+	letGo()
 	require.ErrorIs(t, <-told, context.Canceled, "the callback can know")
 	require.NoError(t, manager.Stop(t.Context()))
 }

@@ -98,19 +98,19 @@ func TestValidateRefusesNegativeValuesOfEveryField(t *testing.T) {
 func TestValidateAccepts(t *testing.T) {
 	t.Parallel()
 	tests := map[string]enhanced.EnhancedConfig{
-		"all zero":                      {},
-		"equal limits":                  {DefaultTimeout: time.Hour, MaxTimeout: time.Hour, LegacyLockTimeout: time.Hour},
-		"equal retry delays":            {RetryBaseDelay: time.Second, RetryMaxDelay: time.Second},
-		"prevention with queue":         {DeadlockPrevention: true, EnablePriorityQueue: true},
-		"redis":                         {Backend: enhanced.BackendRedis},
-		"a prefix of letters":           {RedisKeyPrefix: "team-a/äöü:lock:"},
-		"youngest":                      {ResolutionPolicy: enhanced.PolicyYoungest},
-		"oldest":                        {ResolutionPolicy: enhanced.PolicyOldest},
-		"fewest locks":                  {ResolutionPolicy: enhanced.PolicyFewestLocks},
-		"most locks":                    {ResolutionPolicy: enhanced.PolicyMostLocks},
-		"random":                        {ResolutionPolicy: enhanced.PolicyRandom},
-		"no policy":                     {ResolutionPolicy: enhanced.PolicyNone},
-		"the smallest durations we use": {OperationTimeout: 1, QueueTimeout: 1, DefaultTimeout: 1},
+		"all zero":              {},
+		"equal limits":          {DefaultTimeout: time.Hour, MaxTimeout: time.Hour, LegacyLockTimeout: time.Hour},
+		"equal retry delays":    {RetryBaseDelay: time.Second, RetryMaxDelay: time.Second},
+		"prevention with queue": {DeadlockPrevention: true, EnablePriorityQueue: true},
+		"redis":                 {Backend: enhanced.BackendRedis},
+		"a prefix of letters":   {RedisKeyPrefix: "team-a/äöü:lock:"},
+		"youngest":              {ResolutionPolicy: enhanced.PolicyYoungest},
+		"oldest":                {ResolutionPolicy: enhanced.PolicyOldest},
+		"fewest locks":          {ResolutionPolicy: enhanced.PolicyFewestLocks},
+		"most locks":            {ResolutionPolicy: enhanced.PolicyMostLocks},
+		"random":                {ResolutionPolicy: enhanced.PolicyRandom},
+		"no policy":             {ResolutionPolicy: enhanced.PolicyNone},
+		"the shortest leases":   {DefaultTimeout: time.Millisecond, MaxTimeout: time.Millisecond, LegacyLockTimeout: time.Millisecond},
 	}
 	for name, config := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -103,6 +103,29 @@ func TestStartEndsLeasesThatRanOutBefore(t *testing.T) {
 	})
 }
 
+func TestStartTwiceWorksOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		manager := newManager(t, withEvents())
+		var seen recorder
+		manager.AddEventCallback(seen.callback)
+		require.NoError(t, manager.Start(t.Context()))
+		require.NoError(t, manager.Start(t.Context()))
+		_, err := manager.LockWithTimeout(t.Context(), project("a"), workspace, alice(), time.Minute)
+		require.NoError(t, err)
+		pass(time.Minute + 100*time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, []string{"a"}, timeouts(&seen))
+
+		require.NoError(t, manager.Stop(t.Context()))
+		_, err = manager.LockWithTimeout(t.Context(), project("b"), workspace, alice(), time.Minute)
+		require.NoError(t, err)
+		pass(time.Hour)
+		synctest.Wait()
+		require.Equal(t, []string{"a"}, timeouts(&seen), "one Stop ends it")
+	})
+}
+
 func TestEveryRunningManagerHearsOfALeasesEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -74,6 +74,7 @@ func TestManagerUnlockChecksTheOwner(t *testing.T) {
 	require.ErrorIs(t, err, enhanced.ErrPermissionDenied, "a pull request of the same person is another owner")
 	_, err = manager.Unlock(t.Context(), project("a"), workspace, models.User{})
 	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	require.ErrorContains(t, err, "user is empty")
 	_, err = manager.Unlock(t.Context(), project("c"), workspace, alice())
 	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
 

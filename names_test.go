@@ -162,14 +162,29 @@ func TestNamesOfOnePath(t *testing.T) {
 	for _, path := range []string{"./a", "a/", "a//", "a/b/.."} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
-			manager := newManager(t, nil)
+			backend := newBackend(t, enabled())
+			manager := newManagerOn(t, backend, enabled())
+			adapter := enhanced.NewLockingAdapter(manager, backend, enabled(), nil, nil)
 			_, err := manager.Lock(t.Context(), models.Project{RepoFullName: repo, Path: "a"}, workspace, alice())
 			require.NoError(t, err)
 			unclean := models.Project{RepoFullName: repo, Path: path}
 			_, err = manager.Lock(t.Context(), unclean, workspace, bob())
 			require.ErrorIs(t, err, enhanced.ErrLockExists)
+			held, err := adapter.GetLock(unclean, workspace)
+			require.NoError(t, err)
+			require.Equal(t, alice(), held.User)
 			_, err = manager.Unlock(t.Context(), unclean, workspace, alice())
 			require.NoError(t, err)
+
+			asked := pullLock(5, "")
+			asked.Project.Path = path
+			acquired, _, err := adapter.TryLock(asked)
+			require.NoError(t, err)
+			require.True(t, acquired)
+			acquired, holder, err := adapter.TryLock(pullLock(6, "a"))
+			require.NoError(t, err)
+			require.False(t, acquired)
+			require.Equal(t, 5, holder.Pull.Num)
 		})
 	}
 }

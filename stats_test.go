@@ -89,6 +89,28 @@ func TestStatsOfTime(t *testing.T) {
 	})
 }
 
+func TestStatsOfWaits(t *testing.T) {
+	t.Parallel()
+	file := openFile(t)
+	manager := newManagerOn(t, newBackendOn(t, file, nil), nil)
+	busy, err := file.Begin(true) // bbolt has one writer
+	require.NoError(t, err)
+	locked := make(chan error, 1)
+	go func() {
+		_, err := manager.Lock(t.Context(), project("a"), workspace, alice())
+		locked <- err
+	}()
+	const wait = 50 * time.Millisecond
+	select {
+	case err := <-locked:
+		t.Fatalf("the file is busy, and Lock returned %v", err)
+	case <-time.After(wait):
+	}
+	require.NoError(t, busy.Rollback())
+	require.NoError(t, <-locked)
+	require.GreaterOrEqual(t, stats(t, manager).AverageWaitTime, wait/2)
+}
+
 func TestStatsAfterTheCallsContextEnded(t *testing.T) {
 	t.Parallel()
 	manager := newManager(t, nil)

@@ -62,6 +62,7 @@ func TestVerifyAndRepair(t *testing.T) {
 	log := decode[api.LogPage](t, s.get(t, api.LogPath+"?repository=acme/infra"), http.StatusOK)
 	require.Len(t, log.Records, 2)
 	require.Equal(t, "user:bob", log.Records[1].Actor)
+	require.Empty(t, log.Records[1].LockID, "it was about no lock")
 	require.Contains(t, log.Records[1].Reason, "the disk was full")
 	require.Equal(t, 1, s.lockCount(t))
 }

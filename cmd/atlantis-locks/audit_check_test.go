@@ -48,6 +48,16 @@ func TestAuditUnchanged(t *testing.T) {
 	require.Empty(t, check(t, file, ""))
 	require.Empty(t, check(t, file, hash))
 	require.Len(t, bytes.Split(file, []byte("\n")), 11)
+	require.Contains(t, string(file), `"user:<alice>"`, "names can be searched for")
+}
+
+// One damaged line is one finding.
+func TestAuditDamagedHash(t *testing.T) {
+	file, _ := exported(t)
+	at := bytes.Index(file, []byte(`"acme/app","sequence":2`))
+	at += bytes.Index(file[at:], []byte(hashField)) + len(hashField)
+	file[at] = 'x'
+	require.Equal(t, []auditFinding{{Line: 3, What: "it was altered: it does not end with a hash"}}, check(t, file, ""))
 }
 
 // Whatever byte is changed, the first finding names its line.
@@ -120,20 +130,42 @@ func TestAuditFindsEveryMovedLine(t *testing.T) {
 	}
 }
 
-// Sequences and counts are found wrong even where all hashes fit.
-func TestAuditFindsMissingRecordsInAFileMadeAnew(t *testing.T) {
+// Sequences, counts and sums are found wrong even where all hashes fit.
+func TestAuditFindsChangesInAFileMadeAnew(t *testing.T) {
 	file, _ := exported(t)
-	for record, want := range map[string]string{
-		`"acme/app","sequence":2`:    "record 2 of acme/app is missing before it",
-		`"acme/infra","sequence":41`: "record 41 of acme/infra is missing before it",
-		`"acme/infra","sequence":44`: "it counts 8 records, the file has 7",
+	without := func(record string) func([]string) []string {
+		return func(l []string) []string {
+			return slices.DeleteFunc(l, func(line string) bool { return strings.HasPrefix(line, record) })
+		}
+	}
+	in := func(line int, old, replacement string) func([]string) []string {
+		return func(l []string) []string {
+			if line < 0 {
+				line += len(l)
+			}
+			require.Contains(t, l[line], old)
+			l[line] = strings.Replace(l[line], old, replacement, 1)
+			return l
+		}
+	}
+	for name, c := range map[string]struct {
+		edit func([]string) []string
+		says string
+	}{
+		"a record gone":           {without(`{"repository":"acme/app","sequence":2`), "record 2 of acme/app is missing before it"},
+		"a first record gone":     {without(`{"repository":"acme/infra","sequence":41`), "record 41 of acme/infra is missing before it"},
+		"a last record gone":      {without(`{"repository":"acme/infra","sequence":44`), "it counts 8 records, the file has 7"},
+		"a repository gone":       {without(`{"repository":"acme/app"`), "all 4 records of acme/app are missing"},
+		"a last record altered":   {in(-2, "alice", "eve"), "the last with another hash than the file has"},
+		"another beginning":       {in(-1, `"trimmed":40`, `"trimmed":41`), "record 41 of acme/infra had been trimmed before the export"},
+		"another repository":      {in(-1, `"acme/app"`, `"acme/zzz"`), "it does not know acme/app"},
+		"a record after the end":  {func(l []string) []string { return append(l, strings.Replace(l[2], "acme/app", "acme/zzz", 1)) }, "it comes after the last line"},
+		"a repository in two":     {func(l []string) []string { last := l[4]; return slices.Insert(slices.Delete(l, 4, 5), 8, last) }, "record 4 of acme/app is out of order"},
+		"a field that is no such": {in(2, `"type"`, `"x":1,"type"`), "it is no record"},
 	} {
-		without := rechained(t, file, func(l []string) []string {
-			at := slices.IndexFunc(l, func(line string) bool { return strings.Contains(line, record) })
-			require.Positive(t, at)
-			return slices.Delete(l, at, at+1)
+		t.Run(name, func(t *testing.T) {
+			require.Contains(t, says(check(t, rechained(t, file, c.edit), "")), c.says)
 		})
-		require.Contains(t, says(check(t, without, "")), want)
 	}
 }
 
