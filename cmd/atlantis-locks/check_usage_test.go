@@ -16,7 +16,7 @@ func TestCheckUsage(t *testing.T) {
 	for args, says := range map[string]string{
 		"verify x":                         "takes no arguments",
 		"verify --repair":                  "--repair needs --reason",
-		"verify --repair --reason  ":       "--repair needs --reason",
+		"verify --repair --reason=\t":      "--repair needs --reason",
 		"verify --reason r":                "are for --repair",
 		"verify --yes":                     "are for --repair",
 		"verify --user bob":                "are for --repair",
