@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type LockingAdapter struct {
 	legacy  db.Database
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
+	updates sync.Mutex // serialises UpdateConfiguration
 }
 
 var _ db.Database = (*LockingAdapter)(nil)
@@ -69,6 +71,8 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if a.manager == nil || a.backend == nil {
 		return a.state.Load().err
 	}
+	a.updates.Lock()
+	defer a.updates.Unlock()
 	if err := a.manager.UpdateConfiguration(config); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package enhanced
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -54,9 +55,20 @@ func releaseAuthorization(r ReleaseRequest) AuthorizationRequest {
 	if r.Force {
 		action = ActionForceRelease
 	}
+	owner := r.Owner
+	if owner == "" && r.PullNumber != nil {
+		// The host is unknown to Atlantis' own call.
+		owner = PullOwner("", r.Resource.Namespace, *r.PullNumber).String()
+	}
+	// What is decided on is what the backend acts on: one resource has one
+	// spelling.
+	resource := r.Resource
+	if resource != (ResourceIdentifier{}) {
+		resource = resource.Normalized()
+	}
 	return AuthorizationRequest{
-		Action: action, Resource: r.Resource, LockID: r.LockID,
-		Actor: r.actor(), Owner: r.Owner, Reason: r.Reason,
+		Action: action, Resource: resource, LockID: r.LockID,
+		Actor: cmp.Or(r.Actor, owner), Owner: owner, Reason: r.Reason,
 	}
 }
 

@@ -23,6 +23,7 @@ type EnhancedLockManager struct {
 	events  *dispatcher
 	options managerOptions
 
+	updates   sync.Mutex // serialises UpdateConfiguration
 	lifecycle sync.Mutex // serialises Start and Stop
 	cancel    context.CancelFunc
 	done      chan struct{}
@@ -84,6 +85,8 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 	if m.backend == nil {
 		return m.state.Load().err
 	}
+	m.updates.Lock()
+	defer m.updates.Unlock()
 	if err := m.backend.UpdateConfiguration(config); err != nil {
 		return err
 	}
@@ -92,8 +95,8 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 }
 
 // AddEventCallback registers a callback for this manager's events. Callbacks
-// are called one at a time, in the events' order, apart from the lock path,
-// while EnableEvents is set. A slow callback loses events beyond
+// are called one at a time, apart from the lock path, while EnableEvents is set;
+// see [EventCallback] for their order. A slow callback loses events beyond
 // EventBufferSize, which BackendStats.DroppedEvents counts; a panic is logged.
 func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 	m.events.add(callback)
@@ -149,6 +152,9 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 // Release is [Backend.Release] with authorization and events.
 func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseRequest) (*EnhancedLock, error) {
 	if _, err := m.ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := request.Validate(); err != nil {
 		return nil, err
 	}
 	if err := m.authorize(ctx, releaseAuthorization(request)); err != nil {

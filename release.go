@@ -1,7 +1,5 @@
 package enhanced
 
-import "cmp"
-
 // Validate checks that the request names a lock and a right. Its error is an
 // INVALID_REQUEST.
 func (r ReleaseRequest) Validate() error {
@@ -32,6 +30,3 @@ func (r ReleaseRequest) Validate() error {
 	}
 	return nil
 }
-
-// actor returns who releases, for authorization and the log.
-func (r ReleaseRequest) actor() string { return cmp.Or(r.Actor, r.Owner) }
