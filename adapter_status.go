@@ -76,6 +76,9 @@ func (a *LockingAdapter) statusStore() (StatusStore, error) {
 	if a.legacy != nil {
 		return a.legacy, nil
 	}
+	if err := a.state.Load().err; err != nil {
+		return nil, err
+	}
 	if store, ok := a.backend.(StatusStore); ok {
 		return store, nil
 	}

@@ -49,11 +49,11 @@ var (
 )
 
 // NewBoltBackend returns a backend in db, an open and writable bbolt file. It
-// makes the buckets that are missing and takes over the locks that stock
-// Atlantis has put there. A nil config means [enhanced.DefaultConfig]. It
-// refuses an invalid configuration, a file that was opened read-only, and a
-// file that a newer version has written. The caller keeps db and closes it
-// after [BoltBackend.Close].
+// makes the buckets that are missing and leaves stock Atlantis' records as they
+// are: a lock of stock's is taken over by the first call that needs it. A nil
+// config means [enhanced.DefaultConfig]. It refuses an invalid configuration, a
+// file that was opened read-only, and a file that a newer version has written.
+// The caller keeps db and closes it after [BoltBackend.Close].
 func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*BoltBackend, error) {
 	if db == nil {
 		return nil, enhanced.NewInvalidError("db is nil; pass an open bbolt file")
@@ -77,9 +77,6 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 	}
 	b.stock = stock
 	b.startCommitter()
-	if err := b.reconcile(context.Background()); err != nil {
-		return nil, err
-	}
 	return b, nil
 }
 

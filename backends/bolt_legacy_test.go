@@ -376,6 +376,8 @@ func TestTakingOverRemovesCredentials(t *testing.T) {
 	t.Parallel()
 	lock := stockLock("org/app", 5, ".")
 	s := open(t, fill(t, lock), nil)
+	_, err := s.ours.ListLocks(t.Context())
+	require.NoError(t, err)
 	require.NoError(t, s.db.View(func(tx *bbolt.Tx) error {
 		value := tx.Bucket([]byte("runLocks")).Get([]byte(models.GenerateLockKey(lock.Project, lock.Workspace)))
 		require.NotEmpty(t, value)

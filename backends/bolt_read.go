@@ -184,10 +184,9 @@ func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, err
 // countLocks counts without decoding stock's form of each lock: a copy with
 // the right checksum is what this code has written.
 func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendStats) error {
-	if err := b.reconcile(ctx); err != nil {
-		return err
-	}
+	// Statistics are also asked for while stock decides, and write nothing.
 	err := b.viewNow(ctx, "count locks", func(tx *bbolt.Tx, now int64) error {
+		overtaken := b.countStock(tx, now, stats)
 		eachRepository(tx, now, func(r *repository) {
 			r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
 				if err != nil {
@@ -197,15 +196,36 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 				switch record, err := decodeLockRecord(data); {
 				case err != nil:
 					stats.UnreadableRecords = append(stats.UnreadableRecords, recordName(r.tag, resource.Key()))
-				case !record.expiredAt(now):
+				case !record.expiredAt(now) && !overtaken[resource]:
 					stats.ActiveLocks++
 				}
 			})
 		})
 		return nil
 	})
-	stats.UnreadableRecords = append(stats.UnreadableRecords, b.unreadableLegacy()...)
 	return err
+}
+
+// countStock counts the locks that only stock has recorded, and names its
+// unreadable records. It returns the resources of ours that stock has released.
+func (b *BoltBackend) countStock(tx *bbolt.Tx, now int64, stats *enhanced.BackendStats) map[enhanced.ResourceIdentifier]bool {
+	if b.isClean(tx.ID()) {
+		stats.UnreadableRecords = append(stats.UnreadableRecords, b.unreadableLegacy()...)
+		return nil
+	}
+	overtaken := make(map[enhanced.ResourceIdentifier]bool)
+	behind, unreadable := drift(tx, b.config.Load().PreserveLegacyFormat)
+	stats.UnreadableRecords = append(stats.UnreadableRecords, unreadable...)
+	for _, resource := range behind {
+		if overtaken[resource] {
+			continue
+		}
+		overtaken[resource] = true
+		if f := b.repository(tx, resource.Namespace, now).inspectLegacy(resource); f.status == heldByStock {
+			stats.ActiveLocks++
+		}
+	}
+	return overtaken
 }
 
 // GetQueueStatus describes the waiters. Nothing waits in this store yet.

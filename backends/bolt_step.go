@@ -193,7 +193,11 @@ func (s *repositoryStep) end(f *finding, event string, c change) error {
 		err = errors.Join(err, s.deleteLegacy(f.legacyKey))
 	}
 	err = errors.Join(err, s.log(event, f.resource, f.record, nil, c))
-	heldFor := time.Duration(s.now-f.record.Acquired) * time.Microsecond
+	ended := s.now
+	if event == enhanced.EventTimeout {
+		ended = f.record.Expires
+	}
+	heldFor := time.Duration(ended-f.record.Acquired) * time.Microsecond
 	s.batch.after = append(s.batch.after, func() {
 		if event == enhanced.EventTimeout {
 			s.backend.recorder.Expired(heldFor)
