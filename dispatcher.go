@@ -2,6 +2,7 @@ package enhanced
 
 import (
 	"context"
+	"errors"
 	"runtime/debug"
 	"sync"
 
@@ -53,6 +54,9 @@ func (d *dispatcher) publish(event *ManagerEvent, limit int) {
 	}
 	d.waiting = append(d.waiting, event)
 	if !d.running {
+		if d.ctx.Err() != nil {
+			d.ctx, d.cancel = context.WithCancelCause(context.Background())
+		}
 		d.running = true
 		d.idle = make(chan struct{})
 		go d.run(d.idle)
@@ -73,22 +77,22 @@ func (d *dispatcher) run(idle chan struct{}) {
 		d.waiting[0] = nil
 		d.waiting = d.waiting[1:]
 		d.delivered++
-		callbacks := d.callbacks
+		callbacks, ctx := d.callbacks, d.ctx
 		d.mu.Unlock()
 		for _, callback := range callbacks {
-			d.call(callback, event)
+			d.call(ctx, callback, event)
 		}
 	}
 }
 
-func (d *dispatcher) call(callback EventCallback, event *ManagerEvent) {
+func (d *dispatcher) call(ctx context.Context, callback EventCallback, event *ManagerEvent) {
 	defer func() {
 		if r := recover(); r != nil {
 			d.logger.Err("event callback panicked on %s of %s: %v\n%s", event.Type, event.Resource, r, debug.Stack())
 		}
 	}()
 	copied := *event
-	callback(d.ctx, &copied)
+	callback(ctx, &copied)
 }
 
 // counts returns how many events were handed over and how many were dropped.
@@ -98,10 +102,14 @@ func (d *dispatcher) counts() (delivered, dropped int64) {
 	return d.delivered, d.dropped
 }
 
-// drain waits until all waiting events are delivered or ctx ends; then the
-// callbacks' context ends too.
+// errStopping is the cause with which the callbacks' context ends.
+var errStopping = errors.New("the manager is stopping")
+
+// drain ends the callbacks' context, and waits until all waiting events are
+// delivered or ctx ends. Events that are published later get a new context.
 func (d *dispatcher) drain(ctx context.Context) error {
 	d.mu.Lock()
+	d.cancel(errStopping)
 	idle, running := d.idle, d.running
 	d.mu.Unlock()
 	if !running {
@@ -111,7 +119,6 @@ func (d *dispatcher) drain(ctx context.Context) error {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
-		d.cancel(context.Cause(ctx))
 		return ctx.Err()
 	}
 }

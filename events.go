@@ -56,7 +56,9 @@ type ManagerEvent struct {
 	Err error
 }
 
-// EventCallback receives the events of a manager, one at a time and in order.
+// EventCallback receives the events of a manager, one at a time, in the order
+// in which its calls returned. Of two callers, the one that acted first can
+// return last: the order of changes is that of the log, see Backend.Subscribe.
 // It runs apart from the lock path and cannot delay or break it. The context
 // ends when the manager is told to stop.
 type EventCallback func(ctx context.Context, event *ManagerEvent)

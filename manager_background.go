@@ -20,7 +20,13 @@ func (m *EnhancedLockManager) Start(ctx context.Context) error {
 		return err
 	}
 	if m.cancel != nil {
-		return nil
+		select {
+		case <-m.done:
+			// The context of an earlier Start has ended the work.
+			m.cancel()
+		default:
+			return nil
+		}
 	}
 	background, cancel := context.WithCancel(ctx)
 	events, err := m.backend.Subscribe(background, []string{
@@ -69,6 +75,7 @@ func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent,
 			return
 		case event, open := <-events:
 			if !open {
+				m.logUnlessStopping(ctx, "the store ended its subscription; leases are ended by whoever comes next")
 				return
 			}
 			if event.Type == EventTimeout {
