@@ -197,6 +197,16 @@ func (c *EnhancedConfig) Validate() error {
 			report("%s: %v is negative", f.name, f.value)
 		}
 	}
+	for _, f := range []namedValue[time.Duration]{
+		{"default_timeout", d.DefaultTimeout},
+		{"max_timeout", d.MaxTimeout},
+		{"legacy_lock_timeout", d.LegacyLockTimeout},
+		{"redis_lock_ttl", d.RedisLockTTL},
+	} {
+		if f.value > 0 && f.value < time.Millisecond {
+			report("%s: %v is not a lease; give at least 1ms", f.name, f.value)
+		}
+	}
 	for _, f := range d.counts() {
 		if f.value < 0 {
 			report("%s: %d is negative", f.name, f.value)

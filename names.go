@@ -19,7 +19,7 @@ func (r ResourceIdentifier) Validate() error {
 	switch r.Type {
 	case ResourceTypeProject, ResourceTypeWorkspace, ResourceTypeGlobal, ResourceTypeCustom:
 	default:
-		return NewInvalidError("resource type %q is none of %q, %q, %q, %q", r.Type,
+		return NewInvalidError("resource type %q is none of %q, %q, %q, %q", clip(string(r.Type)),
 			ResourceTypeProject, ResourceTypeWorkspace, ResourceTypeGlobal, ResourceTypeCustom)
 	}
 	for _, field := range r.fields() {
@@ -45,7 +45,7 @@ func (r ResourceIdentifier) validateStrict() error {
 		}
 		// Atlantis project names are optional; without the other parts there
 		// would be nothing to lock.
-		if field.name != "project name" && strings.TrimSpace(field.value) == "" {
+		if optional := field.name == "project name" && field.value == ""; !optional && strings.TrimSpace(field.value) == "" {
 			return NewInvalidError("%s %q is empty", field.name, field.value)
 		}
 	}
@@ -87,8 +87,9 @@ func validateName(field, value string) error {
 		return NewInvalidError("%s %q has %d bytes, at most %d are allowed", field, clip(value), len(value), maxNameBytes)
 	}
 	// Format characters (zero width, direction overrides) make two names look
-	// like one: https://www.unicode.org/reports/tr36/
-	if i := strings.IndexFunc(value, func(c rune) bool { return unicode.Is(unicode.Cf, c) }); i >= 0 {
+	// like one: https://www.unicode.org/reports/tr36/. The joiner of emoji is not
+	// among those.
+	if i := strings.IndexFunc(value, func(c rune) bool { return c != '\u200d' && unicode.Is(unicode.Cf, c) }); i >= 0 {
 		return NewInvalidError("%s %q contains an invisible format character at byte %d", field, clip(value), i)
 	}
 	return nil
@@ -104,7 +105,7 @@ func validateMetadata(metadata map[string]string) error {
 		if err := validateText("metadata key", key); err != nil {
 			return err
 		}
-		if err := validateText("metadata "+key, value); err != nil {
+		if err := validateText("metadata "+clip(key), value); err != nil {
 			return err
 		}
 	}

@@ -87,7 +87,7 @@ func (o Owner) SamePull(recorded Owner) bool {
 func ParseOwner(text string) (Owner, error) {
 	owner, ok := parseOwner(text)
 	if !ok || owner.String() != text {
-		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", text)
+		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", clip(text))
 	}
 	return owner, nil
 }

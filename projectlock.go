@@ -1,7 +1,6 @@
 package enhanced
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -24,15 +23,31 @@ func SanitizePull(pull models.PullRequest) models.PullRequest {
 
 const redacted = "<redacted>"
 
-// redactPassword replaces the password of a URL. It works on text, since what
-// stock calls sanitized ("https://user:<redacted>@host") does not parse.
+// redactPassword replaces what URLs in a text have before their host: a
+// password, and over HTTP a user name that stands alone, which is how some hosts
+// take a token. It works on text, since what stock calls sanitized
+// ("https://user:<redacted>@host") does not parse.
 func redactPassword(text string) string {
-	if !strings.Contains(text, "@") {
+	before, rest, found := strings.Cut(text, "://")
+	if !found {
 		return text
 	}
-	// Compiled here because URLs with user information are rare.
-	userinfo := regexp.MustCompile(`://([^/@:]*):[^/@]*@`)
-	return userinfo.ReplaceAllString(text, "://$1:"+redacted+"@")
+	end := len(rest)
+	if i := strings.IndexAny(rest, "/?# "); i >= 0 {
+		end = i
+	}
+	authority, rest := rest[:end], redactPassword(rest[end:])
+	// A password can itself contain an @: the last one ends it.
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		user, _, hasPassword := strings.Cut(authority[:at], ":")
+		switch {
+		case hasPassword:
+			authority = user + ":" + redacted + authority[at:]
+		case strings.HasSuffix(before, "http"), strings.HasSuffix(before, "https"):
+			authority = redacted + authority[at:]
+		}
+	}
+	return before + "://" + authority + rest
 }
 
 // TransferProjectLock returns stock's form of a lock after it went to another

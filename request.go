@@ -2,6 +2,7 @@ package enhanced
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -90,6 +91,9 @@ func (r *EnhancedLockRequest) validateStrict() error {
 	for _, field := range []namedField{{"host", owner.Host}, {"user", owner.Name}} {
 		if err := validateName(field.name, field.value); err != nil {
 			return err
+		}
+		if field.value != "" && strings.TrimSpace(field.value) == "" {
+			return NewInvalidError("%s %q is empty", field.name, field.value)
 		}
 	}
 	return nil

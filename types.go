@@ -1,6 +1,7 @@
 package enhanced
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -37,7 +38,7 @@ func ParsePriority(name string) (Priority, error) {
 			return p, nil
 		}
 	}
-	return 0, NewInvalidError("priority %q is none of low, normal, high, critical", name)
+	return 0, NewInvalidError("priority %q is none of low, normal, high, critical", clip(name))
 }
 
 // LockState is the state of an [EnhancedLock].
@@ -94,7 +95,7 @@ type EnhancedLockRequest struct {
 // the user.
 func (r *EnhancedLockRequest) Owner() Owner {
 	if r.Pull != nil {
-		return PullOwner(r.Pull.BaseRepo.VCSHost.Hostname, r.Resource.Namespace, r.Pull.Num)
+		return PullOwner(r.Pull.BaseRepo.VCSHost.Hostname, cmp.Or(r.Resource.Namespace, r.Project.RepoFullName), r.Pull.Num)
 	}
 	return UserOwner(r.User.Username)
 }
