@@ -1,7 +1,6 @@
 package enhanced
 
 import (
-	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -66,9 +65,9 @@ func ProjectLockOwner(lock models.ProjectLock) Owner {
 // String returns the text form.
 func (o Owner) String() string {
 	if o.Kind == OwnerPull {
-		return fmt.Sprintf("%s:%s/%s/%d", o.Kind, url.PathEscape(o.Host), url.PathEscape(o.Repository), o.Number)
+		return string(o.Kind) + ":" + url.PathEscape(o.Host) + "/" + url.PathEscape(o.Repository) + "/" + strconv.Itoa(o.Number)
 	}
-	return fmt.Sprintf("%s:%s", o.Kind, url.PathEscape(o.Name))
+	return string(o.Kind) + ":" + url.PathEscape(o.Name)
 }
 
 // SamePull reports whether both owners are the same pull request. Records that

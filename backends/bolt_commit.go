@@ -6,19 +6,24 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/logging"
 	"go.etcd.io/bbolt"
 )
 
-// maxBatch bounds the steps of one transaction.
-const maxBatch = 256
+const (
+	// maxBatch bounds the steps of one transaction.
+	maxBatch = 256
+	// linger is how long the committer's goroutine outlives its last step.
+	linger = 10 * time.Millisecond
+)
 
 // committer runs steps of many callers in few transactions: while one is
 // written to disk, the next steps gather. Unlike bbolt's Batch it never waits
-// for company, so a single caller pays nothing. Its goroutine exists only while
-// there are steps.
+// for company, so a single caller pays nothing. Its goroutine exists while there
+// are steps, and shortly after.
 type committer struct {
 	db     *bbolt.DB
 	logger logging.SimpleLogging
@@ -29,6 +34,8 @@ type committer struct {
 	// ended is called after each transaction, however it ended, before the
 	// callers are answered.
 	ended func()
+
+	wake chan struct{} // tells a lingering loop that something has changed
 
 	mu      sync.Mutex // protects all below
 	waiting []*pendingStep
@@ -56,7 +63,7 @@ type batch struct {
 }
 
 func newCommitter(db *bbolt.DB, logger logging.SimpleLogging) *committer {
-	c := &committer{db: db, logger: logger}
+	c := &committer{db: db, logger: logger, wake: make(chan struct{}, 1)}
 	c.idle.L = &c.mu
 	return c
 }
@@ -99,6 +106,7 @@ func (c *committer) do(ctx context.Context, operation string, step func(*batch) 
 		go c.loop()
 	}
 	c.mu.Unlock()
+	c.wakeUp()
 
 	select {
 	case err := <-pending.done:
@@ -140,24 +148,75 @@ func (c *committer) withdraw(pending *pendingStep) bool {
 	return false
 }
 
+// wakeUp tells a lingering loop that something has changed.
+func (c *committer) wakeUp() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop commits what waits. When nothing does it lingers: a caller that takes
+// and releases locks one after the other would otherwise pay for a new
+// goroutine with a small stack each time.
 func (c *committer) loop() {
+	patience := time.NewTimer(linger)
+	defer patience.Stop()
 	for {
-		c.mu.Lock()
-		n := min(len(c.waiting), maxBatch)
-		steps := c.waiting[:n:n]
-		c.waiting = c.waiting[n:]
-		if n == 0 {
-			c.waiting = nil
-			c.running = false
-			c.idle.Broadcast()
-			c.mu.Unlock()
+		steps, leave := c.take()
+		if leave {
 			return
 		}
-		c.mu.Unlock()
-		for len(steps) > 0 {
-			steps = c.commit(steps)
+		for left := steps; len(left) > 0; {
+			left = c.commit(left)
+		}
+		if len(steps) > 0 {
+			continue
+		}
+		patience.Reset(linger)
+		select {
+		case <-c.wake:
+		case <-patience.C:
+			if c.leave() {
+				return
+			}
 		}
 	}
+}
+
+// take returns the steps of the next transaction; leave is set when the
+// committer is closed and none is left.
+func (c *committer) take() (steps []*pendingStep, leave bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), maxBatch)
+	steps = c.waiting[:n:n]
+	c.waiting = c.waiting[n:]
+	if n > 0 {
+		return steps, false
+	}
+	c.waiting = nil
+	if c.closed {
+		c.stopped()
+	}
+	return nil, c.closed
+}
+
+// leave reports whether the loop may end, since nothing has come.
+func (c *committer) leave() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting) > 0 {
+		return false
+	}
+	c.stopped()
+	return true
+}
+
+// stopped is called with c.mu held.
+func (c *committer) stopped() {
+	c.running = false
+	c.idle.Broadcast()
 }
 
 // commit runs the steps in one transaction and answers them. When one fails,
@@ -233,6 +292,7 @@ func (c *committer) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	c.wakeUp()
 	for c.running {
 		c.idle.Wait()
 	}

@@ -2,7 +2,6 @@ package backends
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -198,7 +197,7 @@ func (c *inspection) findName() (string, bool) {
 			}
 		case rangeLog:
 			var record logRecord
-			if json.Unmarshal(value, &record) == nil {
+			if decode(value, &record) == nil {
 				tryOwner(record.Actor)
 				tryOwner(record.owner())
 			}

@@ -1,7 +1,6 @@
 package backends
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -30,7 +29,7 @@ type ending struct {
 	How      string `json:"how"`
 	Resource string `json:"resource"`
 	Owner    string `json:"owner"`
-	Request  string `json:"request,omitempty"`
+	Request  string `json:"request,omitzero"`
 }
 
 // identity is what is stored under a token: the resource of a held lock, or
@@ -50,7 +49,7 @@ func (r *repository) identify(token int64) (identity, bool) {
 		return identity{resourceKey: string(value)}, true
 	}
 	var e ending
-	if err := json.Unmarshal(value, &e); err != nil {
+	if err := decode(value, &e); err != nil {
 		return identity{}, false
 	}
 	return identity{resourceKey: e.Resource, ending: &e}, true

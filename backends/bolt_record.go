@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
 )
@@ -20,15 +21,15 @@ type lockRecord struct {
 	// languages lose digits of large numbers.
 	Token    int64             `json:"n,string"`
 	Owner    string            `json:"o"`
-	Priority enhanced.Priority `json:"p,omitempty"`
+	Priority enhanced.Priority `json:"p,omitzero"`
 	Acquired int64             `json:"a"`
-	Expires  int64             `json:"x,omitempty"`
-	Request  string            `json:"q,omitempty"`
+	Expires  int64             `json:"x,omitzero"`
+	Request  string            `json:"q,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
 	// Mirror is the checksum of stock's form under its legacy key. When it is
 	// empty there is no such copy, and Lock holds the form itself.
-	Mirror string          `json:"s,omitempty"`
-	Lock   json.RawMessage `json:"l,omitempty"`
+	Mirror string         `json:"s,omitzero"`
+	Lock   jsontext.Value `json:"l,omitzero"`
 }
 
 func (r *lockRecord) expiredAt(now int64) bool {
@@ -108,47 +109,47 @@ type storedLock struct {
 }
 
 type storedProject struct {
-	ProjectName  string `json:",omitempty"`
+	ProjectName  string `json:",omitzero"`
 	RepoFullName string
 	Path         string
 }
 
 type storedUser struct {
-	Username string   `json:",omitempty"`
+	Username string   `json:",omitzero"`
 	Teams    []string `json:",omitempty"`
 }
 
 type storedPull struct {
-	Num                      int                     `json:",omitempty"`
-	HeadCommit               string                  `json:",omitempty"`
-	URL                      string                  `json:",omitempty"`
-	HeadBranch               string                  `json:",omitempty"`
-	BaseBranch               string                  `json:",omitempty"`
-	HardenedNonPRRefCheckout bool                    `json:",omitempty"`
-	Author                   string                  `json:",omitempty"`
-	Body                     string                  `json:",omitempty"`
-	State                    models.PullRequestState `json:",omitempty"`
+	Num                      int                     `json:",omitzero"`
+	HeadCommit               string                  `json:",omitzero"`
+	URL                      string                  `json:",omitzero"`
+	HeadBranch               string                  `json:",omitzero"`
+	BaseBranch               string                  `json:",omitzero"`
+	HardenedNonPRRefCheckout bool                    `json:",omitzero"`
+	Author                   string                  `json:",omitzero"`
+	Body                     string                  `json:",omitzero"`
+	State                    models.PullRequestState `json:",omitzero"`
 	BaseRepo                 storedRepo              `json:",omitzero"`
 }
 
 type storedRepo struct {
-	FullName          string     `json:",omitempty"`
-	Owner             string     `json:",omitempty"`
-	Name              string     `json:",omitempty"`
+	FullName          string     `json:",omitzero"`
+	Owner             string     `json:",omitzero"`
+	Name              string     `json:",omitzero"`
 	CloneURL          string     `json:"-"` // holds a credential
-	SanitizedCloneURL string     `json:",omitempty"`
+	SanitizedCloneURL string     `json:",omitzero"`
 	VCSHost           storedHost `json:",omitzero"`
 }
 
 type storedHost struct {
-	Hostname string             `json:",omitempty"`
-	Type     models.VCSHostType `json:",omitempty"`
+	Hostname string             `json:",omitzero"`
+	Type     models.VCSHostType `json:",omitzero"`
 }
 
 func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
 	lock = enhanced.SanitizeProjectLock(lock)
 	pull, repo := lock.Pull, lock.Pull.BaseRepo
-	return json.Marshal(storedLock{
+	return encode(storedLock{
 		Project: storedProject{lock.Project.ProjectName, lock.Project.RepoFullName, lock.Project.Path},
 		Pull: storedPull{
 			Num: pull.Num, HeadCommit: pull.HeadCommit, URL: pull.URL,
@@ -188,20 +189,20 @@ type logRecord struct {
 	Type     string      `json:"e"`
 	Token    int64       `json:"n,string"`
 	Resource string      `json:"r"`
-	Request  string      `json:"q,omitempty"`
-	Actor    string      `json:"a,omitempty"`
+	Request  string      `json:"q,omitzero"`
+	Actor    string      `json:"a,omitzero"`
 	Cause    string      `json:"c"`
-	Reason   string      `json:"w,omitempty"`
-	Before   *logSummary `json:"b,omitempty"`
-	After    *logSummary `json:"z,omitempty"`
+	Reason   string      `json:"w,omitzero"`
+	Before   *logSummary `json:"b,omitzero"`
+	After    *logSummary `json:"z,omitzero"`
 }
 
 // logSummary is the stored form of [enhanced.LockSummary].
 type logSummary struct {
 	Owner   string `json:"o"`
-	Token   int64  `json:"n,omitempty,string"`
-	Expires int64  `json:"x,omitempty"`
-	Note    string `json:"k,omitempty"`
+	Token   int64  `json:"n,omitzero,string"`
+	Expires int64  `json:"x,omitzero"`
+	Note    string `json:"k,omitzero"`
 }
 
 // owner returns the lock's owner after the change, or before it when it ended.

@@ -2,10 +2,11 @@ package backends
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/runatlantis/atlantis/server/core/locking"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -315,8 +316,10 @@ func legacyName(key string) string {
 	return fmt.Sprintf("%s/%s", legacyLocks(), key)
 }
 
+// encode writes a record. What people typed is kept as well as JSON can: like
+// the first version of Go's package, it replaces invalid UTF-8.
 func encode(v any) ([]byte, error) {
-	data, err := json.Marshal(v)
+	data, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		return nil, fmt.Errorf("encoding %T: %w", v, err)
 	}

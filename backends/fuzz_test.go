@@ -2,11 +2,12 @@ package backends
 
 import (
 	"bytes"
-	"encoding/json"
 	"math"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
@@ -46,13 +47,13 @@ func FuzzDecodeLockRecord(f *testing.F) {
 }
 
 // compacted returns JSON without white space and with its escapes as
-// encoding/json writes them.
-func compacted(t *testing.T, data json.RawMessage) json.RawMessage {
+// encode writes them.
+func compacted(t *testing.T, data jsontext.Value) jsontext.Value {
 	t.Helper()
 	if data == nil {
 		return nil
 	}
-	written, err := json.Marshal(data)
+	written, err := encode(data)
 	require.NoError(t, err)
 	return written
 }
