@@ -1,6 +1,7 @@
 package backends_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -10,48 +11,81 @@ import (
 	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
 
-// locker is what stock and ours have in common: one acquire and release.
-type locker func(number int, path string) error
+// pairOf is what stock and ours have in common: one acquire and release.
+type pairOf func(number int, path string) error
 
-func benchmarkStores(b *testing.B) map[string]func(b *testing.B) locker {
+// store is one candidate of a comparison.
+type store struct {
+	name string
+	// pair acquires and releases.
+	pair pairOf
+}
+
+// benchmarkStores opens stock's store and ours, each in a file of its own in
+// which locks are held.
+func benchmarkStores(b *testing.B, locks int) []store {
 	b.Helper()
-	return map[string]func(b *testing.B) locker{
-		"store=stock": func(b *testing.B) locker {
-			stock, err := boltdb.New(b.TempDir())
-			require.NoError(b, err)
-			b.Cleanup(func() { require.NoError(b, stock.Close()) })
-			return func(number int, path string) error {
-				lock := stockLock("org/app", number, path)
-				if _, _, err := stock.TryLock(lock); err != nil {
-					return err
-				}
-				_, err := stock.Unlock(lock.Project, lock.Workspace)
+	ours := benchmarkBackend(b)
+	hold(b, ours, locks, 50)
+	stock := benchmarkStock(b, locks)
+	return []store{
+		{"store=stock", func(number int, path string) error {
+			lock := stockLock("org/app", number, path)
+			if _, _, err := stock.TryLock(lock); err != nil {
 				return err
 			}
-		},
-		"store=ours": func(b *testing.B) locker {
-			ours := benchmarkBackend(b)
-			return func(number int, path string) error {
-				lock, err := ours.AcquireLock(b.Context(), request(stockLock("org/app", number, path)))
-				if err != nil {
-					return err
-				}
-				return ours.ReleaseLock(b.Context(), lock.ID)
+			_, err := stock.Unlock(lock.Project, lock.Workspace)
+			return err
+		}},
+		{"store=ours", func(number int, path string) error {
+			lock, err := ours.AcquireLock(b.Context(), request(stockLock("org/app", number, path)))
+			if err != nil {
+				return err
 			}
-		},
+			return ours.ReleaseLock(b.Context(), lock.ID)
+		}},
 	}
 }
 
-func benchmarkBackend(b *testing.B) *backends.BoltBackend {
+// benchmarkStock fills stock's bucket in one transaction: its own TryLock would
+// take a minute.
+func benchmarkStock(b *testing.B, locks int) *boltdb.BoltDB {
+	b.Helper()
+	db := benchmarkFile(b)
+	require.NoError(b, db.Update(func(tx *bbolt.Tx) error {
+		bucket, err := tx.CreateBucketIfNotExists([]byte("runLocks"))
+		require.NoError(b, err)
+		_, err = tx.CreateBucketIfNotExists([]byte("globalLocks"))
+		require.NoError(b, err)
+		for i := range locks {
+			lock := heldLock(i, 50)
+			value, err := json.Marshal(lock)
+			require.NoError(b, err)
+			require.NoError(b, bucket.Put([]byte(models.GenerateLockKey(lock.Project, lock.Workspace)), value))
+		}
+		return nil
+	}))
+	stock, err := boltdb.NewWithDB(db, "runLocks", "globalLocks")
+	require.NoError(b, err)
+	return stock
+}
+
+func benchmarkFile(b *testing.B) *bbolt.DB {
 	b.Helper()
 	db, err := bbolt.Open(filepath.Join(b.TempDir(), "atlantis.db"), 0o600, nil)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, db.Close()) })
-	ours, err := backends.NewBoltBackend(db, nil, nil)
+	return db
+}
+
+func benchmarkBackend(b *testing.B) *backends.BoltBackend {
+	b.Helper()
+	ours, err := backends.NewBoltBackend(benchmarkFile(b), nil, nil)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, ours.Close()) })
 	return ours
@@ -60,24 +94,33 @@ func benchmarkBackend(b *testing.B) *backends.BoltBackend {
 // BenchmarkBoltPair is one acquire and release, beside stock on the same disk
 // with the same durability.
 func BenchmarkBoltPair(b *testing.B) {
-	for _, callers := range []int{1, 16, 64} {
-		for store, open := range benchmarkStores(b) {
-			b.Run(fmt.Sprintf("callers=%d/%s", callers, store), func(b *testing.B) {
-				pair := open(b)
-				var next atomic.Int64
-				b.ReportAllocs()
-				b.ResetTimer()
-				together(callers, func(caller int) {
-					for next.Add(1) <= int64(b.N) {
-						if err := pair(caller+1, "p"+strconv.Itoa(caller)); err != nil {
-							b.Error(err)
-						}
-					}
-				})
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pairs/s")
-			})
-		}
+	for _, held := range []int{0, 100_000} {
+		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
+			stores := benchmarkStores(b, held)
+			for _, callers := range []int{1, 16, 64} {
+				for _, store := range stores {
+					b.Run(fmt.Sprintf("callers=%d/%s", callers, store.name), func(b *testing.B) {
+						benchmarkPair(b, store.pair, callers)
+					})
+				}
+			}
+		})
 	}
+}
+
+func benchmarkPair(b *testing.B, pair pairOf, callers int) {
+	b.Helper()
+	var next atomic.Int64
+	b.ReportAllocs()
+	b.ResetTimer()
+	together(callers, func(caller int) {
+		for next.Add(1) <= int64(b.N) {
+			if err := pair(caller+1, "p"+strconv.Itoa(caller)); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pairs/s")
 }
 
 func together(n int, run func(i int)) {
@@ -93,6 +136,11 @@ func together(n int, run func(i int)) {
 	}
 }
 
+// heldLock is the ith of many locks over repositories.
+func heldLock(i, repositories int) models.ProjectLock {
+	return stockLock("org/held"+strconv.Itoa(i%repositories), 1_000_000+i, "p"+strconv.Itoa(i))
+}
+
 // hold fills a store with locks over repositories, in few transactions.
 func hold(b *testing.B, ours *backends.BoltBackend, locks, repositories int) {
 	b.Helper()
@@ -103,8 +151,7 @@ func hold(b *testing.B, ours *backends.BoltBackend, locks, repositories int) {
 			if i >= locks {
 				return
 			}
-			repository := "org/held" + strconv.Itoa(i%repositories)
-			if _, err := ours.AcquireLock(b.Context(), request(stockLock(repository, 1_000_000+i, "p"+strconv.Itoa(i)))); err != nil {
+			if _, err := ours.AcquireLock(b.Context(), request(heldLock(i, repositories))); err != nil {
 				b.Error(err)
 				return
 			}
