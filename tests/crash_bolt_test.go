@@ -38,8 +38,26 @@ func TestKilledUnderLoad(t *testing.T) {
 	t.Logf("%d contended grants, %d calls without an answer", judge.contended, judge.open)
 }
 
-// killedAfter runs a process under load until it has reported n steps, kills
-// it, and returns all that it reported.
+
+// contention counts the grants of locks that somebody else was refused before.
+type contention struct {
+	grants   int
+	refusals map[string]int // by resource
+}
+
+func (c *contention) add(s loadStep) {
+	switch {
+	case s.Op != "acquire" || !s.Answered:
+	case !s.Granted:
+		c.refusals[s.Resource]++
+	case c.refusals[s.Resource] > 0:
+		c.grants++
+		c.refusals[s.Resource] = 0
+	}
+}
+
+// killedAfter runs a process under load until it has reported n steps, and
+// enough contended grants, kills it, and returns all that it reported.
 func killedAfter(t *testing.T, path string, n int) []loadStep {
 	t.Helper()
 	executable, err := os.Executable()
@@ -51,13 +69,15 @@ func killedAfter(t *testing.T, path string, n int) []loadStep {
 	require.NoError(t, err)
 	require.NoError(t, child.Start())
 	var steps []loadStep
+	seen := contention{refusals: map[string]int{}}
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
 		var step loadStep
 		if err := json.Unmarshal(lines.Bytes(), &step); err != nil {
 			break // the last line was cut by the kill
 		}
-		if steps = append(steps, step); len(steps) == n {
+		seen.add(step)
+		if steps = append(steps, step); len(steps) >= n && seen.grants >= leastContended {
 			require.NoError(t, child.Process.Kill())
 		}
 	}
@@ -116,9 +136,10 @@ type acknowledged struct {
 func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
 	t.Helper()
 	a := acknowledged{map[string]held{}, map[string]bool{}, map[int64]loadStep{}}
-	refusals, tokens := map[string]int{}, map[string]int64{}
-	contended, newest := 0, j.newest
+	tokens := map[string]int64{}
+	contended, newest := contention{refusals: map[string]int{}}, j.newest
 	for _, s := range steps {
+		contended.add(s)
 		if !s.Answered {
 			a.open[s.Call] = s
 			continue
@@ -129,13 +150,8 @@ func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
 		case s.Op == "acquire" && s.Granted:
 			require.Greater(t, s.Token, max(j.newest, tokens[s.Resource]), "a token that is not larger than those before")
 			tokens[s.Resource], newest = s.Token, max(newest, s.Token)
-			if refusals[s.Resource] > 0 {
-				contended++
-			}
-			refusals[s.Resource] = 0
 			a.held[s.Resource] = held{s.Lock, s.Owner, s.Token}
 		case s.Op == "acquire":
-			refusals[s.Resource]++
 		case s.Op == "transfer":
 			a.held[s.Resource] = held{"", s.Owner, s.Token}
 			a.released[s.Lock] = true
@@ -146,9 +162,9 @@ func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
 			}
 		}
 	}
-	require.GreaterOrEqual(t, contended, 20, "the round is void: too little contention")
+	require.GreaterOrEqual(t, contended.grants, leastContended, "the round is void: too little contention")
 	j.newest = newest
-	j.contended += contended
+	j.contended += contended.grants
 	j.open += len(a.open)
 	return a
 }
