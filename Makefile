@@ -1,5 +1,5 @@
-# Everything here needs Go, git and make. Only the race detector also needs a
-# C compiler, so `make run` works without one.
+# Everything here needs Go, git and make. Only the tests also need a C compiler,
+# for the race detector, and redis-server, so `make run` works without.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: ## Check that Go and a C compiler are there, as root on Debian install the compiler
+setup: ## Check that Go, a C compiler and redis-server are there; as root on Debian install the last two
 	scripts/setup
 
 .PHONY: build

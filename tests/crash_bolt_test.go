@@ -38,7 +38,6 @@ func TestKilledUnderLoad(t *testing.T) {
 	t.Logf("%d contended grants, %d calls without an answer", judge.contended, judge.open)
 }
 
-
 // contention counts the grants of locks that somebody else was refused before.
 type contention struct {
 	grants   int

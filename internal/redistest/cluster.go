@@ -1,0 +1,143 @@
+package redistest
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// slots is the number of a cluster's slots.
+const slots = 16384
+
+// Cluster is a Redis cluster whose nodes take each other for dead after a second.
+type Cluster struct {
+	// Nodes are the primaries, and after them the replicas: the one at index
+	// primaries + n has the primary n % primaries, until a failover.
+	Nodes []*Server
+
+	tb        testing.TB
+	primaries int
+}
+
+// StartCluster starts a cluster and waits until every node serves all slots.
+func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *Cluster {
+	tb.Helper()
+	c := &Cluster{tb: tb, primaries: primaries}
+	args := options.Args
+	for range primaries * (1 + replicasEach) {
+		options.Args = append([]string{
+			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000",
+			"--cluster-port", strconv.Itoa(FreePort(tb)),
+		}, args...)
+		c.Nodes = append(c.Nodes, Start(tb, options))
+	}
+	ctx, cancel := context.WithTimeout(tb.Context(), startTime)
+	defer cancel()
+	// A node takes no epoch once it has met another.
+	for i, node := range c.Nodes {
+		require.NoError(tb, node.Client().Do(ctx, "cluster", "set-config-epoch", i+1).Err())
+	}
+	for i, node := range c.Nodes {
+		client := node.Client()
+		for _, other := range c.Nodes {
+			host, port, err := net.SplitHostPort(other.Addr)
+			require.NoError(tb, err)
+			require.NoError(tb, client.Do(ctx, "cluster", "meet", host, port, other.busPort()).Err())
+		}
+		if i < primaries {
+			require.NoError(tb, client.ClusterAddSlotsRange(ctx, i*slots/primaries, (i+1)*slots/primaries-1).Err())
+		}
+	}
+	for i, node := range c.Nodes[primaries:] {
+		primary, client := c.Nodes[i%primaries].ID(), node.Client()
+		eventually(ctx, tb, "replicate", func() bool { return client.ClusterReplicate(ctx, primary).Err() == nil })
+	}
+	c.await(ctx, replicasEach)
+	return c
+}
+
+// ID is the name of a cluster's node.
+func (s *Server) ID() string {
+	s.tb.Helper()
+	id, err := s.Client().Do(s.tb.Context(), "cluster", "myid").Text()
+	require.NoError(s.tb, err)
+	return id
+}
+
+func (s *Server) busPort() string {
+	for i, argument := range s.command {
+		if argument == "--cluster-port" {
+			return s.command[i+1]
+		}
+	}
+	return ""
+}
+
+// await waits until all nodes know all others and every slot is served.
+func (c *Cluster) await(ctx context.Context, replicasEach int) {
+	c.tb.Helper()
+	for i, node := range c.Nodes {
+		client := node.Client()
+		eventually(ctx, c.tb, "cluster is formed", func() bool {
+			info, err := client.ClusterInfo(ctx).Result()
+			if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:"+strconv.Itoa(len(c.Nodes))) {
+				return false
+			}
+			// Each range is its bounds and then its nodes.
+			ranges, err := client.Do(ctx, "cluster", "slots").Slice()
+			if err != nil || len(ranges) != c.primaries {
+				return false
+			}
+			for _, r := range ranges {
+				if parts, ok := r.([]any); !ok || len(parts) != 2+1+replicasEach {
+					return false
+				}
+			}
+			replication, err := client.Info(ctx, "replication").Result()
+			return err == nil && (i < c.primaries || strings.Contains(replication, "master_link_status:up"))
+		})
+	}
+}
+
+// Addrs are the addresses of all nodes.
+func (c *Cluster) Addrs() []string {
+	addrs := make([]string, len(c.Nodes))
+	for i, node := range c.Nodes {
+		addrs[i] = node.Addr
+	}
+	return addrs
+}
+
+// Options are what a client needs to be let in as administrator.
+func (c *Cluster) Options() *redis.ClusterOptions {
+	one := c.Nodes[0].Options()
+	return &redis.ClusterOptions{
+		Addrs: c.Addrs(), DisableIdentity: true,
+		TLSConfig: one.TLSConfig, Username: one.Username, Password: one.Password,
+	}
+}
+
+// Client returns an administrator's client that is closed with the test.
+func (c *Cluster) Client() *redis.ClusterClient {
+	c.tb.Helper()
+	client := redis.NewClusterClient(c.Options())
+	c.tb.Cleanup(func() { _ = client.Close() }) //nolint:errcheck // a test may have closed it
+	return client
+}
+
+// PrimaryOf returns the node that at first serves a key.
+func (c *Cluster) PrimaryOf(key string) *Server {
+	c.tb.Helper()
+	slot, err := c.Nodes[0].Client().ClusterKeySlot(c.tb.Context(), key).Result()
+	require.NoError(c.tb, err)
+	for i := c.primaries - 1; ; i-- {
+		if int(slot) >= i*slots/c.primaries {
+			return c.Nodes[i]
+		}
+	}
+}

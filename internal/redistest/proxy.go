@@ -1,0 +1,134 @@
+package redistest
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Proxy passes connections on to a server, until it is cut: from then on
+// nothing passes, and nobody is told, as in a partition of the network.
+type Proxy struct {
+	// Addr is where it listens, host:port.
+	Addr string
+	// Dropped counts the bytes that a cut has kept from passing.
+	Dropped atomic.Int64
+
+	cut      atomic.Bool
+	listener net.Listener
+	ctx      context.Context
+
+	mu     sync.Mutex // protects below
+	closed bool
+	open   map[net.Conn]struct{}
+	copies sync.WaitGroup
+}
+
+// StartProxy starts a proxy that ends with the test.
+func StartProxy(tb testing.TB, target string) *Proxy {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
+	p := &Proxy{Addr: listener.Addr().String(), listener: listener, ctx: ctx, open: make(map[net.Conn]struct{})}
+	p.copies.Go(func() { p.accept(target) })
+	tb.Cleanup(func() {
+		cancel()
+		p.close()
+	})
+	return p
+}
+
+// Cut lets nothing pass any more. Connections stay open.
+func (p *Proxy) Cut() { p.cut.Store(true) }
+
+// Heal lets everything pass again, on new connections: those of before the cut
+// have lost bytes, so they are closed.
+func (p *Proxy) Heal() {
+	p.mu.Lock()
+	for connection := range p.open {
+		_ = connection.Close() //nolint:errcheck // it is broken anyway
+	}
+	p.mu.Unlock()
+	p.cut.Store(false)
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	for connection := range p.open {
+		_ = connection.Close() //nolint:errcheck // nobody uses it any more
+	}
+	p.mu.Unlock()
+	_ = p.listener.Close() //nolint:errcheck // nobody uses it any more
+	p.copies.Wait()
+}
+
+func (p *Proxy) accept(target string) {
+	for {
+		connection, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.copies.Go(func() { p.pass(connection, target) })
+	}
+}
+
+func (p *Proxy) pass(client net.Conn, target string) {
+	if !p.track(client) {
+		return
+	}
+	defer p.forget(client)
+	var dialer net.Dialer
+	server, err := dialer.DialContext(p.ctx, "tcp", target)
+	if err != nil || !p.track(server) {
+		return
+	}
+	defer p.forget(server)
+	var back sync.WaitGroup
+	back.Go(func() { p.forward(client, server) })
+	p.forward(server, client)
+	back.Wait()
+}
+
+// forward copies until one side ends, and then ends the other.
+func (p *Proxy) forward(to, from net.Conn) {
+	defer to.Close() //nolint:errcheck // the other direction ends with it
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		switch {
+		case err != nil:
+			return
+		case p.cut.Load():
+			p.Dropped.Add(int64(n))
+		default:
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (p *Proxy) track(connection net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		_ = connection.Close() //nolint:errcheck // nobody uses it any more
+		return false
+	}
+	p.open[connection] = struct{}{}
+	return true
+}
+
+func (p *Proxy) forget(connection net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, connection)
+	_ = connection.Close() //nolint:errcheck // nobody uses it any more
+}

@@ -1,0 +1,198 @@
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// BinaryVariable names the environment variable with the server binary to use
+// instead of redis-server: another version, or Valkey.
+const BinaryVariable = "ATLANTIS_LOCKS_TEST_REDIS_SERVER"
+
+// startTime bounds how long a server may take to answer.
+const startTime = 20 * time.Second
+
+// Options say how servers are started. The zero value is a server that keeps
+// nothing on disk and lets everybody in.
+type Options struct {
+	// Args are further arguments, as on redis-server's command line.
+	Args []string
+	// Env are further environment variables, NAME=VALUE.
+	Env []string
+	// Secure, when set, makes the servers ask for TLS, users and passwords.
+	Secure *Secure
+}
+
+// Server is one redis-server process.
+type Server struct {
+	// Addr is host:port.
+	Addr string
+	// Dir has the server's files, "server.log" among them.
+	Dir string
+
+	tb      testing.TB
+	options Options
+	command []string
+	process *exec.Cmd
+	exited  chan struct{}
+}
+
+// Start starts a server.
+func Start(tb testing.TB, options Options) *Server {
+	tb.Helper()
+	// Between finding a free port and the server's using it another process can
+	// take it, so that is tried again.
+	for attempt := 1; ; attempt++ {
+		s := newServer(tb, options)
+		s.command = append([]string{
+			"--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", "server.log",
+			"--save", "", "--appendonly", "no", "--daemonize", "no", "--maxmemory-policy", "noeviction",
+			"--repl-diskless-sync-delay", "0",
+		}, options.Args...)
+		s.command = append(s.command, options.Secure.serverArgs(s.port())...)
+		err := s.Run()
+		if err == nil {
+			tb.Cleanup(s.Kill)
+			return s
+		}
+		s.Kill()
+		if attempt == 3 {
+			require.NoError(tb, err)
+		}
+	}
+}
+
+func newServer(tb testing.TB, options Options) *Server {
+	tb.Helper()
+	return &Server{tb: tb, options: options, Dir: tb.TempDir(), Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
+}
+
+func (s *Server) port() string {
+	_, port, err := net.SplitHostPort(s.Addr)
+	require.NoError(s.tb, err)
+	return port
+}
+
+// Run starts the process, the first time or again after [Server.Kill], and
+// waits until it listens.
+func (s *Server) Run() error {
+	binary := os.Getenv(BinaryVariable)
+	if binary == "" {
+		binary = "redis-server"
+	}
+	path, err := exec.LookPath(binary)
+	if err != nil {
+		return fmt.Errorf("%w; install it: sudo apt-get install redis-server", err)
+	}
+	// The server outlives the test's context, since clean-up still talks to it.
+	s.process = exec.CommandContext(context.WithoutCancel(s.tb.Context()), path, s.command...)
+	s.process.Env = append(os.Environ(), s.options.Env...)
+	var output bytes.Buffer
+	s.process.Stdout, s.process.Stderr = &output, &output
+	// A test that is killed takes its servers along.
+	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.process.Start(); err != nil {
+		return err
+	}
+	exited, process := make(chan struct{}), s.process
+	s.exited = exited
+	go func() {
+		defer close(exited)
+		_ = process.Wait() //nolint:errcheck // that it ended is all that matters
+	}()
+	return s.listening(&output)
+}
+
+func (s *Server) listening(output *bytes.Buffer) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), startTime)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	var dialer net.Dialer
+	for {
+		select {
+		case <-s.exited:
+			log, _ := os.ReadFile(filepath.Join(s.Dir, "server.log")) //nolint:errcheck // there may be none
+			return fmt.Errorf("redis-server ended: %s%s", output, log)
+		case <-ctx.Done():
+			return fmt.Errorf("redis-server on %s does not answer after %v", s.Addr, startTime)
+		case <-tick.C:
+			if connection, err := dialer.DialContext(ctx, "tcp", s.Addr); err == nil {
+				return connection.Close()
+			}
+		}
+	}
+}
+
+// Kill ends the process at once, as kill -9 does.
+func (s *Server) Kill() {
+	if s.process == nil || s.process.Process == nil || s.exited == nil {
+		return
+	}
+	if err := s.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.tb.Errorf("ending redis-server: %v", err)
+	}
+	<-s.exited
+}
+
+// Signal sends a signal to the process, such as SIGSTOP.
+func (s *Server) Signal(signal os.Signal) {
+	s.tb.Helper()
+	require.NoError(s.tb, s.process.Process.Signal(signal))
+}
+
+// Options are what a client needs to be let in as administrator.
+func (s *Server) Options() *redis.Options {
+	options := &redis.Options{Addr: s.Addr, DisableIdentity: true}
+	if secure := s.options.Secure; secure != nil {
+		options.TLSConfig, options.Username, options.Password = secure.TLS(), AdminUser, AdminPassword
+	}
+	return options
+}
+
+// Client returns an administrator's client that is closed with the test.
+func (s *Server) Client() *redis.Client {
+	s.tb.Helper()
+	client := redis.NewClient(s.Options())
+	s.tb.Cleanup(func() { _ = client.Close() }) //nolint:errcheck // a test may have closed it
+	return client
+}
+
+// FreePort returns a port on which nothing listens at the moment.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	var config net.ListenConfig
+	listener, err := config.Listen(context.WithoutCancel(tb.Context()), "tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, listener.Close()) }()
+	addr, ok := listener.Addr().(*net.TCPAddr)
+	require.True(tb, ok)
+	return addr.Port
+}
+
+// eventually polls until condition holds or ctx ends.
+func eventually(ctx context.Context, tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tb.Fatalf("still not after %v: %s", startTime, what)
+		}
+	}
+}
