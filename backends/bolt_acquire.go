@@ -6,6 +6,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 )
 
 // AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
@@ -33,7 +34,7 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 	a, err := decide(ctx, b.committer, "acquire "+r.Resource.String(), func(batch *batch) (acquisition, error) {
 		return b.repositoryStep(batch, r.Resource.Namespace).acquire(r)
 	})
-	b.countRequest(a.granted, time.Since(start), err)
+	countRequest(&b.recorder, a.granted, time.Since(start), err)
 	return a.lock, a.granted, err
 }
 
@@ -43,14 +44,24 @@ type acquisition struct {
 	granted bool
 }
 
-func (b *BoltBackend) countRequest(acquired bool, wait time.Duration, err error) {
+// countRequest counts a decided request.
+func countRequest(r *recorder.Recorder, acquired bool, wait time.Duration, err error) {
 	switch {
 	case err == nil && acquired:
-		b.recorder.Acquired(wait)
+		r.Acquired(wait)
 	case err == nil || isDecision(err) && !errors.Is(err, enhanced.ErrTimeout):
-		b.recorder.Refused()
+		r.Refused()
 	default:
-		b.recorder.Failed()
+		r.Failed()
+	}
+}
+
+// closingError is the answer to a pull request whose locks are being released.
+func closingError(resource enhanced.ResourceIdentifier, owner string) error {
+	return &enhanced.LockError{
+		Code:     enhanced.ErrCodePermissionDenied,
+		Message:  resource.String() + ": all locks of " + owner + " are being released",
+		Resource: resource,
 	}
 }
 
@@ -71,11 +82,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, 
 	default:
 	}
 	if s.closing(owner) {
-		return acquisition{}, &enhanced.LockError{
-			Code:     enhanced.ErrCodePermissionDenied,
-			Message:  r.Resource.String() + ": all locks of " + owner + " are being released",
-			Resource: r.Resource,
-		}
+		return acquisition{}, closingError(r.Resource, owner)
 	}
 	record := &lockRecord{
 		Owner:    owner,
@@ -94,13 +101,12 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, 
 
 // RefreshLock makes the lease end extension from now. See [enhanced.Backend].
 func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension time.Duration) error {
-	limit := b.config.Load().MaxTimeout
-	if extension < time.Millisecond || extension > limit {
-		return enhanced.NewInvalidError("extension %v is not a lease; give 1ms to max_timeout %v", extension, limit)
+	if err := checkExtension(extension, b.config.Load().MaxTimeout); err != nil {
+		return err
 	}
 	_, err := b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
 		if f.record.Expires == 0 {
-			return enhanced.NewInvalidError("lock %s on %s has no lease to refresh; it is held until released", lockID, f.resource)
+			return permanentError(lockID, f.resource)
 		}
 		before := *f.record
 		f.record.Expires = s.now + extension.Microseconds()
@@ -112,6 +118,18 @@ func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension 
 		)
 	})
 	return err
+}
+
+func checkExtension(extension, limit time.Duration) error {
+	if extension < time.Millisecond || extension > limit {
+		return enhanced.NewInvalidError("extension %v is not a lease; give 1ms to max_timeout %v", extension, limit)
+	}
+	return nil
+}
+
+// permanentError is the answer to a refresh of a lock without lease.
+func permanentError(lockID string, resource enhanced.ResourceIdentifier) error {
+	return enhanced.NewInvalidError("lock %s on %s has no lease to refresh; it is held until released", lockID, resource)
 }
 
 // TransferLock gives a held lock to another owner. See [enhanced.Backend].

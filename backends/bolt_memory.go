@@ -85,7 +85,12 @@ func (s *repositoryStep) recall(r *enhanced.EnhancedLockRequest) (known bool, an
 	if granted.ending != nil && granted.ending.Owner != owner {
 		return true, acquisition{}, reusedError(r)
 	}
-	return true, acquisition{}, &enhanced.LockError{
+	return true, acquisition{}, endedRequestError(r)
+}
+
+// endedRequestError is the answer to a request whose lock has ended.
+func endedRequestError(r *enhanced.EnhancedLockRequest) error {
+	return &enhanced.LockError{
 		Code:     enhanced.ErrCodeLockExpired,
 		Message:  fmt.Sprintf("request %q got a lock on %s before, which has ended; ask with a new ID", r.ID, r.Resource),
 		Resource: r.Resource,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 	"go.etcd.io/bbolt"
 )
 
@@ -159,10 +160,10 @@ func splits(text string) func(yield func(before, after string) bool) {
 	}
 }
 
-// GetStats returns the statistics. See [enhanced.Backend].
-func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
-	s := b.recorder.Snapshot()
-	stats := &enhanced.BackendStats{
+// newStats returns what this process has counted.
+func newStats(r *recorder.Recorder) *enhanced.BackendStats {
+	s := r.Snapshot()
+	return &enhanced.BackendStats{
 		TotalRequests:      s.Acquired + s.Refused + s.Failed,
 		SuccessfulAcquires: s.Acquired,
 		Refused:            s.Refused,
@@ -173,6 +174,11 @@ func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, err
 		AverageHoldTime:    s.AverageHold,
 		RecentFailureRate:  s.RecentFailureRate,
 	}
+}
+
+// GetStats returns the statistics. See [enhanced.Backend].
+func (b *BoltBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
+	stats := newStats(&b.recorder)
 	err := b.HealthCheck(ctx)
 	if err == nil {
 		err = b.countLocks(ctx, stats)

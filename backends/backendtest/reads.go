@@ -79,7 +79,7 @@ func testReads(t *testing.T, newBackend NewBackend) {
 		require.ErrorIs(t, b.UpdateConfiguration(bad), enhanced.ErrInvalidRequest)
 		require.ErrorIs(t, b.UpdateConfiguration(nil), enhanced.ErrInvalidRequest)
 		good := enhanced.DefaultConfig()
-		good.MaxTimeout, good.DefaultTimeout = 2*shortLease, shortLease
+		good.MaxTimeout, good.DefaultTimeout, good.RedisLockTTL = 2*shortLease, shortLease, shortLease
 		require.NoError(t, b.UpdateConfiguration(good))
 		lock := acquire(t, b, leased(pullRequest(1, "."), 0))
 		require.Equal(t, shortLease, lock.ExpiresAt.Sub(lock.AcquiredAt))

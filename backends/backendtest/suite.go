@@ -29,6 +29,18 @@ type NewBackend func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Bac
 // behind Atlantis' locking client and project locker.
 func Run(t *testing.T, newBackend NewBackend) {
 	t.Helper()
+	run(t, newBackend, (*testing.T).Parallel)
+}
+
+// RunShared is Run for backends on one store that is emptied for each: one case
+// runs after the other.
+func RunShared(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	run(t, newBackend, func(*testing.T) {})
+}
+
+func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
+	t.Helper()
 	for name, test := range map[string]func(*testing.T, NewBackend){
 		"Acquire":     testAcquire,
 		"Release":     testRelease,
@@ -47,7 +59,7 @@ func Run(t *testing.T, newBackend NewBackend) {
 		"Verify":      testVerify,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			begin(t)
 			test(t, newBackend)
 		})
 	}

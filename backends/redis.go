@@ -1,0 +1,235 @@
+package backends
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
+	"github.com/runatlantis/atlantis/server/logging"
+)
+
+// RedisBackend is an [enhanced.Backend] in Redis 6.2 or newer, or Valkey: one
+// server, one behind Sentinel, or a cluster. Any number of processes share it.
+// Every change is one Lua script on the server that has the repository, see
+// the scripts folder; time is the server's. On one server it shares stock
+// Atlantis' keys: locks that stock has put there are honoured from the first
+// call, and with PreserveLegacyFormat stock sees what it takes. Redis
+// replicates asynchronously: a failover can lose grants that were acknowledged,
+// see the operator's guide. Make it with [NewRedisBackend]; all methods are safe
+// for concurrent use.
+type RedisBackend struct {
+	client   redis.UniversalClient
+	logger   logging.SimpleLogging
+	config   atomic.Pointer[enhanced.EnhancedConfig]
+	invalid  error // of the client or the configuration; every call answers it
+	keys     redisKeys
+	scripts  scripts
+	recorder recorder.Recorder
+
+	// checked is set once the server is known to be fit for use.
+	checked  atomic.Bool
+	checking sync.Mutex
+
+	mu     sync.Mutex // protects closed, and calls.Add against calls.Wait
+	closed bool
+	calls  sync.WaitGroup
+	// ending ends with Close; subscriptions live in it.
+	ending context.Context
+	end    context.CancelFunc
+}
+
+var (
+	_ enhanced.Backend     = (*RedisBackend)(nil)
+	_ enhanced.StatusStore = (*RedisBackend)(nil)
+)
+
+// NewRedisBackend returns a backend on a go-redis client for one server, for
+// Sentinel (redis.NewFailoverClient) or for a cluster (redis.NewClusterClient).
+// It does not connect. A nil config means [enhanced.DefaultConfig], a nil logger
+// none. With an invalid configuration, or a client that contradicts it, every
+// call answers INVALID_REQUEST. The caller keeps the client and closes it after
+// [RedisBackend.Close].
+func NewRedisBackend(client redis.UniversalClient, config *enhanced.EnhancedConfig, logger logging.SimpleLogging) *RedisBackend {
+	if config == nil {
+		config = enhanced.DefaultConfig()
+	}
+	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts()}
+	b.ending, b.end = context.WithCancel(context.Background())
+	full := config.WithDefaults()
+	b.config.Store(full)
+	b.keys = redisKeys{full.RedisKeyPrefix}
+	if b.invalid = config.Validate(); b.invalid == nil {
+		b.invalid = b.contradiction(full)
+	}
+	if full.Backend != enhanced.BackendRedis {
+		b.logger.Warn("configuration names the backend %q; the one that was passed counts: %q", full.Backend, enhanced.BackendRedis)
+	}
+	return b
+}
+
+// contradiction compares the client with the configuration.
+func (b *RedisBackend) contradiction(config *enhanced.EnhancedConfig) error {
+	switch client := b.client.(type) {
+	case nil:
+		return enhanced.NewInvalidError("client is nil; pass a go-redis client")
+	case *redis.ClusterClient:
+		return nil
+	case *redis.Client:
+		if config.RedisClusterMode {
+			return enhanced.NewInvalidError("redis_cluster_mode: true contradicts a client for one server (%s); pass redis.NewClusterClient", client.Options().Addr)
+		}
+		return nil
+	default:
+		return enhanced.NewInvalidError("client is a %T; pass redis.NewClient, redis.NewFailoverClient or redis.NewClusterClient", client)
+	}
+}
+
+// isCluster reports whether keys are spread over several servers.
+func (b *RedisBackend) isCluster() bool {
+	_, is := b.client.(*redis.ClusterClient)
+	return is
+}
+
+// UpdateConfiguration replaces the configuration. Calls in progress finish with
+// the one they started with. The key prefix can't change.
+func (b *RedisBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error {
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	full := config.WithDefaults()
+	if err := b.contradiction(full); err != nil {
+		return err
+	}
+	if full.RedisKeyPrefix != b.keys.prefix {
+		return enhanced.NewInvalidError("redis_key_prefix: %q can't replace %q while the program runs", full.RedisKeyPrefix, b.keys.prefix)
+	}
+	b.config.Store(full)
+	return nil
+}
+
+// begin counts a call in, unless the backend is closed.
+func (b *RedisBackend) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	b.calls.Add(1)
+	return true
+}
+
+// Close refuses further calls, ends all subscriptions, and waits for what is
+// under way, at most as long as the client's own timeouts. It leaves the client
+// open. Closing twice does nothing.
+func (b *RedisBackend) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.end()
+	b.calls.Wait()
+	return nil
+}
+
+// ready answers what stands in the way of every call.
+func (b *RedisBackend) ready(ctx context.Context, operation string) error {
+	if b.invalid != nil {
+		return b.invalid
+	}
+	if b.checked.Load() {
+		return nil
+	}
+	_, err := call(ctx, b, operation, false, func(ctx context.Context) (struct{}, error) {
+		b.checking.Lock()
+		defer b.checking.Unlock()
+		if b.checked.Load() {
+			return struct{}{}, nil
+		}
+		if err := b.check(ctx); err != nil {
+			return struct{}{}, err
+		}
+		b.checked.Store(true)
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// HealthCheck returns nil when the server answers and is fit for use: a
+// primary that evicts nothing, runs Lua and grants the rights that are needed.
+func (b *RedisBackend) HealthCheck(ctx context.Context) error {
+	const operation = "health check"
+	if err := b.ready(ctx, operation); err != nil {
+		return err
+	}
+	_, err := call(ctx, b, operation, false, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
+			return node.Ping(ctx).Err()
+		})
+	})
+	return err
+}
+
+// eachPrimary calls fn for every server that takes writes, one after the other
+// or at the same time.
+func (b *RedisBackend) eachPrimary(ctx context.Context, fn func(ctx context.Context, node redis.Cmdable) error) error {
+	if cluster, ok := b.client.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return fn(ctx, node) })
+	}
+	return fn(ctx, b.client)
+}
+
+// answer is what a step says.
+type answer struct {
+	status string
+	values []string
+}
+
+// step runs a script on one repository. The name may be empty when only the
+// tag is known. stock are stock's keys of the resources.
+func (b *RedisBackend) step(ctx context.Context, operation string, s script, tag, name string, stock []string, args ...any) (answer, error) {
+	if err := b.ready(ctx, operation); err != nil {
+		return answer{}, err
+	}
+	config := b.config.Load()
+	keys := append(b.keys.repository(tag), stock...)
+	all := append([]any{name, config.LogMaxRecords, config.LogMaxAge.Microseconds(), b.keys.channel(), tag}, args...)
+	reply, err := call(ctx, b, operation, true, func(ctx context.Context) ([]string, error) {
+		list, err := b.run(ctx, s, keys, all...)
+		if err != nil {
+			return nil, err
+		}
+		return texts(s, list)
+	})
+	if err != nil {
+		return answer{}, err
+	}
+	b.countEndings(reply[1])
+	return answer{reply[0], reply[2:]}, nil
+}
+
+// texts are the parts of a script's answer: a status, the endings, and values.
+func texts(s script, list []any) ([]string, error) {
+	reply := make([]string, len(list))
+	for i, part := range list {
+		text, ok := part.(string)
+		if !ok {
+			return nil, fmt.Errorf("script %s answered %T as part %d", s.name, part, i)
+		}
+		reply[i] = text
+	}
+	if len(reply) < 2 {
+		return nil, fmt.Errorf("script %s answered %d parts", s.name, len(reply))
+	}
+	return reply, nil
+}
+
+// value returns the nth value of an answer, "" when it has fewer.
+func (a answer) value(n int) string {
+	if n < len(a.values) {
+		return a.values[n]
+	}
+	return ""
+}

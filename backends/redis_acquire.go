@@ -1,0 +1,172 @@
+package backends
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
+// [enhanced.Backend].
+func (b *RedisBackend) AcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
+	lock, acquired, err := b.TryAcquireLock(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if !acquired {
+		return nil, enhanced.NewHeldError(lock.Resource, lock)
+	}
+	return lock, nil
+}
+
+// TryAcquireLock takes the lock and returns it with true, or returns the
+// holder's with false. See [enhanced.Backend].
+func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+	config := b.config.Load()
+	// RedisLockTTL is the lease of a request that names none.
+	r, err := enhanced.NormalizeRequest(request, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout)
+	if err != nil {
+		return nil, false, err
+	}
+	start := time.Now()
+	lock, granted, err := b.acquire(ctx, r)
+	countRequest(&b.recorder, granted, time.Since(start), err)
+	return lock, granted, err
+}
+
+func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+	owner := r.Owner().String()
+	payload, err := encodeProjectLock(r.ProjectLock())
+	if err != nil {
+		return nil, false, enhanced.NewInvalidError("the request can't be stored: %v", err)
+	}
+	note, metadata, err := metadataLines(r.Metadata)
+	if err != nil {
+		return nil, false, enhanced.NewInvalidError("metadata: %v", err)
+	}
+	lease := int64(0)
+	if r.Timeout != enhanced.NoTimeout {
+		lease = r.Timeout.Microseconds()
+	}
+	flag := "-"
+	if b.config.Load().PreserveLegacyFormat && b.mirrors(r.Resource) {
+		flag = "m"
+	}
+	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource,
+		owner, int(r.Priority), lease, r.ID, note, metadata, payload, flag)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case elsewhere != nil:
+		return elsewhere, false, nil
+	}
+	switch a.status {
+	case "granted", "held":
+		lock, err := redisLock(a.value(0), r.Resource)
+		if err != nil {
+			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.locks(enhanced.RepositoryTag(r.Resource.Namespace)))
+		}
+		return lock, a.status == "granted", nil
+	case "ended":
+		return nil, false, endedRequestError(r)
+	case "reused":
+		return nil, false, reusedError(r)
+	case "closing":
+		return nil, false, closingError(r.Resource, owner)
+	}
+	return nil, false, b.refusal(a, "", r.Resource)
+}
+
+// refusal is the error for what a step has answered instead of success.
+func (b *RedisBackend) refusal(a answer, lockID string, resource enhanced.ResourceIdentifier) error {
+	switch a.status {
+	case "unreadable":
+		return enhanced.NewCorruptError(resource, a.value(0))
+	case "missing":
+		return enhanced.NewNotFoundError(resource)
+	case "unknown":
+		return enhanced.NewUnknownLockError(lockID)
+	case "gone":
+		return identity{ending: &ending{How: a.value(0)}}.goneError(lockID, resource)
+	}
+	return enhanced.NewBackendError("lock "+resource.String(), fmt.Errorf("unexpected answer %q", a.status))
+}
+
+// countEndings counts the locks that a step has ended.
+func (b *RedisBackend) countEndings(text string) {
+	if text == "" {
+		return
+	}
+	for one := range strings.SplitSeq(text, ";") {
+		event, digits, _ := strings.Cut(one, " ")
+		micros, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil {
+			b.logger.Err("a script has counted %q", one)
+			continue
+		}
+		held := time.Duration(micros) * time.Microsecond
+		if event == enhanced.EventTimeout {
+			b.recorder.Expired(held)
+		} else {
+			b.recorder.Released(held)
+		}
+	}
+}
+
+// RefreshLock makes the lease end extension from now. See [enhanced.Backend].
+func (b *RedisBackend) RefreshLock(ctx context.Context, lockID string, extension time.Duration) error {
+	if err := checkExtension(extension, b.config.Load().MaxTimeout); err != nil {
+		return err
+	}
+	located, err := b.locate(ctx, lockID)
+	if err != nil {
+		return err
+	}
+	a, err := b.changeLock(ctx, "refresh", b.scripts.refresh, lockID, located, extension.Microseconds())
+	switch {
+	case err != nil:
+		return err
+	case a.status == "refreshed":
+		return nil
+	case a.status == "permanent":
+		return permanentError(lockID, located.resource)
+	}
+	return b.refusal(a, lockID, located.resource)
+}
+
+// TransferLock gives a held lock to another owner. See [enhanced.Backend].
+func (b *RedisBackend) TransferLock(ctx context.Context, lockID, newOwner string) error {
+	owner, err := enhanced.ParseOwner(newOwner)
+	if err != nil {
+		return err
+	}
+	lock, err := b.GetLock(ctx, lockID)
+	if err != nil {
+		return err
+	}
+	original, err := enhanced.TransferProjectLock(*lock.OriginalLock, owner)
+	if err != nil {
+		return err
+	}
+	payload, err := encodeProjectLock(original)
+	if err != nil {
+		return enhanced.NewInvalidError("the lock can't be stored for its new owner: %v", err)
+	}
+	located := location{resource: lock.Resource, token: lock.Version}
+	a, err := b.changeLock(ctx, "transfer", b.scripts.transfer, lockID, located, newOwner, payload)
+	if err != nil || a.status == "transferred" {
+		return err
+	}
+	return b.refusal(a, lockID, lock.Resource)
+}
+
+// changeLock runs a script on the lock with the ID.
+func (b *RedisBackend) changeLock(ctx context.Context, operation string, s script, lockID string, l location, args ...any) (answer, error) {
+	all := append([]any{l.resource.Key(), l.token}, args...)
+	return b.step(ctx, operation+" lock "+lockID, s, enhanced.RepositoryTag(l.resource.Namespace), l.resource.Namespace,
+		b.stockKeys(l.resource), all...)
+}

@@ -1,0 +1,76 @@
+package backends
+
+import (
+	"strings"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// All keys in Redis are built here. A repository is a fixed set of keys with
+// one hash tag, so that a cluster keeps them on one shard and one script can
+// change them in one step (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags):
+//
+//	PREFIX{TAG}:meta       name, last token, last sequence of the log, what was trimmed
+//	PREFIX{TAG}:locks      resource -> lock record
+//	PREFIX{TAG}:deadlines  resources by when their lease ends
+//	PREFIX{TAG}:owners     what each owner holds, in lexical order
+//	PREFIX{TAG}:memory     token -> resource or ending, request -> token
+//	PREFIX{TAG}:forget     tokens of endings by when they are forgotten
+//	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
+//
+// and for all repositories of a prefix
+//
+//	PREFIXevents           channel that tells which repository's log grew
+//	atlantis-locks:layout  version and prefix of the only layout of a server
+//
+// Stock Atlantis' keys are pr/KEY, global/COMMAND/lock and HOST::REPOSITORY::NUMBER.
+const (
+	layoutKey     = "atlantis-locks:layout"
+	layoutVersion = "1"
+	stockPrefix   = "pr/"
+)
+
+// redisKeys builds the keys of one prefix.
+type redisKeys struct{ prefix string }
+
+// repository returns the keys of a repository in the order of the scripts' KEYS.
+func (k redisKeys) repository(tag string) []string {
+	suffixes := [...]string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"}
+	keys := make([]string, len(suffixes), len(suffixes)+1)
+	for i, suffix := range suffixes {
+		keys[i] = k.key(tag, suffix)
+	}
+	return keys
+}
+
+func (k redisKeys) key(tag, suffix string) string { return k.prefix + "{" + tag + "}:" + suffix }
+
+func (k redisKeys) meta(tag string) string      { return k.key(tag, "meta") }
+func (k redisKeys) locks(tag string) string     { return k.key(tag, "locks") }
+func (k redisKeys) deadlines(tag string) string { return k.key(tag, "deadlines") }
+func (k redisKeys) owners(tag string) string    { return k.key(tag, "owners") }
+func (k redisKeys) memory(tag string) string    { return k.key(tag, "memory") }
+func (k redisKeys) log(tag string) string       { return k.key(tag, "log") }
+func (k redisKeys) channel() string             { return k.prefix + "events" }
+
+// layout is what the layout key holds.
+func (k redisKeys) layout() string { return layoutVersion + " " + k.prefix }
+
+// tagOf returns the tag of a repository's meta key.
+func (k redisKeys) tagOf(metaKey string) (tag string, ok bool) {
+	rest, found := strings.CutPrefix(metaKey, k.prefix+"{")
+	tag, suffixed := strings.CutSuffix(rest, "}:meta")
+	return tag, found && suffixed && len(tag) == 32
+}
+
+func stockKey(resource enhanced.ResourceIdentifier) string { return stockPrefix + resource.LegacyKey() }
+
+// hasStockKey reports whether stock knows such resources.
+func hasStockKey(resource enhanced.ResourceIdentifier) bool {
+	return resource.Type == enhanced.ResourceTypeProject
+}
+
+// globEscaped takes the special characters of Redis' glob patterns literally.
+func globEscaped(text string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(text)
+}
