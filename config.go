@@ -117,6 +117,12 @@ type EnhancedConfig struct {
 	// none. Default 1h.
 	RedisLockTTL time.Duration `mapstructure:"redis_lock_ttl"`
 
+	// RedisMinReplicasAck is how many replicas must have confirmed a grant,
+	// release, refresh or transfer within a second; otherwise the call fails
+	// and a grant is given back. It narrows what a failover can lose, see
+	// https://redis.io/docs/latest/commands/wait/. Default 0: none.
+	RedisMinReplicasAck int `mapstructure:"redis_min_replicas_ack"`
+
 	// LegacyFallback allows falling back to the legacy database.
 	LegacyFallback bool `mapstructure:"legacy_fallback"`
 	// FallbackSingleReplica confirms that one replica runs, without which
@@ -270,5 +276,6 @@ func (c *EnhancedConfig) counts() []namedValue[int] {
 		{"deadlock_check_limit", c.DeadlockCheckLimit},
 		{"event_buffer_size", c.EventBufferSize},
 		{"log_max_records", c.LogMaxRecords},
+		{"redis_min_replicas_ack", c.RedisMinReplicasAck},
 	}
 }

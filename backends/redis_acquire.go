@@ -65,7 +65,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return elsewhere, false, nil
 	}
 	switch a.status {
-	case "granted", "held":
+	case "granted", "own", "held":
 		lock, err := redisLock(a.value(0), r.Resource)
 		if err != nil {
 			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.locks(enhanced.RepositoryTag(r.Resource.Namespace)))

@@ -19,7 +19,12 @@ import (
 var scriptFiles embed.FS
 
 // script is one decision.
-type script struct{ name, text, hash string }
+type script struct {
+	name, text, hash string
+	// acked are the answers that count only when replicas have them, if
+	// RedisMinReplicasAck says so.
+	acked []string
+}
 
 // scripts are all of them, read once for each backend.
 type scripts struct {
@@ -37,13 +42,18 @@ func loadScripts() scripts {
 	prelude := file("prelude")
 	named := func(name, text string) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
-		return script{name, text, hex.EncodeToString(sum[:])}
+		return script{name: name, text: text, hash: hex.EncodeToString(sum[:])}
 	}
-	step := func(name string) script { return named(name, prelude+file(name)) }
+	step := func(name string, acked ...string) script {
+		s := named(name, prelude+file(name))
+		s.acked = acked
+		return s
+	}
 	alone := func(name string) script { return named(name, file(name)) }
 	return scripts{
-		acquire: step("acquire"), release: step("release"), releasePull: step("release_pull"),
-		refresh: step("refresh"), transfer: step("transfer"), settle: step("settle"),
+		acquire: step("acquire", "granted", "own"), release: step("release", "released", "gone"),
+		releasePull: step("release_pull", "released"), refresh: step("refresh", "refreshed"),
+		transfer: step("transfer", "transferred"), settle: step("settle"),
 		adopt: step("adopt"), sweep: step("sweep"), read: alone("read"), status: alone("status"),
 	}
 }
@@ -56,13 +66,17 @@ type once struct{ *redis.Cmd }
 
 func (once) NoRetry() bool { return true }
 
+// transientTime is how long a refusal for the moment is taken for one.
+const transientTime = 10 * time.Second
+
 // run runs a script on the server that has its keys. A server that does not
 // know the script gets its text: caches of scripts are lost at restarts,
 // failovers and by SCRIPT FLUSH (https://redis.io/docs/latest/develop/programmability/eval-intro/#script-cache).
 func (b *RedisBackend) run(ctx context.Context, s script, keys []string, args ...any) ([]any, error) {
-	reply, err := b.evaluate(ctx, "evalsha", s.hash, keys, args)
-	for pause := time.Millisecond; isTransient(err); pause = min(2*pause, 100*time.Millisecond) {
+	reply, err := b.send(ctx, s, keys, args)
+	for pause, start := time.Millisecond, time.Now(); isTransient(err) && time.Since(start) < transientTime; pause = min(2*pause, 100*time.Millisecond) {
 		// The server has refused before doing anything.
+		b.relocate(ctx)
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -70,12 +84,12 @@ func (b *RedisBackend) run(ctx context.Context, s script, keys []string, args ..
 			return nil, err
 		case <-timer.C:
 		}
-		reply, err = b.evaluate(ctx, "evalsha", s.hash, keys, args)
-	}
-	if hasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = b.evaluate(ctx, "eval", s.text, keys, args)
+		reply, err = b.send(ctx, s, keys, args)
 	}
 	if err != nil {
+		if isNetwork(err) {
+			b.relocate(ctx)
+		}
 		return nil, err
 	}
 	list, ok := reply.([]any)
@@ -85,23 +99,58 @@ func (b *RedisBackend) run(ctx context.Context, s script, keys []string, args ..
 	return list, nil
 }
 
-func (b *RedisBackend) evaluate(ctx context.Context, command, text string, keys []string, args []any) (any, error) {
+// send runs a script once, by its hash or by its text.
+func (b *RedisBackend) send(ctx context.Context, s script, keys []string, args []any) (any, error) {
+	if replicas := b.config.Load().RedisMinReplicasAck; replicas > 0 && s.acked != nil {
+		return b.sendAcked(ctx, replicas, s, keys, args)
+	}
+	return evaluate(ctx, b.client, s, keys, args)
+}
+
+// processor is a client, or one connection of it.
+type processor interface {
+	Process(ctx context.Context, cmd redis.Cmder) error
+}
+
+func evaluate(ctx context.Context, client processor, s script, keys []string, args []any) (any, error) {
+	reply, err := evaluateAs(ctx, client, "evalsha", s.hash, keys, args)
+	if hasErrorPrefix(err, "NOSCRIPT") {
+		return evaluateAs(ctx, client, "eval", s.text, keys, args)
+	}
+	return reply, err
+}
+
+func evaluateAs(ctx context.Context, client processor, command, text string, keys []string, args []any) (any, error) {
 	list := make([]any, 0, 3+len(keys)+len(args))
 	list = append(list, command, text, len(keys))
 	for _, key := range keys {
 		list = append(list, key)
 	}
 	cmd := once{redis.NewCmd(ctx, append(list, args...)...)}
-	if err := b.client.Process(ctx, cmd); err != nil {
+	if err := client.Process(ctx, cmd); err != nil {
 		return nil, err
 	}
 	return cmd.Result()
 }
 
+// relocate makes a cluster's client ask where the slots are: it does so by
+// itself when a node redirects it, but not when a node does not answer.
+func (b *RedisBackend) relocate(ctx context.Context) {
+	if cluster, ok := b.client.(*redis.ClusterClient); ok {
+		cluster.ReloadState(ctx)
+	}
+}
+
+// isNetwork reports whether no server has answered.
+func isNetwork(err error) bool {
+	var reply redis.Error
+	return err != nil && !errors.As(err, &reply)
+}
+
 // isTransient reports whether a server has refused for the moment, and has
 // done nothing.
 func isTransient(err error) bool {
-	for _, prefix := range []string{"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN"} {
+	for _, prefix := range []string{"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "MOVED", "ASK"} {
 		if hasErrorPrefix(err, prefix) {
 			return true
 		}

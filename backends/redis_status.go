@@ -37,10 +37,7 @@ func (b *RedisBackend) replace(operation, key string, change func(value string) 
 			return err
 		}
 		replaced, err := call(ctx, b, operation, true, func(ctx context.Context) (bool, error) {
-			reply, err := b.evaluate(ctx, "evalsha", b.scripts.status.hash, []string{key}, []any{value, next})
-			if hasErrorPrefix(err, "NOSCRIPT") {
-				reply, err = b.evaluate(ctx, "eval", b.scripts.status.text, []string{key}, []any{value, next})
-			}
+			reply, err := evaluate(ctx, b.client, b.scripts.status, []string{key}, []any{value, next})
 			return reply == int64(1), err
 		})
 		if err != nil || replaced {

@@ -6,7 +6,8 @@
 --       copy under stock's key, else "-"
 --
 -- Answers  granted RECORD       a new lock, or the one that this request got before
---          held RECORD          somebody holds it
+--          own RECORD           the owner holds it already
+--          held RECORD          somebody else holds it
 --          ended                this request got a lock before, which has ended
 --          reused               the request's ID was used for something else
 --          closing              all locks of the owner are being released
@@ -30,7 +31,7 @@ if token then
   end
 end
 local status, found = settle(resource, mirror)
-if status == 'held' then return finish('held', format(found)) end
+if status == 'held' then return finish(found.owner == owner and 'own' or 'held', format(found)) end
 if status ~= 'free' then return finish(status, found) end
 local closing = tonumber(redis.call('HGET', META, 'closing:' .. owner) or '0')
 if closing > 0 and NOW - closing < 60000000 then return finish('closing') end

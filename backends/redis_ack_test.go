@@ -1,0 +1,113 @@
+package backends_test
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+)
+
+// With both replicas frozen nothing is confirmed, whatever connection asks: one
+// that has not written would be told otherwise at once.
+func TestRedisMinReplicasAck(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.Options{})
+	config := enhanced.DefaultConfig()
+	config.RedisMinReplicasAck = 2
+	client := sentinel.Primary.Client()
+	b := openRedis(t, client, config)
+	ctx := t.Context()
+	keepIdle(t, client)
+	held, err := b.AcquireLock(ctx, by("org/app", "held", "ann"))
+	require.NoError(t, err)
+	leased := by("org/app", "leased", "ann")
+	leased.Timeout = time.Hour
+	lease, err := b.AcquireLock(ctx, leased)
+	require.NoError(t, err)
+
+	for _, replica := range sentinel.Replicas {
+		replica.Signal(syscall.SIGSTOP)
+	}
+	requireUnconfirmed := func(err error) {
+		t.Helper()
+		require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+		require.ErrorIs(t, err, enhanced.ErrBackend)
+		require.ErrorContains(t, err, "0 of 2 replicas confirmed")
+	}
+	again := by("org/app", "free", "ann")
+	again.ID = "again"
+	_, err = b.AcquireLock(ctx, again)
+	requireUnconfirmed(err)
+	// It was given back, so that nobody who finds it there believes in it.
+	_, err = b.LookupLock(ctx, again.Resource)
+	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+	// Answers about an earlier step count no more than the step did.
+	_, _, err = b.TryAcquireLock(ctx, by("org/app", "held", "ann"))
+	requireUnconfirmed(err)
+	requireUnconfirmed(b.RefreshLock(ctx, lease.ID, time.Hour))
+	requireUnconfirmed(b.TransferLock(ctx, lease.ID, "user:eve"))
+	requireUnconfirmed(b.ReleaseLock(ctx, held.ID))
+	requireUnconfirmed(b.ReleaseLock(ctx, held.ID))
+	// What changes nothing needs no replica.
+	_, acquired, err := b.TryAcquireLock(ctx, by("org/app", "leased", "bob"))
+	require.NoError(t, err)
+	require.False(t, acquired)
+
+	for _, replica := range sentinel.Replicas {
+		replica.Signal(syscall.SIGCONT)
+	}
+	backendtest.Eventually(t, "replicas confirm again", func() bool { return b.ReleaseLock(ctx, held.ID) == nil })
+	_, err = b.AcquireLock(ctx, by("org/app", "held", "bob"))
+	require.NoError(t, err)
+}
+
+// A node that was not written to confirms nothing on a cluster either.
+func TestRedisMinReplicasAckOnCluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3, 1, redistest.Options{})
+	config := enhanced.DefaultConfig()
+	config.RedisClusterMode, config.RedisMinReplicasAck = true, 1
+	b := openRedis(t, cluster.Client(), config)
+	for _, replica := range cluster.Nodes[3:] {
+		replica.Signal(syscall.SIGSTOP)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, repository := range []string{"org/a", "org/b", "org/c", "org/d"} {
+		_, err := b.AcquireLock(ctx, by(repository, ".", "ann"))
+		require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown, repository)
+	}
+	for _, replica := range cluster.Nodes[3:] {
+		replica.Signal(syscall.SIGCONT)
+	}
+	backendtest.Eventually(t, "replicas confirm", func() bool {
+		_, err := b.AcquireLock(ctx, by("org/a", ".", "ann"))
+		return err == nil
+	})
+}
+
+// keepIdle leaves several connections in the pool that have done nothing but
+// this: WAIT on one of them answers at once.
+func keepIdle(t *testing.T, client *redis.Client) {
+	t.Helper()
+	for range 4 {
+		conn := client.Conn()
+		defer conn.Close()
+		require.NoError(t, conn.Ping(t.Context()).Err())
+	}
+}
+
+// by is a request of a user.
+func by(repository, path, user string) *enhanced.EnhancedLockRequest {
+	return &enhanced.EnhancedLockRequest{
+		Resource: enhanced.ProjectResource(models.NewProject(repository, path, ""), "default"),
+		User:     models.User{Username: user},
+	}
+}
