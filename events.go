@@ -20,6 +20,10 @@ const (
 	EventTransferred = "transferred"
 	// EventAdopted: a lock of stock Atlantis was taken over.
 	EventAdopted = "adopted"
+	// EventConflict: stock Atlantis has written its own lock over one that
+	// somebody holds here, so two believe that they hold it. The lock stays until
+	// one of them releases. Only on a Redis that stock shares.
+	EventConflict = "conflict"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
 	// EventRepaired: a repair changed what is stored beside a lock, or recorded

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -13,6 +14,9 @@ import (
 // for each reason.
 func (b *RedisBackend) check(ctx context.Context) error {
 	if err := b.eachPrimary(ctx, b.checkServer); err != nil {
+		return err
+	}
+	if err := b.checkRights(ctx); err != nil {
 		return err
 	}
 	set, err := b.client.SetNX(ctx, layoutKey, b.keys.layout(), 0).Result()
@@ -42,16 +46,39 @@ func (b *RedisBackend) checkServer(ctx context.Context, node redis.Cmdable) erro
 	if policy := info["maxmemory_policy"]; policy != "noeviction" && policy != "" {
 		return refuse("maxmemory-policy is %s, so the server may throw locks away; set noeviction", policy)
 	}
-	if client, ok := b.client.(*redis.Client); ok && info["cluster_enabled"] == "1" {
-		if db := client.Options().DB; db != 0 {
-			return refuse("database %d on a cluster; a cluster has database 0 only", db)
-		}
+	if info["cluster_enabled"] == "1" && !b.isCluster() {
 		return refuse("the server is part of a cluster; set redis_cluster_mode and use a cluster client")
 	}
-	if err := node.Eval(ctx, "return 1", nil).Err(); err != nil {
-		return explain(err)
-	}
 	return nil
+}
+
+// maxCheckedTags bounds the search for a tag of every primary.
+const maxCheckedTags = 10_000
+
+// checkRights runs the script check on every primary: each has users of its own.
+func (b *RedisBackend) checkRights(ctx context.Context) error {
+	var primaries atomic.Int64
+	err := b.eachPrimary(ctx, func(context.Context, redis.Cmdable) error {
+		primaries.Add(1)
+		return nil
+	})
+	checked := make(map[string]bool)
+	// Slots are spread evenly, so that every primary soon has a tag.
+	for i := 0; err == nil && len(checked) < int(primaries.Load()) && i < maxCheckedTags; i++ {
+		tag := fmt.Sprintf("%032x", i)
+		keys := []string{b.keys.key(tag, "check-hash"), b.keys.key(tag, "check-set"), b.keys.key(tag, "check-stream")}
+		if !b.isCluster() {
+			keys = append(keys, stockPrefix+layoutKey)
+		}
+		var node *redis.Client
+		if node, err = b.nodeOf(ctx, keys[0]); err != nil || checked[node.Options().Addr] {
+			continue
+		}
+		checked[node.Options().Addr] = true
+		// By its text, which needs a right of its own.
+		_, err = evaluateAs(ctx, node, "eval", b.scripts.check.text, keys, nil)
+	}
+	return explain(err)
 }
 
 // serverInfo reads the fields of INFO that matter.
@@ -79,10 +106,12 @@ func refuse(format string, args ...any) error {
 // explain says what an operator can do about the server's answer.
 func explain(err error) error {
 	switch {
-	case hasErrorPrefix(err, "NOPERM"):
+	case hasErrorPrefix(err, "NOPERM"), hasErrorPrefix(err, "The user executing the script can't"):
 		return refuse("missing rights: %w; see the ACL in the operator's guide", err)
 	case hasErrorPrefix(err, "NOAUTH"), hasErrorPrefix(err, "WRONGPASS"):
 		return refuse("user or password is wrong or missing: %w", err)
+	case hasErrorPrefix(err, "SELECT is not allowed in cluster mode"):
+		return refuse("it is part of a cluster, which has database 0 only: %w", err)
 	case hasErrorPrefix(err, "unknown command"):
 		return refuse("Lua or another command is switched off: %w", err)
 	}

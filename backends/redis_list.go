@@ -188,7 +188,7 @@ func (b *RedisBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock,
 		}
 		lock, err := b.lockOf(r, resource)
 		if err != nil {
-			all.unreadable = append(all.unreadable, b.keys.locks(enhanced.RepositoryTag(resource.Namespace))+" "+resource.Key())
+			all.unreadable = append(all.unreadable, b.recordName(resource))
 			continue
 		}
 		locks = append(locks, lock)
@@ -198,6 +198,11 @@ func (b *RedisBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock,
 	}
 	slices.SortFunc(locks, byResource)
 	return locks, nil
+}
+
+// recordName names a lock record for people.
+func (b *RedisBackend) recordName(resource enhanced.ResourceIdentifier) string {
+	return b.keys.locks(enhanced.RepositoryTag(resource.Namespace)) + " " + resource.Key()
 }
 
 // now is the time by the clock of the server that has a repository, or of any.
@@ -303,7 +308,13 @@ func (b *RedisBackend) countLocks(ctx context.Context, stats *enhanced.BackendSt
 		}
 	}
 	for resource, r := range all.records {
-		_, mirrored := stock[resource]
+		value, mirrored := stock[resource]
+		if value != r.payload {
+			if _, err := decodeProjectLock([]byte(r.payload)); err != nil {
+				all.unreadable = append(all.unreadable, b.recordName(resource))
+				continue
+			}
+		}
 		released := r.Mirror == "m" && !mirrored && b.mirrors(resource)
 		if !r.expiredAt(now) && !released {
 			stats.ActiveLocks++
