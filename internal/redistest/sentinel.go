@@ -82,7 +82,7 @@ func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 		"sentinel monitor %[2]s %s %s 2\nsentinel down-after-milliseconds %[2]s 1000\nsentinel failover-timeout %[2]s 5000\n",
 		s.Dir, SentinelMaster, host, port)
 	if options.Secure != nil {
-		text += fmt.Sprintf("sentinel auth-user %s %s\nsentinel auth-pass %[1]s %s\n", SentinelMaster, AdminUser, AdminPassword)
+		text += fmt.Sprintf("sentinel auth-user %[1]s %s\nsentinel auth-pass %[1]s %[3]s\n", SentinelMaster, AdminUser, AdminPassword)
 	}
 	require.NoError(tb, os.WriteFile(config, []byte(text), 0o600))
 	s.command = append([]string{config, "--sentinel"}, s.options.Secure.serverArgs(s.port())...)

@@ -158,7 +158,10 @@ func (s *Server) Signal(signal os.Signal) {
 func (s *Server) Options() *redis.Options {
 	options := &redis.Options{Addr: s.Addr, DisableIdentity: true}
 	if secure := s.options.Secure; secure != nil {
-		options.TLSConfig, options.Username, options.Password = secure.TLS(), AdminUser, AdminPassword
+		options.TLSConfig = secure.TLS()
+		if secure.users != "" {
+			options.Username, options.Password = AdminUser, AdminPassword
+		}
 	}
 	return options
 }
