@@ -77,7 +77,7 @@ func (b *RedisBackend) newFeed(ctx context.Context, types []string, after enhanc
 	}
 	if _, err := f.channel.Receive(ctx); err != nil {
 		// Without the channel, by the ACL or for the moment, polling remains.
-		b.logger.Warn("subscribing to channel %q: %v; events come up to %v late until it works", b.keys.channel(), err, pollLogs)
+		b.logger.Warn("subscribing to channel %q: %v; events come up to %v late until it works, the first of a repository up to %v", b.keys.channel(), err, pollLogs, pollRepositories*pollLogs)
 	}
 	names, err := b.scanRepositories(ctx)
 	if err == nil {
