@@ -17,6 +17,7 @@ import (
 //	PREFIX{TAG}:memory     token -> resource or ending, request -> token
 //	PREFIX{TAG}:forget     tokens of endings by when they are forgotten
 //	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
+//	PREFIX{TAG}:aside      what a repair could not read, if it met any
 //
 // and for all repositories of a prefix
 //
@@ -28,14 +29,21 @@ const (
 	layoutKey     = "atlantis-locks:layout"
 	layoutVersion = "1"
 	stockPrefix   = "pr/"
+	asideSuffix   = "aside"
 )
+
+// redisSuffixes are the last parts of a repository's keys, in the order of the
+// scripts' KEYS.
+func redisSuffixes() []string {
+	return []string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"}
+}
 
 // redisKeys builds the keys of one prefix.
 type redisKeys struct{ prefix string }
 
 // repository returns the keys of a repository in the order of the scripts' KEYS.
 func (k redisKeys) repository(tag string) []string {
-	suffixes := [...]string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"}
+	suffixes := redisSuffixes()
 	keys := make([]string, len(suffixes), len(suffixes)+1)
 	for i, suffix := range suffixes {
 		keys[i] = k.key(tag, suffix)
@@ -56,11 +64,11 @@ func (k redisKeys) channel() string             { return k.prefix + "events" }
 // layout is what the layout key holds.
 func (k redisKeys) layout() string { return layoutVersion + " " + k.prefix }
 
-// tagOf returns the tag of a repository's meta key.
-func (k redisKeys) tagOf(metaKey string) (tag string, ok bool) {
-	rest, found := strings.CutPrefix(metaKey, k.prefix+"{")
-	tag, suffixed := strings.CutSuffix(rest, "}:meta")
-	return tag, found && suffixed && len(tag) == 32
+// split returns the tag of a repository's key, and what comes after it.
+func (k redisKeys) split(key string) (tag, suffix string, ok bool) {
+	rest, found := strings.CutPrefix(key, k.prefix+"{")
+	tag, suffix, cut := strings.Cut(rest, "}:")
+	return tag, suffix, found && cut && len(tag) == 32
 }
 
 func stockKey(resource enhanced.ResourceIdentifier) string { return stockPrefix + resource.LegacyKey() }

@@ -50,7 +50,7 @@ func (b *RedisBackend) scanRepositories(ctx context.Context) (map[string]string,
 		mu.Lock()
 		defer mu.Unlock()
 		for _, key := range keys {
-			if tag, ok := b.keys.tagOf(key); ok {
+			if tag, _, ok := b.keys.split(key); ok {
 				tags = append(tags, tag)
 			}
 		}

@@ -28,7 +28,7 @@ type script struct {
 
 // scripts are all of them, read once for each backend.
 type scripts struct {
-	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, read, status, check script
+	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, read, status, check, snapshot script
 }
 
 func loadScripts() scripts {
@@ -54,7 +54,8 @@ func loadScripts() scripts {
 		acquire: step("acquire", "granted", "own"), release: step("release", "released", "gone"),
 		releasePull: step("release_pull", "released"), refresh: step("refresh", "refreshed"),
 		transfer: step("transfer", "transferred"), settle: step("settle"),
-		adopt: step("adopt"), sweep: step("sweep"), read: alone("read"), status: alone("status"), check: alone("check"),
+		adopt: step("adopt"), sweep: step("sweep"), repair: step("repair"), read: alone("read"), status: alone("status"), check: alone("check"),
+		snapshot: alone("snapshot"),
 	}
 }
 

@@ -13,31 +13,51 @@ import (
 
 func newImportCommand(env environment) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "import FILE",
-		Short: "Take over the locks in a file of stock Atlantis",
-		Long: `Read the locks in FILE, an atlantis.db of stock Atlantis or a copy of one, and
-take each for the pull request that holds it there. FILE is only read. What is
-taken, is there already, or is skipped is listed with the reason; an import can
-be repeated. Credentials in the records stay in the file.
+		Use:   "import [FILE]",
+		Short: "Take over the locks of stock Atlantis, from its file or its Redis",
+		Long: `Read the locks in FILE, an atlantis.db of stock Atlantis or a copy of one, or
+with --backend redis those in the Redis of stock Atlantis, and take each for the
+pull request that holds it there. What is read stays as it is. What is taken, is
+there already, or is skipped is listed with the reason; an import can be
+repeated. Credentials in the records stay where they are.
 
 Exits with 1 if a record was skipped because it can't be read or taken, else
 with 3 if one was skipped because another holds its lock.`,
-		Example: `  atlantis-locks import /var/lib/atlantis/atlantis.db --dry-run`,
-		Args:    wantArgs("FILE"),
+		Example: `  atlantis-locks import /var/lib/atlantis/atlantis.db --dry-run
+  atlantis-locks import --backend redis --redis-addr old-redis.internal:6379 --dry-run`,
 	}
 	connection := addConnectionFlag(cmd, env)
 	output := addOutputFlag(cmd)
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would happen")
+	source := addRedisFlags(cmd, env)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if source.backend == enhanced.BackendRedis {
+			return wantArgs()(cmd, args)
+		}
+		return wantArgs("FILE")(cmd, args)
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		server, err := connection.client(cmd)
 		if err != nil {
 			return err
 		}
-		records, err := readStockFile(args[0])
+		isRedis, err := source.isRedis(cmd)
 		if err != nil {
 			return err
 		}
-		report := newImportReport(args[0], *dryRun, records)
+		var name string
+		var records []stockRecord
+		if isRedis {
+			name = source.describe()
+			records, err = source.readStockRecords(cmd, env)
+		} else {
+			name = args[0]
+			records, err = readStockFile(name)
+		}
+		if err != nil {
+			return err
+		}
+		report := newImportReport(name, *dryRun, records)
 		// What was done before a failure is reported too.
 		err = sendRecords(cmd.Context(), server, records, report, newProgress(env.stderr, len(records)))
 		if *output == formatJSON {

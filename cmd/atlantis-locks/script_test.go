@@ -54,6 +54,8 @@ func TestScripts(t *testing.T) {
 			"holdhttp":    cmdHoldHTTP,
 			"truncate":    cmdTruncate,
 			"mode":        cmdMode,
+			"redis":       startRedis(t),
+			"stockredis":  cmdStockRedis,
 		},
 	})
 }

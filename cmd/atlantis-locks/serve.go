@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
-	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/logging"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.etcd.io/bbolt"
 )
 
@@ -27,6 +27,10 @@ type serveOptions struct {
 	listen      string
 	addressFile string
 	logLevel    string
+
+	redis          *redisFlags
+	keyPrefix      string
+	minReplicasAck int
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -37,9 +41,15 @@ func newServeCommand(env environment) *cobra.Command {
 the locks over HTTP until SIGINT or SIGTERM. The file is made if it is missing;
 locks that Atlantis has in it count. One process can have it open.
 
+With --backend redis the locks are in Redis, which any number of servers share:
+one server, one behind Sentinel, or a cluster.
+
 There is no authentication yet, so it listens on loopback addresses only.`,
 		Example: `  atlantis-locks serve
-  atlantis-locks serve --data-dir /var/lib/atlantis --listen 127.0.0.1:4200`,
+  atlantis-locks serve --data-dir /var/lib/atlantis --listen 127.0.0.1:4200
+  atlantis-locks serve --backend redis --redis-addr redis.internal:6379
+  atlantis-locks serve --backend redis --redis-addr r1:6379,r2:6379,r3:6379
+  atlantis-locks serve --backend redis --redis-addr s1:26379,s2:26379,s3:26379 --redis-sentinel-master locks`,
 		Args: wantArgs(),
 	}
 	var o serveOptions
@@ -48,6 +58,12 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	flags.StringVar(&o.listen, "listen", setting(env, listenVariable, defaultListen), "address to listen on; port 0 is any free one (env "+listenVariable+")")
 	flags.StringVar(&o.addressFile, "address-file", "", "write the server's address to this file once it listens, and remove it at the end")
 	flags.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error; debug logs every request")
+	o.redis = addRedisFlags(cmd, env)
+	store := pflag.NewFlagSet("store", pflag.ContinueOnError)
+	store.StringVar(&o.keyPrefix, "redis-key-prefix", enhanced.DefaultConfig().RedisKeyPrefix, "start of every key")
+	store.IntVar(&o.minReplicasAck, "redis-min-replicas-ack", 0, "replicas that must have a change before it counts")
+	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
+	flags.AddFlagSet(store)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		level, ok := logLevel(o.logLevel)
 		if !ok {
@@ -57,7 +73,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 		if err != nil {
 			return err
 		}
-		return o.serve(cmd.Context(), env, logger)
+		return o.serve(cmd, env, logger)
 	}
 	return cmd
 }
@@ -77,27 +93,31 @@ func logLevel(name string) (logging.LogLevel, bool) {
 	}
 }
 
-// serve runs until ctx ends. What it opens, it closes in reverse order.
-func (o *serveOptions) serve(ctx context.Context, env environment, logger logging.SimpleLogging) (err error) {
-	db, err := openDataFile(o.dataDir)
+// serve runs until the command's context ends. What it opens, it closes in
+// reverse order.
+func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging.SimpleLogging) (err error) {
+	ctx := cmd.Context()
+	config := enhanced.DefaultConfig()
+	config.Enabled, config.EnableEvents = true, true
+	isRedis, err := o.redis.isRedis(cmd)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	warnIfOpenToOthers(db, logger)
-
-	config := enhanced.DefaultConfig()
-	config.Enabled, config.EnableEvents = true, true
-	backend, err := backends.NewBoltBackend(db, config, logger)
-	if err != nil {
-		return fmt.Errorf("can't use %q: %w", db.Path(), err)
+	var store *openStore
+	if isRedis {
+		store, err = o.openRedisStore(ctx, cmd, env, config, logger)
+	} else {
+		store, err = o.openBoltStore(config, logger)
 	}
-	defer func() { err = errors.Join(err, backend.Close()) }()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
 
 	// The background work outlives ctx: requests that are still running when
 	// it ends have events too.
 	background := context.WithoutCancel(ctx)
-	manager := enhanced.NewEnhancedLockManager(backend, config, logger)
+	manager := enhanced.NewEnhancedLockManager(store.Backend, config, logger)
 	manager.AddEventCallback(logEvents(logger))
 	if err := manager.Start(background); err != nil {
 		return err
@@ -118,8 +138,8 @@ func (o *serveOptions) serve(ctx context.Context, env environment, logger loggin
 	}
 	defer o.removeAddress()
 
-	logger.Info("listening on %s, locks are in %q", address, db.Path())
-	if err := o.greet(env, address, db.Path()); err != nil {
+	logger.Info("listening on %s, locks are in %s", address, store.name)
+	if err := o.greet(env, address, store.name); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	handler := web.NewHandler(manager, web.Options{Logger: logger, LoopbackOnly: true})
@@ -129,7 +149,7 @@ func (o *serveOptions) serve(ctx context.Context, env environment, logger loggin
 }
 
 // greet says what to open and type next.
-func (o *serveOptions) greet(env environment, address, file string) error {
+func (o *serveOptions) greet(env environment, address, store string) error {
 	program := printable(env.program)
 	server := ""
 	if address != defaultServer {
@@ -142,7 +162,7 @@ type in another terminal:
 %s     %s lock acme/infra envs/prod default --note "database maintenance until noon"
      %s list
 stop with Ctrl-C
-`, address, printable(file), address+api.OpenAPIPath, server, program, program)
+`, address, store, address+api.OpenAPIPath, server, program, program)
 	return err
 }
 

@@ -35,7 +35,8 @@ named, with what a repair would do. Nothing is changed without --repair.
 A repair shows its steps first, and logs each with your name and the reason. It
 never takes a readable lock away or makes one. Records that can't be read, and
 so count as held, are moved byte for byte to the file's bucket
-"enhanced-quarantine"; what they locked is free then. What a repair can't do is
+"enhanced-quarantine", or in Redis to the hash PREFIX{TAG}:aside; what they
+locked is free then. What a repair can't do is
 for a person, and stays.
 
 Exits with 7 if a rule is broken and, after a repair, if one still is.`,
