@@ -114,27 +114,30 @@ func (r reading) behind(mirrors bool) bool {
 
 // GetLock returns the lock with the ID. See [enhanced.Backend].
 func (b *RedisBackend) GetLock(ctx context.Context, lockID string) (*enhanced.EnhancedLock, error) {
-	l, err := b.locate(ctx, lockID)
-	if err != nil {
-		return nil, err
+	for range maxFollow {
+		l, err := b.locate(ctx, lockID)
+		if err != nil {
+			return nil, err
+		}
+		if l.ending != nil {
+			return nil, identity{ending: l.ending}.goneError(lockID, l.resource)
+		}
+		r, err := b.read(ctx, "get lock "+lockID, l.resource)
+		switch {
+		case err != nil:
+			return nil, err
+		case r.problem != "":
+			return nil, enhanced.NewCorruptError(l.resource, r.problem)
+		case r.record == nil || r.record.Token != l.token:
+			continue // it ended between the two reads
+		case r.record.expiredAt(r.now):
+			return nil, enhanced.NewExpiredError(lockID, l.resource)
+		case r.record.Mirror == "m" && r.stock == "" && b.mirrors(l.resource):
+			return nil, enhanced.NewUnknownLockError(lockID) // stock has released it
+		}
+		return b.lockOf(r.record, l.resource)
 	}
-	if l.ending != nil {
-		return nil, identity{ending: l.ending}.goneError(lockID, l.resource)
-	}
-	r, err := b.read(ctx, "get lock "+lockID, l.resource)
-	switch {
-	case err != nil:
-		return nil, err
-	case r.problem != "":
-		return nil, enhanced.NewCorruptError(l.resource, r.problem)
-	case r.record == nil || r.record.Token != l.token:
-		return nil, enhanced.NewUnknownLockError(lockID)
-	case r.record.expiredAt(r.now):
-		return nil, enhanced.NewExpiredError(lockID, l.resource)
-	case r.record.Mirror == "m" && r.stock == "" && b.mirrors(l.resource):
-		return nil, enhanced.NewUnknownLockError(lockID) // stock has released it
-	}
-	return b.lockOf(r.record, l.resource)
+	return nil, enhanced.NewUnknownLockError(lockID) // the store breaks a rule: an ID leads to another lock
 }
 
 func (b *RedisBackend) lockOf(r *redisRecord, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {

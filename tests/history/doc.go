@@ -16,6 +16,8 @@
 //     with it: a lease of L that was granted between the call and the return of
 //     an acquire ends between call+L and return+L, both widened by
 //     [History.Slack].
+//   - A store may stand still for readers while it writes: a lookup may show a
+//     lease as it was when a write was sent that was answered after the lookup.
 //   - A call whose outcome is unknown may have taken effect at any time after
 //     it was sent, or never. Its return is [Never], and it counts as another
 //     client's, since its caller went on.

@@ -82,7 +82,7 @@ func (h *History) Judge() *Verdict {
 
 // model returns the model that the history is judged by.
 func (h *History) model() model {
-	m := model{slack: h.Slack, remembered: make(map[string]bool), unexplained: make(map[holder]int64)}
+	m := model{slack: h.Slack, remembered: make(map[string]bool), unexplained: make(map[holder]int64), moments: h.moments()}
 	sent := make(map[string]int)
 	for _, op := range h.Operations {
 		if op.Kind == Acquire {
@@ -107,6 +107,27 @@ func (h *History) model() model {
 		}
 	}
 	return m
+}
+
+// moments returns, for lookups that were answered while a write was under way,
+// when that write was sent. A store decides a write at one moment and shows it
+// once it is stored, and stands still for readers in between: to one that saw a
+// lease as ended that the write extends, the lock would be gone and then back.
+func (h *History) moments() map[[2]int64]int64 {
+	moments := make(map[[2]int64]int64)
+	for _, op := range h.Operations {
+		if op.Kind != Lookup {
+			continue
+		}
+		at := op.Call
+		for _, write := range h.Operations {
+			if write.Kind != Lookup && write.Return != Never && write.Call < op.Return && write.Return > op.Call {
+				at = min(at, write.Call)
+			}
+		}
+		moments[[2]int64{int64(op.Client), op.Call}] = at
+	}
+	return moments
 }
 
 // checkable returns the operations as the checker takes them, with the one that

@@ -18,6 +18,17 @@ type model struct {
 	// unexplained are the largest tokens that answers show and no answer has
 	// granted: somebody got them unheard.
 	unexplained map[holder]int64
+	// moments are the earliest moments that lookups can be about, by client and
+	// call, where those are before the call.
+	moments map[[2]int64]int64
+}
+
+// moment returns the earliest moment that op can be about.
+func (m model) moment(op Operation) int64 {
+	if at, earlier := m.moments[[2]int64{int64(op.Client), op.Call}]; earlier && op.Answer == Done {
+		return at
+	}
+	return op.Call
 }
 
 // holder is an owner on a resource.
@@ -45,7 +56,7 @@ func (m model) step(s state, op Operation) (state, bool) {
 	case s.ended:
 		return s, op.Answer == Unknown
 	}
-	if s.now = max(s.now, op.Call); s.now > op.Return {
+	if s.now = max(s.now, m.moment(op)); s.now > op.Return {
 		return s, false
 	}
 	if op.Answer == Unknown {

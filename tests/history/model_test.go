@@ -353,3 +353,30 @@ func TestContendedGrants(t *testing.T) {
 	require.Equal(t, 1, verdict.Contended)
 	require.Equal(t, 1, verdict.Unknown)
 }
+
+// A lease that has ended may be shown to a reader while a write is under way
+// that was sent before its end, and never otherwise.
+func TestLookupDuringAWrite(t *testing.T) {
+	t.Parallel()
+	at := func(op Operation, client int, call, end int64) Operation {
+		op.Client, op.Call, op.Return = client, call*ms, end*ms
+		return op
+	}
+	granted := acquire("user:a", "one").shows(Done, 1, "user:a")
+	granted.Lease, granted.Lock.Expires = lease, 7
+	other := acquire("user:b", "two").shows(Done, 2, "user:b")
+	other.Resource = "other"
+	seen := on(Lookup).shows(Done, 1, "user:a")
+	seen.Lock.Expires = 7
+	for name, c := range map[string]struct {
+		write Operation
+		legal bool
+	}{
+		"under way since before": {at(other, 1, 90, 310), true},
+		"sent after the end":     {at(other, 1, 150, 310), false},
+		"answered before":        {at(other, 1, 90, 290), false},
+	} {
+		h := &History{Slack: leaseSlack, Operations: []Operation{at(granted, 0, 0, 5), c.write, at(seen, 2, 300, 301)}}
+		require.Equal(t, c.legal, h.Judge().Legal(), name)
+	}
+}
