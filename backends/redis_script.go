@@ -193,6 +193,7 @@ func call[T any](ctx context.Context, b *RedisBackend, operation string, changes
 		}
 		return o.value, nil
 	case <-ctx.Done():
+		b.relocate(ctx) // the server may have failed
 		err := ctx.Err()
 		if changes {
 			err = errors.Join(enhanced.ErrOutcomeUnknown, err)

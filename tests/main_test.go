@@ -17,6 +17,8 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "load":
 		runLoad(os.Args[1])
+	case "contend":
+		os.Exit(runContend(os.Args[1], os.Args[2], os.Args[3]))
 	case "full":
 		os.Exit(runFullDisk(os.Args[1]))
 	default:

@@ -87,10 +87,14 @@ func Together(n int, run func(i int)) {
 	done.Wait()
 }
 
-// Eventually polls until condition holds, for at most 10 seconds.
+// patience is how long Eventually waits: longer than a machine that is busy
+// with other tests needs for anything.
+const patience = 40 * time.Second
+
+// Eventually polls until condition holds, for at most 40 seconds.
 func Eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -98,7 +102,7 @@ func Eventually(t *testing.T, what string, condition func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("still not after 10s: %s", what)
+			t.Fatalf("still not after %v: %s", patience, what)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -14,7 +15,7 @@ import (
 // slots is the number of a cluster's slots.
 const slots = 16384
 
-// Cluster is a Redis cluster whose nodes take each other for dead after a second.
+// Cluster is a Redis cluster.
 type Cluster struct {
 	// Nodes are the primaries, and after them the replicas: the one at index
 	// primaries + n has the primary n % primaries, until a failover.
@@ -31,7 +32,7 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 	args := options.Args
 	for range primaries * (1 + replicasEach) {
 		options.Args = append([]string{
-			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000",
+			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", options.deadAfter(),
 			"--cluster-port", strconv.Itoa(FreePort(tb)),
 		}, args...)
 		c.Nodes = append(c.Nodes, Start(tb, options))
@@ -67,6 +68,31 @@ func (s *Server) ID() string {
 	id, err := s.Client().Do(s.tb.Context(), "cluster", "myid").Text()
 	require.NoError(s.tb, err)
 	return id
+}
+
+// Primaries are the addresses of the nodes that serve slots, as a cluster's
+// node knows it.
+func (s *Server) Primaries(ctx context.Context) ([]string, error) {
+	client := redis.NewClient(s.Options())
+	defer client.Close() //nolint:errcheck // it was only asked
+	ranges, err := client.Do(ctx, "cluster", "slots").Slice()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []string
+	for _, r := range ranges {
+		// Bounds, the primary, replicas; each node is its host, port and more.
+		parts, _ := r.([]any)
+		if len(parts) < 3 {
+			return nil, fmt.Errorf("slots %v", r)
+		}
+		node, _ := parts[2].([]any)
+		if len(node) < 2 {
+			return nil, fmt.Errorf("node %v", parts[2])
+		}
+		addrs = append(addrs, net.JoinHostPort(fmt.Sprint(node[0]), fmt.Sprint(node[1])))
+	}
+	return addrs, nil
 }
 
 func (s *Server) busPort() string {

@@ -25,8 +25,7 @@ type Sentinel struct {
 	tb testing.TB
 }
 
-// StartSentinel starts a primary, two replicas and three sentinels that take a
-// server for dead after a second.
+// StartSentinel starts a primary, two replicas and three sentinels.
 func StartSentinel(tb testing.TB, options Options) *Sentinel {
 	tb.Helper()
 	primary := Start(tb, options)
@@ -79,8 +78,8 @@ func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 	s := newServer(tb, Options{Secure: options.Secure.open(), Env: options.Env})
 	config := filepath.Join(s.Dir, "sentinel.conf")
 	text := fmt.Sprintf("bind 127.0.0.1\ndir %s\nlogfile server.log\n"+
-		"sentinel monitor %[2]s %s %s 2\nsentinel down-after-milliseconds %[2]s 1000\nsentinel failover-timeout %[2]s 5000\n",
-		s.Dir, SentinelMaster, host, port)
+		"sentinel monitor %[2]s %s %s 2\nsentinel down-after-milliseconds %[2]s %[5]s\nsentinel failover-timeout %[2]s 5000\n",
+		s.Dir, SentinelMaster, host, port, options.deadAfter())
 	if options.Secure != nil {
 		text += fmt.Sprintf("sentinel auth-user %[1]s %s\nsentinel auth-pass %[1]s %[3]s\n", SentinelMaster, AdminUser, AdminPassword)
 	}

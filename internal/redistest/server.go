@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,16 @@ type Options struct {
 	Args []string
 	// Env are further environment variables, NAME=VALUE.
 	Env []string
+	// DeadAfter is when nodes of a cluster, or sentinels, take a server for dead
+	// that does not answer. Default 30s: a busy machine is no fault to be tested.
+	DeadAfter time.Duration
 	// Secure, when set, makes the servers ask for TLS, users and passwords.
 	Secure *Secure
+}
+
+// deadAfter is DeadAfter in milliseconds.
+func (o Options) deadAfter() string {
+	return strconv.FormatInt(cmp.Or(o.DeadAfter, 30*time.Second).Milliseconds(), 10)
 }
 
 // Server is one redis-server process.

@@ -1,0 +1,113 @@
+package tests
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/core/redis"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+)
+
+// tryLocker is a replica of Atlantis, stock or ours.
+type tryLocker interface {
+	TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error)
+}
+
+// Replicas of stock and of ours want the same lock on one Redis. Ours never
+// grant it twice. Stock's own race stays: between stock and ours it is detected
+// each time.
+func TestFleetOfStockAndOurs(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	var locks []tryLocker
+	for range 3 {
+		stock, err := redis.NewWithClient(server.Client(), "", "")
+		require.NoError(t, err)
+		locks = append(locks, stock)
+	}
+	const stocks = 3
+	config := enhanced.DefaultConfig()
+	config.Enabled, config.PreserveLegacyFormat = true, true
+	var ours *backends.RedisBackend
+	for range 3 {
+		ours = backends.NewRedisBackend(server.Client(), config, nil)
+		t.Cleanup(func() { require.NoError(t, ours.Close()) })
+		manager := enhanced.NewEnhancedLockManager(ours, config, nil)
+		locks = append(locks, enhanced.NewLockingAdapter(manager, ours, config, nil, nil))
+	}
+
+	doubleOurs, doubleStock, doubleMixed := 0, 0, 0
+	known := uint64(0) // the log's records of earlier rounds
+	rounds := backendtest.Rounds(3000)
+	for round := range rounds {
+		path := fmt.Sprintf("p%d", round)
+		winners := race(t, locks, path)
+		stock, our := 0, 0
+		for _, i := range winners {
+			if i < stocks {
+				stock++
+			} else {
+				our++
+			}
+		}
+		require.NotEmpty(t, winners, "nobody got %s", path)
+		resource := enhanced.ProjectResource(models.NewProject("org/app", path, ""), "default")
+		holder, err := ours.LookupLock(t.Context(), resource)
+		require.NoError(t, err)
+		conflict := false
+		page, err := ours.ReadLog(t.Context(), "org/app", known, 100)
+		require.NoError(t, err)
+		for _, r := range page.Records {
+			known = r.Sequence
+			conflict = conflict || r.Type == enhanced.EventConflict && r.Resource == resource && r.Token == holder.Version
+		}
+		switch {
+		case our > 1:
+			doubleOurs++
+		case our == 1 && stock > 0:
+			doubleMixed++
+			require.True(t, conflict, "%s was granted by stock and by ours, and nobody has noticed", path)
+		case stock > 1:
+			doubleStock++
+		}
+	}
+	t.Logf("%d rounds: granted twice by ours %d, by stock %d, by stock and ours %d, all of these detected", rounds, doubleOurs, doubleStock, doubleMixed)
+	require.Zero(t, doubleOurs)
+	require.Positive(t, doubleStock+doubleMixed, "stock's race was never met; the run is void")
+	violations, err := ours.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
+
+// race has all replicas try to lock a project at the same time, each for a pull
+// request of its own, and returns who was told that it has it.
+func race(t *testing.T, locks []tryLocker, path string) (winners []int) {
+	t.Helper()
+	var mu sync.Mutex
+	backendtest.Together(len(locks), func(i int) {
+		acquired, _, err := locks[i].TryLock(models.ProjectLock{
+			Project: models.NewProject("org/app", path, ""), Workspace: "default",
+			User: models.User{Username: "runner" + strconv.Itoa(i)}, Time: time.Now(),
+			Pull: models.PullRequest{Num: i + 1, BaseRepo: models.Repo{
+				FullName: "org/app", VCSHost: models.VCSHost{Hostname: "github.com"},
+			}},
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			t.Error(err)
+		}
+		if acquired {
+			winners = append(winners, i)
+		}
+	})
+	return winners
+}
