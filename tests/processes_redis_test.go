@@ -87,7 +87,9 @@ func runContend(addr, number, rounds string) int {
 			panic(err)
 		}
 		if acquired {
-			fmt.Fprintln(out, path)
+			if _, err := fmt.Fprintln(out, path); err != nil {
+				panic(err)
+			}
 		}
 	}
 	for _, err := range []error{out.Flush(), b.Close(), client.Close()} {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -125,25 +126,35 @@ func (s *Server) Run() error {
 	return s.listening(&output)
 }
 
+// listening waits until the server says that its port is its own. That somebody
+// listens there would say nothing: another test's server may have taken it.
 func (s *Server) listening(output *bytes.Buffer) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), startTime)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	var dialer net.Dialer
 	for {
 		select {
 		case <-s.exited:
-			log, _ := os.ReadFile(filepath.Join(s.Dir, "server.log")) //nolint:errcheck // there may be none
-			return fmt.Errorf("redis-server ended: %s%s", output, log)
+			return fmt.Errorf("redis-server ended: %s%s", output, s.log())
 		case <-ctx.Done():
 			return fmt.Errorf("redis-server on %s does not answer after %v", s.Addr, startTime)
 		case <-tick.C:
-			if connection, err := dialer.DialContext(ctx, "tcp", s.Addr); err == nil {
-				return connection.Close()
+			for line := range bytes.Lines(s.log()) {
+				// A line starts with the process: earlier ones have logged here too.
+				if bytes.HasPrefix(line, fmt.Append(nil, s.process.Process.Pid, ":")) &&
+					(bytes.Contains(line, []byte("Ready to accept connections")) || bytes.Contains(line, []byte("Sentinel ID is"))) {
+					return nil
+				}
 			}
 		}
 	}
+}
+
+// log is what the server has logged; there may be nothing yet.
+func (s *Server) log() []byte {
+	text, _ := os.ReadFile(filepath.Join(s.Dir, "server.log")) //nolint:errcheck // see above
+	return text
 }
 
 // Kill ends the process at once, as kill -9 does.
@@ -183,16 +194,24 @@ func (s *Server) Client() *redis.Client {
 	return client
 }
 
-// FreePort returns a port on which nothing listens at the moment.
+// FreePort returns a port on which nothing listens at the moment. It is below
+// those that systems give to outgoing connections, one of which could take the
+// port of a server that is down for a while.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
+	const first, beyond = 15_000, 32_000
 	var config net.ListenConfig
-	listener, err := config.Listen(context.WithoutCancel(tb.Context()), "tcp", "127.0.0.1:0")
-	require.NoError(tb, err)
-	defer func() { require.NoError(tb, listener.Close()) }()
-	addr, ok := listener.Addr().(*net.TCPAddr)
-	require.True(tb, ok)
-	return addr.Port
+	for range beyond - first {
+		port := first + rand.IntN(beyond-first) //nolint:gosec // not a secret
+		listener, err := config.Listen(context.WithoutCancel(tb.Context()), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		require.NoError(tb, listener.Close())
+		return port
+	}
+	tb.Fatalf("no port from %d to %d is free", first, beyond)
+	return 0
 }
 
 // eventually polls until condition holds or ctx ends.
