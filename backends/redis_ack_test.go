@@ -75,6 +75,9 @@ func TestRedisMinReplicasAckOnCluster(t *testing.T) {
 	config := enhanced.DefaultConfig()
 	config.RedisClusterMode, config.RedisMinReplicasAck = true, 1
 	b := openRedis(t, cluster.Client(), config)
+	// A new client asks any node where the slots are, and waits for each that is
+	// frozen: this one has asked already.
+	require.NoError(t, b.HealthCheck(t.Context()))
 	for _, replica := range cluster.Nodes[3:] {
 		replica.Signal(syscall.SIGSTOP)
 	}

@@ -19,12 +19,14 @@ func (b *RedisBackend) check(ctx context.Context) error {
 	if err := b.checkRights(ctx); err != nil {
 		return err
 	}
-	set, err := b.client.SetNX(ctx, layoutKey, b.keys.layout(), 0).Result()
+	set, err := atKey(ctx, b, layoutKey, func(node redis.UniversalClient) (bool, error) {
+		return node.SetNX(ctx, layoutKey, b.keys.layout(), 0).Result()
+	})
 	if err != nil {
 		return explain(err)
 	}
 	if !set {
-		there, err := b.client.Get(ctx, layoutKey).Result()
+		there, err := b.get(ctx, layoutKey)
 		if err != nil {
 			return explain(err)
 		}

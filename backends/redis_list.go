@@ -98,7 +98,10 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag, name string)
 	fields, err := call(ctx, b, operation, false, func(ctx context.Context) (map[string]string, error) {
 		all := make(map[string]string)
 		for cursor := uint64(0); ; {
-			page, next, err := b.client.HScan(ctx, b.keys.locks(tag), cursor, "", scanPage).Result()
+			page, err := atKey(ctx, b, b.keys.locks(tag), func(node redis.UniversalClient) (page []string, err error) {
+				page, cursor, err = node.HScan(ctx, b.keys.locks(tag), cursor, "", scanPage).Result()
+				return page, err
+			})
 			if hasErrorPrefix(err, "WRONGTYPE") {
 				return map[string]string{"?": ""}, nil
 			}
@@ -108,7 +111,7 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag, name string)
 			for i := 0; i+1 < len(page); i += 2 {
 				all[page[i]] = page[i+1]
 			}
-			if cursor = next; cursor == 0 {
+			if cursor == 0 {
 				return all, nil
 			}
 		}
@@ -207,13 +210,9 @@ func (b *RedisBackend) recordName(resource enhanced.ResourceIdentifier) string {
 
 // now is the time by the clock of the server that has a repository, or of any.
 func (b *RedisBackend) now(ctx context.Context, tag string) (int64, error) {
-	node := redis.Cmdable(b.client)
-	if cluster, ok := b.client.(*redis.ClusterClient); ok && tag != "" {
-		primary, err := cluster.MasterForKey(ctx, b.keys.meta(tag))
-		if err != nil {
-			return 0, err
-		}
-		node = primary
+	node, err := b.nodeOf(ctx, b.keys.meta(tag))
+	if err != nil {
+		return 0, err
 	}
 	at, err := node.Time(ctx).Result()
 	return at.UnixMicro(), err

@@ -324,7 +324,9 @@ func (b *RedisBackend) recordedSplits(ctx context.Context, operation, repository
 		for i, resource := range all {
 			fields[i] = resource.Key()
 		}
-		values, err := b.client.HMGet(ctx, b.keys.locks(tag), fields...).Result()
+		values, err := atKey(ctx, b, b.keys.locks(tag), func(node redis.UniversalClient) ([]any, error) {
+			return node.HMGet(ctx, b.keys.locks(tag), fields...).Result()
+		})
 		for i, value := range values {
 			if value != nil {
 				found = append(found, all[i])

@@ -115,7 +115,10 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 	for {
 		entries, err := call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
 			prefix := "[p" + strconv.Itoa(number) + "/"
-			return b.client.ZRangeByLex(ctx, b.keys.owners(tag), &redis.ZRangeBy{Min: prefix, Max: prefix + "\xff", Count: maxStep + 1}).Result()
+			page := redis.ZRangeBy{Min: prefix, Max: prefix + "\xff", Count: maxStep + 1}
+			return atKey(ctx, b, b.keys.owners(tag), func(node redis.UniversalClient) ([]string, error) {
+				return node.ZRangeByLex(ctx, b.keys.owners(tag), &page).Result()
+			})
 		})
 		if err != nil {
 			return released, err
@@ -226,9 +229,10 @@ func (b *RedisBackend) endDue(ctx context.Context, operation, tag, name string) 
 			if err != nil {
 				return nil, err
 			}
-			return b.client.ZRangeByScore(ctx, b.keys.deadlines(tag), &redis.ZRangeBy{
-				Min: "-inf", Max: strconv.FormatInt(now, 10), Count: maxStep,
-			}).Result()
+			page := redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now, 10), Count: maxStep}
+			return atKey(ctx, b, b.keys.deadlines(tag), func(node redis.UniversalClient) ([]string, error) {
+				return node.ZRangeByScore(ctx, b.keys.deadlines(tag), &page).Result()
+			})
 		})
 		if err != nil {
 			return 0, err

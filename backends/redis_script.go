@@ -105,7 +105,26 @@ func (b *RedisBackend) send(ctx context.Context, s script, keys []string, args [
 	if replicas := b.config.Load().RedisMinReplicasAck; replicas > 0 && s.acked != nil {
 		return b.sendAcked(ctx, replicas, s, keys, args)
 	}
-	return evaluate(ctx, b.client, s, keys, args)
+	return atKey(ctx, b, keys[0], func(node redis.UniversalClient) (any, error) { return evaluate(ctx, node, s, keys, args) })
+}
+
+// atKey runs fn on the server that has a key. A cluster's own client is only
+// for slots that have moved: before its first command it asks any three nodes
+// what commands there are, and waits for each that is frozen.
+func atKey[T any](ctx context.Context, b *RedisBackend, key string, fn func(node redis.UniversalClient) (T, error)) (T, error) {
+	if !b.isCluster() {
+		return fn(b.client)
+	}
+	node, err := b.nodeOf(ctx, key)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	value, err := fn(node)
+	if hasErrorPrefix(err, "MOVED") || hasErrorPrefix(err, "ASK") {
+		return fn(b.client)
+	}
+	return value, err
 }
 
 // processor is a client, or one connection of it.

@@ -37,7 +37,7 @@ func (b *RedisBackend) replace(operation, key string, change func(value string) 
 			return err
 		}
 		replaced, err := call(ctx, b, operation, true, func(ctx context.Context) (bool, error) {
-			reply, err := evaluate(ctx, b.client, b.scripts.status, []string{key}, []any{value, next})
+			reply, err := b.send(ctx, b.scripts.status, []string{key}, []any{value, next})
 			return reply == int64(1), err
 		})
 		if err != nil || replaced {
@@ -52,12 +52,16 @@ func (b *RedisBackend) getText(ctx context.Context, operation, key string) (stri
 		return "", err
 	}
 	return call(ctx, b, operation, false, func(ctx context.Context) (string, error) {
-		value, err := b.client.Get(ctx, key).Result()
+		value, err := b.get(ctx, key)
 		if errors.Is(err, redis.Nil) {
 			return "", nil
 		}
 		return value, err
 	})
+}
+
+func (b *RedisBackend) get(ctx context.Context, key string) (string, error) {
+	return atKey(ctx, b, key, func(node redis.UniversalClient) (string, error) { return node.Get(ctx, key).Result() })
 }
 
 // statusKey is stock's key of a pull request's status.

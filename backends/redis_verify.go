@@ -171,7 +171,9 @@ func (b *RedisBackend) snapshotLog(ctx context.Context, s *redisSnapshot) error 
 				continue
 			}
 			// What came after the snapshot has moved the latest sequence too.
-			now, err := b.client.HGet(ctx, b.keys.meta(s.tag), "sequence").Uint64()
+			now, err := atKey(ctx, b, b.keys.meta(s.tag), func(node redis.UniversalClient) (uint64, error) {
+				return node.HGet(ctx, b.keys.meta(s.tag), "sequence").Uint64()
+			})
 			if err != nil && !errors.Is(err, redis.Nil) {
 				return err
 			}
