@@ -167,3 +167,33 @@ func (c *Cluster) PrimaryOf(key string) *Server {
 		}
 	}
 }
+
+// MoveSlot moves the slot of a key from one node to another, as operators do:
+// key by key, while clients work
+// (https://redis.io/docs/latest/commands/cluster-setslot/).
+func (c *Cluster) MoveSlot(key string, from, to *Server) {
+	ctx := c.tb.Context()
+	check := func(err error) {
+		if err != nil && ctx.Err() == nil {
+			c.tb.Errorf("moving a slot: %v", err)
+		}
+	}
+	source, target := from.Client(), to.Client()
+	slot, err := source.ClusterKeySlot(ctx, key).Result()
+	check(err)
+	check(target.Do(ctx, "cluster", "setslot", slot, "importing", from.ID()).Err())
+	check(source.Do(ctx, "cluster", "setslot", slot, "migrating", to.ID()).Err())
+	host, port, err := net.SplitHostPort(to.Addr)
+	check(err)
+	for {
+		keys, err := source.ClusterGetKeysInSlot(ctx, int(slot), 1).Result()
+		check(err)
+		if len(keys) == 0 {
+			break
+		}
+		check(source.Migrate(ctx, host, port, keys[0], 0, startTime).Err())
+	}
+	for _, node := range []*redis.Client{target, source} {
+		check(node.Do(ctx, "cluster", "setslot", slot, "node", to.ID()).Err())
+	}
+}

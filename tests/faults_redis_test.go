@@ -1,0 +1,250 @@
+package tests
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/tests/history"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+)
+
+// every calls disturb again and again until stop is called, which returns how
+// often it did.
+func every(interval time.Duration, disturb func()) (stop func() int) {
+	quit, count := make(chan struct{}), 0
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+				disturb()
+				count++
+			}
+		}
+	})
+	return func() int {
+		close(quit)
+		done.Wait()
+		return count
+	}
+}
+
+// Scripts are forgotten and connections are cut while clients work. Their
+// outcomes may be unknown, but no answer is wrong.
+func TestRedisDisturbed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	fleet := newFleet(t, func() redis.UniversalClient { return server.Client() }, nil)
+	admin := server.Client()
+	stopFlush := every(50*time.Millisecond, func() { _ = admin.ScriptFlush(context.Background()) })
+	stopKill := every(60*time.Millisecond, func() {
+		_ = admin.ClientKillByFilter(context.Background(), "TYPE", "normal", "SKIPME", "yes")
+	})
+	// What a store that is cut off answers is no fault of it.
+	h, _ := history.Workload{Seed: uint64(time.Now().UnixNano()), Steps: 200}.Run(t.Context(), fleet.stores...) //nolint:gosec,errcheck // any number will do
+	require.Positive(t, stopFlush())
+	require.Positive(t, stopKill())
+	verdict := h.Judge()
+	t.Logf("%d operations, %d contended grants, %d unknown outcomes", len(h.Operations), verdict.Contended, verdict.Unknown)
+	require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
+	fleet.judge(t, h, verdict)
+}
+
+// A repository moves from one shard to another and back while clients work.
+func TestRedisSlotMoves(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3, 0, redistest.Options{})
+	config := enhanced.DefaultConfig()
+	config.RedisClusterMode = true
+	fleet := newFleet(t, func() redis.UniversalClient { return cluster.Client() }, config)
+	tag := "{" + enhanced.RepositoryTag("org/app") + "}"
+	from := cluster.PrimaryOf(tag)
+	to := cluster.Nodes[0]
+	if to == from {
+		to = cluster.Nodes[1]
+	}
+	moves := make(chan struct{})
+	go func() {
+		defer close(moves)
+		for range 6 {
+			cluster.MoveSlot(tag, from, to)
+			from, to = to, from
+		}
+	}()
+	h, err := history.Workload{Seed: uint64(time.Now().UnixNano()), Steps: 200}.Run(t.Context(), fleet.stores...) //nolint:gosec // any number will do
+	<-moves
+	redirects := 0
+	for _, node := range cluster.Nodes {
+		info, infoErr := node.Client().Info(t.Context(), "errorstats").Result()
+		require.NoError(t, infoErr)
+		redirects += strings.Count(info, "errorstat_MOVED") + strings.Count(info, "errorstat_ASK") + strings.Count(info, "errorstat_TRYAGAIN")
+	}
+	require.Positive(t, redirects, "nobody met the move; the run is void")
+	verdict := h.Judge()
+	if err != nil {
+		verdict.Problems = append(verdict.Problems, err.Error())
+	}
+	t.Logf("%d operations, %d contended grants, %d unknown outcomes", len(h.Operations), verdict.Contended, verdict.Unknown)
+	require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
+	fleet.judge(t, h, verdict)
+}
+
+// The server's clock is set forward and back. Leases end early or late, which
+// is what a lease is; what has none stays, and tokens only grow.
+func TestRedisClockJumps(t *testing.T) {
+	t.Parallel()
+	clock := redistest.NewClock(t)
+	server := redistest.Start(t, redistest.Options{Env: clock.Env()})
+	b := backends.NewRedisBackend(server.Client(), nil, nil)
+	defer func() { require.NoError(t, b.Close()) }()
+	ctx := t.Context()
+	take := func(path, user string, lease time.Duration) (*enhanced.EnhancedLock, bool) {
+		lock, acquired, err := b.TryAcquireLock(ctx, &enhanced.EnhancedLockRequest{
+			Resource: enhanced.ProjectResource(models.NewProject("org/app", path, ""), "default"),
+			User:     models.User{Username: user}, Timeout: lease,
+		})
+		require.NoError(t, err)
+		return lock, acquired
+	}
+	_, acquired := take("kept", "ann", enhanced.NoTimeout)
+	require.True(t, acquired)
+	first, acquired := take("leased", "ann", 30*time.Second)
+	require.True(t, acquired)
+	last := first.Version
+	for i, jump := range []time.Duration{time.Hour, 5 * time.Second, -time.Hour, -5 * time.Second, 0, 2 * time.Hour} {
+		clock.Set(jump)
+		now, err := server.Client().Time(ctx).Result()
+		require.NoError(t, err)
+		require.InDelta(t, jump.Seconds(), time.Until(now).Seconds(), 5, "the clock was not set; the run is void")
+		_, acquired := take("kept", "bob", enhanced.NoTimeout)
+		require.False(t, acquired)
+		lock, acquired := take("jump"+strconv.Itoa(i), "bob", 30*time.Second)
+		require.True(t, acquired)
+		require.Greater(t, lock.Version, last)
+		last = lock.Version
+		if lock, acquired := take("leased", "bob"+strconv.Itoa(i), 30*time.Second); acquired {
+			require.Greater(t, lock.Version, last)
+			last = lock.Version
+		}
+	}
+	violations, err := b.Verify(ctx)
+	require.NoError(t, err)
+	for _, v := range violations {
+		require.Equal(t, enhanced.RuleLogTime, v.Rule, "%+v", v)
+	}
+	require.NotEmpty(t, violations, "verify shows that the clock was set back")
+}
+
+// Everything is gone at once. Tokens still grow, and nobody's lock comes back.
+func TestRedisFlushedUnderLoad(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	admin := server.Client()
+	stop := every(20*time.Millisecond, func() { _ = admin.FlushAll(context.Background()) })
+	var mu sync.Mutex
+	tokens := make(map[int64]bool)
+	backendtest.Together(8, func(i int) {
+		b := backends.NewRedisBackend(server.Client(), nil, nil)
+		last := int64(0)
+		for range 300 {
+			lock, acquired, err := b.TryAcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+				Resource: enhanced.ProjectResource(models.NewProject("org/app", ".", ""), "default"),
+				User:     models.User{Username: "user" + strconv.Itoa(i)}, Timeout: time.Minute,
+			})
+			if err != nil || !acquired {
+				continue
+			}
+			mu.Lock()
+			if lock.Version <= last || tokens[lock.Version] {
+				t.Errorf("token %d after %d", lock.Version, last)
+			}
+			tokens[lock.Version] = true
+			mu.Unlock()
+			last = lock.Version
+			// Gone or not, an ID of before never makes a lock.
+			_ = b.RefreshLock(t.Context(), lock.ID, time.Minute)
+			_ = b.ReleaseLock(t.Context(), lock.ID)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	require.Positive(t, stop())
+	require.GreaterOrEqual(t, len(tokens), leastContended)
+	b := backends.NewRedisBackend(admin, nil, nil)
+	defer func() { require.NoError(t, b.Close()) }()
+	lock, err := b.AcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+		Resource: enhanced.ProjectResource(models.NewProject("org/app", "last", ""), "default"),
+		User:     models.User{Username: "ann"}, Timeout: time.Minute,
+	})
+	require.NoError(t, err)
+	require.NoError(t, admin.FlushAll(t.Context()).Err())
+	require.ErrorIs(t, b.RefreshLock(t.Context(), lock.ID, time.Minute), enhanced.ErrLockNotFound)
+	locks, err := b.ListLocks(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, locks)
+}
+
+// late is a connection whose replies take a while.
+type late struct {
+	net.Conn
+	delay func() time.Duration
+}
+
+func (l late) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	<-time.After(l.delay())
+	return n, err
+}
+
+// Replies come after their callers have given up, and have asked again.
+func TestRedisLateReplies(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	var mu sync.Mutex
+	slow := 0
+	fleet := newFleet(t, func() redis.UniversalClient {
+		options := server.Options()
+		options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var dialer net.Dialer
+			conn, err := dialer.DialContext(ctx, network, addr)
+			return late{conn, func() time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+				if slow++; slow%5 == 0 {
+					return 8 * time.Millisecond
+				}
+				return 0
+			}}, err
+		}
+		client := redis.NewClient(options)
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		return client
+	}, nil)
+	h, err := history.Workload{
+		Seed: uint64(time.Now().UnixNano()), CancelWithin: 10 * time.Millisecond, //nolint:gosec // any number will do
+	}.Run(t.Context(), fleet.stores...)
+	verdict := h.Judge()
+	if err != nil {
+		verdict.Problems = append(verdict.Problems, err.Error())
+	}
+	t.Logf("%d operations, %d contended grants, %d unknown outcomes", len(h.Operations), verdict.Contended, verdict.Unknown)
+	require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
+	require.GreaterOrEqual(t, verdict.Unknown, leastUnknown, "unknown outcomes; the run is void")
+	fleet.judge(t, h, verdict)
+}
