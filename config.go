@@ -119,7 +119,7 @@ type EnhancedConfig struct {
 
 	// RedisMinReplicasAck is how many replicas must have confirmed a grant,
 	// release, refresh or transfer within a second; otherwise the call fails
-	// and a grant is given back. It narrows what a failover can lose, see
+	// and its outcome is unknown. It narrows what a failover can lose, see
 	// https://redis.io/docs/latest/commands/wait/. Default 0: none.
 	RedisMinReplicasAck int `mapstructure:"redis_min_replicas_ack"`
 

@@ -32,11 +32,15 @@ type RedisBackend struct {
 
 	// checked is set once the server is known to be fit for use.
 	checked  atomic.Bool
-	checking sync.Mutex
+	checking chan struct{} // a semaphore for one
+	// sharded is set on a cluster whose servers have sharded Pub/Sub.
+	sharded atomic.Bool
 
 	mu     sync.Mutex // protects closed, and calls.Add against calls.Wait
 	closed bool
 	calls  sync.WaitGroup
+	nodes  nodes
+
 	// ending ends with Close; subscriptions live in it.
 	ending context.Context
 	end    context.CancelFunc
@@ -57,7 +61,7 @@ func NewRedisBackend(client redis.UniversalClient, config *enhanced.EnhancedConf
 	if config == nil {
 		config = enhanced.DefaultConfig()
 	}
-	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts()}
+	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts(), checking: make(chan struct{}, 1)}
 	b.ending, b.end = context.WithCancel(context.Background())
 	full := config.WithDefaults()
 	b.config.Store(full)
@@ -77,6 +81,9 @@ func (b *RedisBackend) contradiction(config *enhanced.EnhancedConfig) error {
 	case nil:
 		return enhanced.NewInvalidError("client is nil; pass a go-redis client")
 	case *redis.ClusterClient:
+		if o := client.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly {
+			return enhanced.NewInvalidError("client reads from replicas (ReadOnly %t, RouteByLatency %t, RouteRandomly %t), which lag behind; set none of them", o.ReadOnly, o.RouteByLatency, o.RouteRandomly)
+		}
 		return nil
 	case *redis.Client:
 		if config.RedisClusterMode {
@@ -143,8 +150,12 @@ func (b *RedisBackend) ready(ctx context.Context, operation string) error {
 		return nil
 	}
 	_, err := call(ctx, b, operation, false, func(ctx context.Context) (struct{}, error) {
-		b.checking.Lock()
-		defer b.checking.Unlock()
+		select {
+		case b.checking <- struct{}{}:
+			defer func() { <-b.checking }()
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		}
 		if b.checked.Load() {
 			return struct{}{}, nil
 		}
@@ -165,9 +176,7 @@ func (b *RedisBackend) HealthCheck(ctx context.Context) error {
 		return err
 	}
 	_, err := call(ctx, b, operation, false, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
-			return node.Ping(ctx).Err()
-		})
+		return struct{}{}, b.eachPrimary(ctx, b.checkServer)
 	})
 	return err
 }
@@ -184,46 +193,26 @@ func (b *RedisBackend) eachPrimary(ctx context.Context, fn func(ctx context.Cont
 // answer is what a step says.
 type answer struct {
 	status string
-	values []string
+	// expired is how many leases the step has ended.
+	expired int
+	values  []string
 }
 
 // step runs a script on one repository. The name may be empty when only the
 // tag is known. stock are stock's keys of the resources.
 func (b *RedisBackend) step(ctx context.Context, operation string, s script, tag, name string, stock []string, args ...any) (answer, error) {
-	if err := b.ready(ctx, operation); err != nil {
-		return answer{}, err
-	}
 	config := b.config.Load()
-	keys := append(b.keys.repository(tag), stock...)
-	all := append([]any{name, config.LogMaxRecords, config.LogMaxAge.Microseconds(), b.keys.channel(), tag}, args...)
-	reply, err := call(ctx, b, operation, true, func(ctx context.Context) ([]string, error) {
-		list, err := b.run(ctx, s, keys, all...)
-		if err != nil {
-			return nil, err
-		}
-		return texts(s, list)
-	})
+	publish, channel := b.keys.wake(tag, b.sharded.Load())
+	all := make([]any, 0, 6+len(args))
+	all = append(all, name, config.LogMaxRecords, config.LogMaxAge.Microseconds(), publish, channel, b.keys.news())
+	reply, err := b.run(ctx, operation, s, append(b.keys.repository(tag), stock...), append(all, args...)...)
 	if err != nil {
 		return answer{}, err
 	}
-	b.countEndings(reply[1])
-	return answer{reply[0], reply[2:]}, nil
-}
-
-// texts are the parts of a script's answer: a status, the endings, and values.
-func texts(s script, list []any) ([]string, error) {
-	reply := make([]string, len(list))
-	for i, part := range list {
-		text, ok := part.(string)
-		if !ok {
-			return nil, fmt.Errorf("script %s answered %T as part %d", s.name, part, i)
-		}
-		reply[i] = text
-	}
 	if len(reply) < 2 {
-		return nil, fmt.Errorf("script %s answered %d parts", s.name, len(reply))
+		return answer{}, enhanced.NewBackendError(operation, fmt.Errorf("script %s answered %q", s.name, reply))
 	}
-	return reply, nil
+	return answer{reply[0], b.countEndings(reply[1]), reply[2:]}, nil
 }
 
 // value returns the nth value of an answer, "" when it has fewer.

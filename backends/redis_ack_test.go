@@ -45,9 +45,10 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	again.ID = "again"
 	_, err = b.AcquireLock(ctx, again)
 	requireUnconfirmed(err)
-	// It was given back, so that nobody who finds it there believes in it.
-	_, err = b.LookupLock(ctx, again.Resource)
-	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+	// Nobody else gets it meanwhile.
+	_, acquired, err := b.TryAcquireLock(ctx, by("org/app", "free", "bob"))
+	require.NoError(t, err)
+	require.False(t, acquired)
 	// Answers about an earlier step count no more than the step did.
 	_, _, err = b.TryAcquireLock(ctx, by("org/app", "held", "ann"))
 	requireUnconfirmed(err)
@@ -56,7 +57,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	requireUnconfirmed(b.ReleaseLock(ctx, held.ID))
 	requireUnconfirmed(b.ReleaseLock(ctx, held.ID))
 	// What changes nothing needs no replica.
-	_, acquired, err := b.TryAcquireLock(ctx, by("org/app", "leased", "bob"))
+	_, acquired, err = b.TryAcquireLock(ctx, by("org/app", "leased", "bob"))
 	require.NoError(t, err)
 	require.False(t, acquired)
 
@@ -64,6 +65,10 @@ func TestRedisMinReplicasAck(t *testing.T) {
 		replica.Signal(syscall.SIGCONT)
 	}
 	backendtest.Eventually(t, "replicas confirm again", func() bool { return b.ReleaseLock(ctx, held.ID) == nil })
+	lock, acquired, err := b.TryAcquireLock(ctx, again)
+	require.NoError(t, err)
+	require.True(t, acquired, "the same request gets what it got")
+	require.Equal(t, "user:ann", lock.Owner)
 	_, err = b.AcquireLock(ctx, by("org/app", "held", "bob"))
 	require.NoError(t, err)
 }
@@ -91,7 +96,7 @@ func TestRedisMinReplicasAckOnCluster(t *testing.T) {
 		replica.Signal(syscall.SIGCONT)
 	}
 	backendtest.Eventually(t, "replicas confirm", func() bool {
-		_, err := b.AcquireLock(ctx, by("org/a", ".", "ann"))
+		_, _, err := b.TryAcquireLock(ctx, by("org/a", ".", "ann"))
 		return err == nil
 	})
 }

@@ -3,11 +3,13 @@ package backends
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
 )
 
 // AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
@@ -40,7 +42,8 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 
 func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
 	owner := r.Owner().String()
-	payload, err := encodeProjectLock(r.ProjectLock())
+	original := r.ProjectLock()
+	payload, err := encodeProjectLock(original)
 	if err != nil {
 		return nil, false, enhanced.NewInvalidError("the request can't be stored: %v", err)
 	}
@@ -65,12 +68,15 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return elsewhere, false, nil
 	}
 	switch a.status {
-	case "granted", "own", "held":
+	case "granted":
+		lock, err := grantedLock(r, owner, original, a.values)
+		return lock, err == nil, err
+	case "again", "own", "held":
 		lock, err := redisLock(a.value(0), r.Resource)
 		if err != nil {
 			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.locks(enhanced.RepositoryTag(r.Resource.Namespace)))
 		}
-		return lock, a.status == "granted", nil
+		return lock, a.status == "again", nil
 	case "ended":
 		return nil, false, endedRequestError(r)
 	case "reused":
@@ -79,6 +85,24 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return nil, false, closingError(r.Resource, owner)
 	}
 	return nil, false, b.refusal(a, "", r.Resource)
+}
+
+// grantedLock is the new lock of a request. The answer says token, time and end
+// of the lease; all else is the request's.
+func grantedLock(r *enhanced.EnhancedLockRequest, owner string, original models.ProjectLock, values []string) (*enhanced.EnhancedLock, error) {
+	if len(values) != 3 {
+		return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), fmt.Errorf("script acquire answered %q", values))
+	}
+	record := &lockRecord{Owner: owner, Priority: r.Priority, Metadata: maps.Clone(r.Metadata)}
+	for i, field := range []*int64{&record.Token, &record.Acquired, &record.Expires} {
+		n, err := strconv.ParseInt(values[i], 10, 64)
+		if err != nil {
+			return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), err)
+		}
+		*field = n
+	}
+	sanitized := enhanced.SanitizeProjectLock(original)
+	return newLock(enhanced.RepositoryTag(r.Resource.Namespace), r.Resource, record, &sanitized), nil
 }
 
 // refusal is the error for what a step has answered instead of success.
@@ -96,10 +120,11 @@ func (b *RedisBackend) refusal(a answer, lockID string, resource enhanced.Resour
 	return enhanced.NewBackendError("lock "+resource.String(), fmt.Errorf("unexpected answer %q", a.status))
 }
 
-// countEndings counts the locks that a step has ended.
-func (b *RedisBackend) countEndings(text string) {
+// countEndings counts the locks that a step has ended, and returns how many of
+// them had a lease that ran out.
+func (b *RedisBackend) countEndings(text string) (expired int) {
 	if text == "" {
-		return
+		return 0
 	}
 	for one := range strings.SplitSeq(text, ";") {
 		event, digits, _ := strings.Cut(one, " ")
@@ -111,10 +136,12 @@ func (b *RedisBackend) countEndings(text string) {
 		held := time.Duration(micros) * time.Microsecond
 		if event == enhanced.EventTimeout {
 			b.recorder.Expired(held)
+			expired++
 		} else {
 			b.recorder.Released(held)
 		}
 	}
+	return expired
 }
 
 // RefreshLock makes the lease end extension from now. See [enhanced.Backend].
@@ -158,7 +185,7 @@ func (b *RedisBackend) TransferLock(ctx context.Context, lockID, newOwner string
 	}
 	located := location{resource: lock.Resource, token: lock.Version}
 	a, err := b.changeLock(ctx, "transfer", b.scripts.transfer, lockID, located, newOwner, payload)
-	if err != nil || a.status == "transferred" {
+	if err != nil || a.status == "transferred" || a.status == "own" {
 		return err
 	}
 	return b.refusal(a, lockID, lock.Resource)

@@ -2,9 +2,12 @@ package backends
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -19,24 +22,28 @@ func (b *RedisBackend) check(ctx context.Context) error {
 	if err := b.checkRights(ctx); err != nil {
 		return err
 	}
-	set, err := atKey(ctx, b, layoutKey, func(node redis.UniversalClient) (bool, error) {
-		return node.SetNX(ctx, layoutKey, b.keys.layout(), 0).Result()
-	})
+	node, err := b.nodeOf(ctx, layoutKey)
 	if err != nil {
-		return explain(err)
+		return err
 	}
-	if !set {
-		there, err := b.get(ctx, layoutKey)
-		if err != nil {
+	// Read first: a server without memory refuses to set what is set already.
+	there, err := node.Get(ctx, layoutKey).Result()
+	if errors.Is(err, redis.Nil) {
+		if err := node.SetNX(ctx, layoutKey, b.keys.layout(), 0).Err(); err != nil {
 			return explain(err)
 		}
-		if there != b.keys.layout() {
-			return refuse("the server is in use with layout and prefix %q, this process has %q; all replicas need the same redis_key_prefix and version", there, b.keys.layout())
-		}
+		there, err = node.Get(ctx, layoutKey).Result()
+	}
+	switch {
+	case err != nil:
+		return explain(err)
+	case there != b.keys.layout():
+		return refuse("the server is in use with layout and prefix %q, this process has %q; all replicas need the same redis_key_prefix and version", there, b.keys.layout())
 	}
 	return nil
 }
 
+// checkServer refuses a server by what it says of itself.
 func (b *RedisBackend) checkServer(ctx context.Context, node redis.Cmdable) error {
 	info, err := serverInfo(ctx, node)
 	if err != nil {
@@ -51,13 +58,19 @@ func (b *RedisBackend) checkServer(ctx context.Context, node redis.Cmdable) erro
 	if info["cluster_enabled"] == "1" && !b.isCluster() {
 		return refuse("the server is part of a cluster; set redis_cluster_mode and use a cluster client")
 	}
+	// Sharded Pub/Sub came with Redis 7. Valkey says a version of Redis, too.
+	if major, _, _ := strings.Cut(info["redis_version"], "."); b.isCluster() {
+		version, err := strconv.Atoi(major)
+		b.sharded.Store(err == nil && version >= 7)
+	}
 	return nil
 }
 
 // maxCheckedTags bounds the search for a tag of every primary.
 const maxCheckedTags = 10_000
 
-// checkRights runs the script check on every primary: each has users of its own.
+// checkRights tries all that is needed on every primary: each has users of its
+// own. Pub/Sub is no need, see [redisFeed].
 func (b *RedisBackend) checkRights(ctx context.Context) error {
 	var primaries atomic.Int64
 	err := b.eachPrimary(ctx, func(context.Context, redis.Cmdable) error {
@@ -68,19 +81,44 @@ func (b *RedisBackend) checkRights(ctx context.Context) error {
 	// Slots are spread evenly, so that every primary soon has a tag.
 	for i := 0; err == nil && len(checked) < int(primaries.Load()) && i < maxCheckedTags; i++ {
 		tag := fmt.Sprintf("%032x", i)
-		keys := []string{b.keys.key(tag, "check-hash"), b.keys.key(tag, "check-set"), b.keys.key(tag, "check-stream")}
-		if !b.isCluster() {
-			keys = append(keys, stockPrefix+layoutKey)
-		}
 		var node *redis.Client
-		if node, err = b.nodeOf(ctx, keys[0]); err != nil || checked[node.Options().Addr] {
+		if node, err = b.nodeOf(ctx, b.keys.meta(tag)); err != nil || checked[node.Options().Addr] {
 			continue
 		}
 		checked[node.Options().Addr] = true
-		// By its text, which needs a right of its own.
-		_, err = evaluateAs(ctx, node, "eval", b.scripts.check.text, keys, nil)
+		err = b.checkNode(ctx, node, tag)
 	}
 	return explain(err)
+}
+
+func (b *RedisBackend) checkNode(ctx context.Context, node *redis.Client, tag string) error {
+	var keys []string
+	for _, kind := range []string{"hash", "set", "stream", "list"} {
+		keys = append(keys, b.keys.key(tag, "check-"+kind))
+	}
+	if !b.isCluster() {
+		keys = append(keys, stockPrefix+layoutKey, commandLockPrefix+layoutKey, layoutKey+"::check::0")
+	}
+	// By its text and by its hash, which need a right each.
+	for _, cmd := range []*redis.Cmd{
+		evaluation(ctx, "eval", b.scripts.check.text, keys, nil), evaluation(ctx, "evalsha", b.scripts.check.hash, keys, nil),
+	} {
+		if err := node.Process(ctx, cmd); err != nil && !hasErrorPrefix(err, "NOSCRIPT") {
+			return err
+		}
+	}
+	if _, _, err := node.Scan(ctx, 0, b.keys.meta(tag), 1).Result(); err != nil {
+		return err
+	}
+	if !b.isCluster() {
+		if err := node.RenameNX(ctx, stockPrefix+layoutKey, stockPrefix+layoutKey+"/").Err(); err != nil && !hasErrorPrefix(err, "no such key") {
+			return err
+		}
+	}
+	if b.config.Load().RedisMinReplicasAck > 0 {
+		return node.Wait(ctx, 0, time.Millisecond).Err()
+	}
+	return nil
 }
 
 // serverInfo reads the fields of INFO that matter.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -141,8 +142,8 @@ func openLossy(t *testing.T, server *redistest.Server, lose func() bool) *backen
 // that it got.
 func TestRedisLostReply(t *testing.T) {
 	t.Parallel()
-	var lose atomic.Bool
-	b := openLossy(t, redistest.Start(t, redistest.Options{}), lose.Load)
+	var lose, skip atomic.Bool
+	b := openLossy(t, redistest.Start(t, redistest.Options{}), func() bool { return lose.Load() && !skip.CompareAndSwap(true, false) })
 	require.NoError(t, b.HealthCheck(t.Context()))
 	r := by("org/app", ".", "ann")
 	r.ID = "one"
@@ -154,6 +155,7 @@ func TestRedisLostReply(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, acquired)
 	lose.Store(true)
+	skip.Store(true) // a release first looks where its lock is
 	require.ErrorIs(t, b.ReleaseLock(t.Context(), lock.ID), enhanced.ErrOutcomeUnknown)
 	lose.Store(false)
 	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
@@ -190,29 +192,42 @@ func TestRedisSendsOnce(t *testing.T) {
 	require.Equal(t, "user:bob", held.Owner)
 }
 
-// More callers than connections get an answer or an error in time, never both.
+// More processes than connections get an answer or an error in time, never
+// both, and are served when there are fewer.
 func TestRedisConnectionsExhausted(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{Args: []string{"--maxclients", "8"}})
-	b := openRedis(t, server.Client(), nil)
-	require.NoError(t, b.HealthCheck(t.Context()))
+	const processes = 32
 	var granted, failed atomic.Int64
-	backendtest.Together(64, func(i int) {
+	var tried sync.WaitGroup
+	tried.Add(processes)
+	backendtest.Together(processes, func(i int) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
+		client := redis.NewClient(server.Options())
+		defer client.Close()
+		b := backends.NewRedisBackend(client, nil, nil)
+		defer b.Close()
 		_, acquired, err := b.TryAcquireLock(ctx, by("org/app", ".", fmt.Sprint("user", i)))
 		switch {
 		case acquired:
 			granted.Add(1)
 		case err != nil:
 			failed.Add(1)
-			require.ErrorIs(t, err, enhanced.ErrBackend)
+			if !errors.Is(err, enhanced.ErrBackend) && !errors.Is(err, enhanced.ErrTimeout) {
+				t.Error(err)
+			}
 		}
+		tried.Done()
+		tried.Wait() // nobody gives a connection back before
 	})
 	require.LessOrEqual(t, granted.Load(), int64(1))
 	require.Positive(t, failed.Load(), "the server had enough connections for all; the run is void")
-	_, err := b.ListLocks(t.Context())
-	require.NoError(t, err)
+	b := openRedis(t, server.Client(), nil)
+	backendtest.Eventually(t, "connections are free", func() bool {
+		_, acquired, err := b.TryAcquireLock(t.Context(), by("org/app", "again", "ann"))
+		return err == nil && acquired
+	})
 }
 
 // Subscribers live through the loss of their connection and miss nothing.
@@ -248,7 +263,7 @@ func TestRedisSubscriberIsKilled(t *testing.T) {
 // Without the right to subscribe and publish, events come by polling.
 func TestRedisWithoutPubSub(t *testing.T) {
 	t.Parallel()
-	user := regexp.MustCompile(` &\S+| \+(un)?subscribe| \+publish`).ReplaceAllString(documentedUser(t), "")
+	user := regexp.MustCompile(` &\S+| \+s?(un)?subscribe| \+s?publish`).ReplaceAllString(documentedUser(t), "")
 	require.NotContains(t, user, "publish")
 	server := redistest.Start(t, redistest.Options{Secure: redistest.NewSecure(t, user)})
 	options := server.Options()

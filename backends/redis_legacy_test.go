@@ -200,7 +200,7 @@ func TestRedisDetectsStocksRace(t *testing.T) {
 		there, err := s.stock.GetLock(first.Project, first.Workspace)
 		require.NoError(t, err)
 		require.Equal(t, 5, there.Pull.Num, "stock sees the one that is left")
-		require.Len(t, s.logTypes(t, "org/app"), 2)
+		require.Equal(t, []string{enhanced.EventAcquired, enhanced.EventConflict, enhanced.EventConflict}, s.logTypes(t, "org/app"), "its end is logged, too")
 	})
 	t.Run("a person ends it", func(t *testing.T) {
 		t.Parallel()

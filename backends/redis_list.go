@@ -3,6 +3,7 @@ package backends
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"golang.org/x/sync/errgroup"
 )
 
 // scanPage is how many keys, or fields, a server is asked for at a time: few
@@ -34,134 +36,179 @@ func scanKeys(ctx context.Context, node redis.Cmdable, pattern string) ([]string
 	}
 }
 
-// repositories returns the names of all repositories, on every shard, by tag.
-func (b *RedisBackend) repositories(ctx context.Context, operation string) (map[string]string, error) {
+// tags returns the tags of all repositories, on every shard, in order.
+func (b *RedisBackend) tags(ctx context.Context, operation string) ([]string, error) {
 	if err := b.ready(ctx, operation); err != nil {
 		return nil, err
 	}
-	return call(ctx, b, operation, false, b.scanRepositories)
-}
-
-func (b *RedisBackend) scanRepositories(ctx context.Context) (map[string]string, error) {
-	var mu sync.Mutex
-	var tags []string
-	err := b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
-		keys, err := scanKeys(ctx, node, globEscaped(b.keys.prefix)+"{*}:meta")
-		mu.Lock()
-		defer mu.Unlock()
+	return call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
+		keys, err := b.scanAll(ctx, globEscaped(b.keys.prefix)+"{*}:meta")
+		tags := make([]string, 0, len(keys))
 		for _, key := range keys {
 			if tag, _, ok := b.keys.split(key); ok {
 				tags = append(tags, tag)
 			}
 		}
+		return tags, err
+	})
+}
+
+// scanAll returns the keys of all servers that match a pattern, in order.
+func (b *RedisBackend) scanAll(ctx context.Context, pattern string) ([]string, error) {
+	var mu sync.Mutex
+	var all []string
+	err := b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
+		keys, err := scanKeys(ctx, node, pattern)
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, keys...)
 		return err
 	})
+	slices.Sort(all)
+	return slices.Compact(all), err // a slot that moves can be on two servers
+}
+
+// readers is how many repositories are read at a time.
+const readers = 8
+
+// eachRepository calls fn for all repositories, some at a time.
+func (b *RedisBackend) eachRepository(ctx context.Context, operation string, fn func(ctx context.Context, tag string) error) error {
+	tags, err := b.tags(ctx, operation)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names := make(map[string]string, len(tags))
-	for page := range slices.Chunk(tags, scanPage) {
-		pipe := b.client.Pipeline()
-		gets := make([]*redis.StringCmd, len(page))
-		for i, tag := range page {
-			gets[i] = pipe.HGet(ctx, b.keys.meta(tag), "name")
-		}
-		if err := execute(ctx, pipe); err != nil {
-			return nil, err
-		}
-		for i, get := range gets {
-			if name, err := get.Result(); err == nil && enhanced.RepositoryTag(name) == page[i] {
-				names[page[i]] = name
-			}
-		}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for _, tag := range tags {
+		group.Go(func() error { return fn(ctx, tag) })
 	}
-	return names, nil
+	return group.Wait()
 }
 
 // ListRepositories returns the repositories that have a log. See
 // [enhanced.Backend].
 func (b *RedisBackend) ListRepositories(ctx context.Context) ([]string, error) {
-	repositories, err := b.repositories(ctx, "list repositories")
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(repositories))
-	for _, name := range repositories {
-		names = append(names, name)
-	}
-	return names, nil
-}
-
-// records reads all lock records of a repository, those of ended leases
-// included. It returns the names of those that can't be read.
-func (b *RedisBackend) records(ctx context.Context, operation, tag, name string) (map[enhanced.ResourceIdentifier]*redisRecord, []string, error) {
-	fields, err := call(ctx, b, operation, false, func(ctx context.Context) (map[string]string, error) {
-		all := make(map[string]string)
-		for cursor := uint64(0); ; {
-			page, err := atKey(ctx, b, b.keys.locks(tag), func(node redis.UniversalClient) (page []string, err error) {
-				page, cursor, err = node.HScan(ctx, b.keys.locks(tag), cursor, "", scanPage).Result()
-				return page, err
-			})
-			if hasErrorPrefix(err, "WRONGTYPE") {
-				return map[string]string{"?": ""}, nil
-			}
-			if err != nil {
-				return nil, err
-			}
-			for i := 0; i+1 < len(page); i += 2 {
-				all[page[i]] = page[i+1]
-			}
-			if cursor == 0 {
-				return all, nil
-			}
-		}
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	records := make(map[enhanced.ResourceIdentifier]*redisRecord, len(fields))
-	var unreadable []string
-	for field, raw := range fields {
-		if field == "" {
-			continue // keeps the hash from vanishing
-		}
-		resource, err := enhanced.ParseResourceKey(name, field)
-		var r *redisRecord
-		if err == nil {
-			r, err = decodeRedisRecord(raw)
-		}
+	const operation = "list repositories"
+	var mu sync.Mutex
+	var names []string
+	err := b.eachRepository(ctx, operation, func(ctx context.Context, tag string) error {
+		reply, err := b.run(ctx, operation, b.scripts.owned, []string{b.keys.meta(tag), b.keys.owners(tag)}, "", 0)
 		if err != nil {
-			unreadable = append(unreadable, b.keys.locks(tag)+" "+field)
-			continue
+			return ignoreWrongType(err)
 		}
-		records[resource] = r
-	}
-	return records, unreadable, nil
+		if enhanced.RepositoryTag(reply[0]) == tag {
+			mu.Lock()
+			defer mu.Unlock()
+			names = append(names, reply[0])
+		}
+		return nil
+	})
+	return names, err
 }
 
-// census is all lock records of a store, and what could not be read.
+// ignoreWrongType returns nil for the error of a repository that has a key of
+// another type: it harms only itself.
+func ignoreWrongType(err error) error {
+	if hasErrorPrefix(err, "WRONGTYPE") {
+		return nil
+	}
+	return err
+}
+
+// census is lock records of a repository or of all of them, and what could not
+// be read. Those whose lease has ended are among them.
 type census struct {
 	records    map[enhanced.ResourceIdentifier]*redisRecord
 	unreadable []string
 }
 
-func (b *RedisBackend) census(ctx context.Context, operation string) (census, error) {
-	repositories, err := b.repositories(ctx, operation)
-	if err != nil {
-		return census{}, err
+// add adds the records of a repository.
+func (c *census) add(other census) {
+	for resource, r := range other.records {
+		c.records[resource] = r
 	}
-	all := census{records: make(map[enhanced.ResourceIdentifier]*redisRecord)}
-	for tag, name := range repositories {
-		records, unreadable, err := b.records(ctx, operation, tag, name)
+	c.unreadable = append(c.unreadable, other.unreadable...)
+}
+
+// records reads all lock records of a repository. Each knows whether its lease
+// has ended by the clock of its own server.
+func (b *RedisBackend) records(ctx context.Context, operation, tag string) (census, error) {
+	c := census{records: make(map[enhanced.ResourceIdentifier]*redisRecord)}
+	keys := []string{b.keys.meta(tag), b.keys.locks(tag), b.keys.owners(tag)}
+	for after := ""; ; {
+		reply, err := b.run(ctx, operation, b.scripts.list, keys, after, scanPage)
+		if hasErrorPrefix(err, "WRONGTYPE") {
+			c.unreadable = append(c.unreadable, b.keys.key(tag, "*"))
+			return c, nil
+		}
 		if err != nil {
-			return census{}, err
+			return c, err
 		}
-		for resource, r := range records {
-			all.records[resource] = r
+		if len(reply) < 4 || len(reply)%2 != 0 {
+			return c, enhanced.NewBackendError(operation, fmt.Errorf("script list answered %d parts", len(reply)))
 		}
-		all.unreadable = append(all.unreadable, unreadable...)
+		now, err := strconv.ParseInt(reply[0], 10, 64)
+		if err != nil {
+			return c, enhanced.NewBackendError(operation, err)
+		}
+		name := reply[1]
+		if name != "" && enhanced.RepositoryTag(name) != tag {
+			c.unreadable = append(c.unreadable, b.keys.meta(tag))
+			return c, nil
+		}
+		for i := 4; i < len(reply); i += 2 {
+			c.decode(b.keys.locks(tag), name, reply[i], reply[i+1], now)
+		}
+		if after = reply[3]; after != "" {
+			continue
+		}
+		if reply[2] == "" {
+			return c, nil
+		}
+		return c, b.strays(ctx, operation, tag, name, now, &c)
 	}
-	return all, nil
+}
+
+// decode adds a record.
+func (c *census) decode(key, repository, field, raw string, now int64) {
+	resource, err := enhanced.ParseResourceKey(repository, field)
+	var r *redisRecord
+	if err == nil {
+		r, err = decodeRedisRecord(raw)
+	}
+	if err != nil {
+		c.unreadable = append(c.unreadable, key+" "+field)
+		return
+	}
+	r.ended = r.expiredAt(now)
+	c.records[resource] = r
+}
+
+// strays adds the records to which the owners' index does not lead.
+func (b *RedisBackend) strays(ctx context.Context, operation, tag, name string, now int64, c *census) error {
+	return b.scanSnapshot(ctx, operation, tag, snapshotLocks, func(piece []string) {
+		for i := 0; i+1 < len(piece); i += 2 {
+			if resource, err := enhanced.ParseResourceKey(name, piece[i]); piece[i] != "" && (err != nil || c.records[resource] == nil) {
+				c.decode(b.keys.locks(tag), name, piece[i], piece[i+1], now)
+			}
+		}
+	})
+}
+
+func (b *RedisBackend) census(ctx context.Context, operation string) (census, error) {
+	all := census{records: make(map[enhanced.ResourceIdentifier]*redisRecord)}
+	var mu sync.Mutex
+	err := b.eachRepository(ctx, operation, func(ctx context.Context, tag string) error {
+		one, err := b.records(ctx, operation, tag)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		all.add(one)
+		return nil
+	})
+	return all, err
 }
 
 // ListLocks returns all held locks. See [enhanced.Backend].
@@ -171,22 +218,18 @@ func (b *RedisBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock,
 	if err != nil {
 		return nil, err
 	}
-	changed, unreadable, err := b.followAll(ctx, operation, "", all.records)
+	followed, err := b.followAll(ctx, operation, "", all.records)
 	if err != nil {
 		return nil, err
 	}
-	if changed {
+	if followed.changed {
 		if all, err = b.census(ctx, operation); err != nil {
 			return nil, err
 		}
 	}
-	now, err := call(ctx, b, operation, false, func(ctx context.Context) (int64, error) { return b.now(ctx, "") })
-	if err != nil {
-		return nil, err
-	}
-	locks := make([]*enhanced.EnhancedLock, 0, len(all.records))
+	locks := make([]*enhanced.EnhancedLock, 0, len(all.records)+len(followed.unrecorded))
 	for resource, r := range all.records {
-		if r.expiredAt(now) {
+		if r.ended {
 			continue
 		}
 		lock, err := b.lockOf(r, resource)
@@ -196,8 +239,12 @@ func (b *RedisBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock,
 		}
 		locks = append(locks, lock)
 	}
-	for _, name := range append(all.unreadable, unreadable...) {
+	locks = append(locks, followed.unrecorded...)
+	for _, name := range append(all.unreadable, followed.unreadable...) {
 		b.logger.Err("%s can't be read; it counts as held", name)
+	}
+	for _, v := range followed.leftovers {
+		b.logger.Warn("%s is also held by %s, from before Atlantis v0.40 in %q", v.resource, enhanced.ProjectLockOwner(*v.original), v.key)
 	}
 	slices.SortFunc(locks, byResource)
 	return locks, nil
@@ -208,53 +255,24 @@ func (b *RedisBackend) recordName(resource enhanced.ResourceIdentifier) string {
 	return b.keys.locks(enhanced.RepositoryTag(resource.Namespace)) + " " + resource.Key()
 }
 
-// now is the time by the clock of the server that has a repository, or of any.
-func (b *RedisBackend) now(ctx context.Context, tag string) (int64, error) {
-	node, err := b.nodeOf(ctx, b.keys.meta(tag))
-	if err != nil {
-		return 0, err
-	}
-	at, err := node.Time(ctx).Result()
-	return at.UnixMicro(), err
-}
-
 // NextDeadline returns how long it is until the next lease ends. See
 // [enhanced.Backend].
-func (b *RedisBackend) NextDeadline(ctx context.Context) (time.Duration, bool, error) {
+func (b *RedisBackend) NextDeadline(ctx context.Context) (next time.Duration, found bool, err error) {
 	const operation = "look up the next deadline"
-	repositories, err := b.repositories(ctx, operation)
-	if err != nil {
-		return 0, false, err
-	}
-	type next struct {
-		at    int64
-		found bool
-		now   int64
-	}
-	n, err := call(ctx, b, operation, false, func(ctx context.Context) (next, error) {
-		var n next
-		pipe := b.client.Pipeline()
-		var firsts []*redis.ZSliceCmd
-		for tag := range repositories {
-			firsts = append(firsts, pipe.ZRangeWithScores(ctx, b.keys.deadlines(tag), 0, 0))
+	var mu sync.Mutex
+	err = b.eachRepository(ctx, operation, func(ctx context.Context, tag string) error {
+		d, err := b.due(ctx, operation, tag, 0)
+		if err != nil {
+			return ignoreWrongType(err)
 		}
-		if len(firsts) > 0 {
-			if err := execute(ctx, pipe); err != nil {
-				return n, err
-			}
+		mu.Lock()
+		defer mu.Unlock()
+		if d.found && (!found || d.next < next) {
+			next, found = d.next, true
 		}
-		for _, first := range firsts {
-			for _, z := range first.Val() {
-				if member, _ := z.Member.(string); member != "" && (!n.found || int64(z.Score) < n.at) {
-					n.at, n.found = int64(z.Score), true
-				}
-			}
-		}
-		var err error
-		n.now, err = b.now(ctx, "")
-		return n, err
+		return nil
 	})
-	return time.Duration(n.at-n.now) * time.Microsecond, n.found && err == nil, err
+	return next, found && err == nil, err
 }
 
 // GetQueueStatus describes the waiters. Nothing waits in this store yet.
@@ -290,19 +308,18 @@ func (b *RedisBackend) countLocks(ctx context.Context, stats *enhanced.BackendSt
 			return err
 		}
 	}
-	now, err := call(ctx, b, operation, false, func(ctx context.Context) (int64, error) { return b.now(ctx, "") })
-	if err != nil {
-		return err
-	}
 	stock := make(map[enhanced.ResourceIdentifier]string, len(values))
 	for _, v := range values {
 		if v.problem != "" {
 			all.unreadable = append(all.unreadable, v.key)
 			continue
 		}
+		if v.isOld() && slices.ContainsFunc(values, func(other stockValue) bool { return other.key == stockKey(v.resource) }) {
+			continue // counted under the present key
+		}
 		stock[v.resource] = v.value
 		r, ours := all.records[v.resource]
-		if !ours || r.expiredAt(now) && r.payload != v.value {
+		if !ours || r.ended && r.payload != v.value {
 			stats.ActiveLocks++
 		}
 	}
@@ -315,7 +332,7 @@ func (b *RedisBackend) countLocks(ctx context.Context, stats *enhanced.BackendSt
 			}
 		}
 		released := r.Mirror == "m" && !mirrored && b.mirrors(resource)
-		if !r.expiredAt(now) && !released {
+		if !r.ended && !released {
 			stats.ActiveLocks++
 		}
 	}
@@ -338,15 +355,5 @@ func execute(ctx context.Context, pipe redis.Pipeliner) error {
 	return err
 }
 
-func isNotFound(err error) bool { return errors.Is(err, enhanced.ErrLockNotFound) }
-func isCorrupt(err error) bool  { return errors.Is(err, enhanced.ErrCorruptRecord) }
-
 // cutLine cuts a text at its first line break.
 func cutLine(text string) (line, rest string, found bool) { return strings.Cut(text, "\n") }
-
-// microseconds is the answer of TIME in one number.
-func microseconds(seconds, micros string) (int64, error) {
-	s, err := strconv.ParseInt(seconds, 10, 64)
-	u, microErr := strconv.ParseInt(micros, 10, 64)
-	return s*1_000_000 + u, errors.Join(err, microErr)
-}

@@ -5,85 +5,73 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
+
+// logPage is how many records a server is asked for at a time.
+const logPage = 500
 
 // ReadLog returns records of a repository's log. See [enhanced.Backend].
 func (b *RedisBackend) ReadLog(ctx context.Context, repository string, after uint64, limit int) (*enhanced.LogPage, error) {
 	if limit < 1 {
 		return nil, enhanced.NewInvalidError("limit %d; give at least 1", limit)
 	}
-	operation := "read the log of " + repository
-	if err := b.ready(ctx, operation); err != nil {
-		return nil, err
-	}
-	return call(ctx, b, operation, false, func(ctx context.Context) (*enhanced.LogPage, error) {
-		return b.readLog(ctx, enhanced.RepositoryTag(repository), repository, after, limit)
-	})
-}
-
-func (b *RedisBackend) readLog(ctx context.Context, tag, repository string, after uint64, limit int) (*enhanced.LogPage, error) {
-	pipe := b.client.Pipeline()
-	trimmed := pipe.HGet(ctx, b.keys.meta(tag), "trimmed")
-	messages := pipe.XRangeN(ctx, b.keys.log(tag), "("+strconv.FormatUint(after, 10)+"-0", "+", int64(limit)+1)
-	if err := execute(ctx, pipe); err != nil {
-		return nil, err
-	}
-	if err := messages.Err(); err != nil {
-		return nil, err
-	}
-	page := &enhanced.LogPage{}
-	if text := trimmed.Val(); text != "" {
-		n, err := strconv.ParseUint(text, 10, 64)
+	page := &enhanced.LogPage{More: true}
+	for page.More && len(page.Records) < limit {
+		piece, err := b.readLog(ctx, enhanced.RepositoryTag(repository), repository, after+1, min(limit-len(page.Records), logPage))
 		if err != nil {
-			return nil, fmt.Errorf("%q trimmed: %w", b.keys.meta(tag), err)
+			return nil, err
 		}
-		page.Trimmed = n
-	}
-	for i, message := range messages.Val() {
-		if i == limit {
-			page.More = true
-			break
+		page.Records = append(page.Records, piece.Records...)
+		page.More, page.Trimmed = piece.More, piece.Trimmed
+		if n := len(piece.Records); n > 0 {
+			after = piece.Records[n-1].Sequence
 		}
-		record, err := decodeRedisLog(repository, message)
-		if err != nil {
-			// Named instead of hidden: a reader sees that it is there.
-			sequence, err := redisSequence(message)
-			if err != nil {
-				return nil, err
-			}
-			record = &enhanced.LogRecord{Sequence: sequence, Type: enhanced.EventUnreadable}
-			record.Resource.Namespace = repository
-		}
-		page.Records = append(page.Records, record)
 	}
 	return page, nil
 }
 
-// sequences returns the last sequence of each repository's log, by tag.
-func (b *RedisBackend) sequences(ctx context.Context, repositories map[string]string) (map[string]uint64, error) {
-	pipe := b.client.Pipeline()
-	gets := make(map[string]*redis.StringCmd, len(repositories))
-	for tag := range repositories {
-		gets[tag] = pipe.HGet(ctx, b.keys.meta(tag), "sequence")
-	}
-	last := make(map[string]uint64, len(repositories))
-	if len(gets) == 0 {
-		return last, nil
-	}
-	if err := execute(ctx, pipe); err != nil {
+// logPiece is a piece of a log, and the latest sequence at that moment.
+type logPiece struct {
+	enhanced.LogPage
+	last uint64
+}
+
+// readLog reads up to limit records from a sequence on. A record that can't be
+// read is named instead of hidden.
+func (b *RedisBackend) readLog(ctx context.Context, tag, repository string, from uint64, limit int) (*logPiece, error) {
+	operation := "read the log of " + repository
+	reply, err := b.run(ctx, operation, b.scripts.log, []string{b.keys.meta(tag), b.keys.log(tag)}, strconv.FormatUint(from, 10), limit+1)
+	if err != nil {
 		return nil, err
 	}
-	for tag, get := range gets {
-		if get.Val() == "" {
+	if len(reply) < 2 || len(reply)%2 != 0 {
+		return nil, enhanced.NewBackendError(operation, fmt.Errorf("script log answered %d parts", len(reply)))
+	}
+	piece := &logPiece{}
+	for i, field := range []*uint64{&piece.Trimmed, &piece.last} {
+		if reply[i] == "" {
 			continue
 		}
-		n, err := strconv.ParseUint(get.Val(), 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%q sequence: %w", b.keys.meta(tag), err)
+		if *field, err = strconv.ParseUint(reply[i], 10, 64); err != nil {
+			return nil, enhanced.NewBackendError(operation, fmt.Errorf("%q: %w", b.keys.meta(tag), err))
 		}
-		last[tag] = n
 	}
-	return last, nil
+	for i := 2; i < len(reply); i += 2 {
+		if len(piece.Records) == limit {
+			piece.More = true
+			break
+		}
+		sequence, err := strconv.ParseUint(reply[i], 10, 64)
+		if err != nil {
+			return nil, enhanced.NewBackendError(operation, err)
+		}
+		record, err := decodeRedisLog(repository, sequence, reply[i+1])
+		if err != nil {
+			record = &enhanced.LogRecord{Sequence: sequence, Type: enhanced.EventUnreadable}
+			record.Resource.Namespace = repository
+		}
+		piece.Records = append(piece.Records, record)
+	}
+	return piece, nil
 }

@@ -7,9 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"golang.org/x/sync/errgroup"
 )
 
 // location is where a lock ID leads to.
@@ -26,30 +27,17 @@ func (b *RedisBackend) locate(ctx context.Context, lockID string) (location, err
 	if !ok {
 		return location{}, enhanced.NewUnknownLockError(lockID)
 	}
-	operation := "look up lock " + lockID
-	if err := b.ready(ctx, operation); err != nil {
-		return location{}, err
-	}
-	type found struct{ name, value string }
-	f, err := call(ctx, b, operation, false, func(ctx context.Context) (found, error) {
-		pipe := b.client.Pipeline()
-		name := pipe.HGet(ctx, b.keys.meta(tag), "name")
-		value := pipe.HGet(ctx, b.keys.memory(tag), "i"+strconv.FormatInt(token, 10))
-		if err := execute(ctx, pipe); err != nil {
-			return found{}, err
-		}
-		return found{name.Val(), value.Val()}, nil
-	})
+	reply, err := b.run(ctx, "look up lock "+lockID, b.scripts.locate, []string{b.keys.meta(tag), b.keys.memory(tag)}, token)
 	if err != nil {
 		return location{}, err
 	}
 	l := location{token: token}
-	key := f.value
-	if how, rest, ended := cutLine(f.value); ended {
+	name, key := reply[0], reply[1]
+	if how, rest, ended := cutLine(key); ended {
 		resource, _, _ := cutLine(rest)
 		l.ending, key = &ending{How: how}, resource
 	}
-	if l.resource, err = enhanced.ParseResourceKey(f.name, key); err != nil {
+	if l.resource, err = enhanced.ParseResourceKey(name, key); err != nil {
 		return location{}, enhanced.NewUnknownLockError(lockID)
 	}
 	return l, nil
@@ -57,42 +45,41 @@ func (b *RedisBackend) locate(ctx context.Context, lockID string) (location, err
 
 // reading is one resource at one moment.
 type reading struct {
-	now    int64
 	record *redisRecord // nil for none
 	stock  string       // what is under stock's key, "" for nothing
+	old    string       // what is under its key of before v0.40
 	// problem names the key that can't be read.
 	problem string
 }
 
 func (b *RedisBackend) read(ctx context.Context, operation string, resource enhanced.ResourceIdentifier) (reading, error) {
-	if err := b.ready(ctx, operation); err != nil {
+	tag := enhanced.RepositoryTag(resource.Namespace)
+	keys := append([]string{b.keys.meta(tag), b.keys.locks(tag)}, b.stockKeys(resource)...)
+	reply, err := b.run(ctx, operation, b.scripts.read, keys, resource.Key())
+	if err != nil {
 		return reading{}, err
 	}
-	locks := b.keys.locks(enhanced.RepositoryTag(resource.Namespace))
-	keys := append([]string{locks}, b.stockKeys(resource)...)
-	return call(ctx, b, operation, false, func(ctx context.Context) (reading, error) {
-		list, err := b.run(ctx, b.scripts.read, keys, resource.Key())
-		if err != nil {
-			return reading{}, err
+	if len(reply) != 4 {
+		return reading{}, enhanced.NewBackendError(operation, fmt.Errorf("script read answered %d parts", len(reply)))
+	}
+	now, err := strconv.ParseInt(reply[0], 10, 64)
+	if err != nil {
+		return reading{}, enhanced.NewBackendError(operation, err)
+	}
+	r := reading{stock: reply[2], old: reply[3]}
+	for i, value := range reply[2:] {
+		if value == "?" {
+			r.problem = keys[2+i]
 		}
-		parts, err := texts(b.scripts.read, list)
-		if err != nil || len(parts) != 4 {
-			return reading{}, errors.Join(err, fmt.Errorf("script read answered %d parts", len(parts)))
-		}
-		r := reading{stock: parts[3]}
-		if r.now, err = microseconds(parts[0], parts[1]); err != nil {
-			return reading{}, err
-		}
-		if parts[2] != "" {
-			if r.record, err = decodeRedisRecord(parts[2]); err != nil {
-				r.problem = locks
-			}
-		}
-		if r.stock == "?" {
+	}
+	if reply[1] != "" {
+		if r.record, err = decodeRedisRecord(reply[1]); err != nil {
 			r.problem = keys[1]
+		} else {
+			r.record.ended = r.record.expiredAt(now)
 		}
-		return r, nil
-	})
+	}
+	return r, nil
 }
 
 // behind reports whether stock has done something that our record lacks.
@@ -100,13 +87,12 @@ func (r reading) behind(mirrors bool) bool {
 	if !mirrors {
 		return false
 	}
-	if r.record == nil {
-		return r.stock != ""
-	}
-	if r.record.expiredAt(r.now) {
-		return r.stock != "" && r.stock != r.record.payload
-	}
-	if r.record.Mirror == "" {
+	switch {
+	case r.record == nil:
+		return r.stock != "" || r.old != ""
+	case r.record.ended:
+		return r.stock != "" && r.stock != r.record.payload || r.old != ""
+	case r.record.Mirror == "":
 		return r.stock != ""
 	}
 	return !r.record.conflict && r.stock != r.record.payload || r.record.conflict && r.stock == ""
@@ -130,7 +116,7 @@ func (b *RedisBackend) GetLock(ctx context.Context, lockID string) (*enhanced.En
 			return nil, enhanced.NewCorruptError(l.resource, r.problem)
 		case r.record == nil || r.record.Token != l.token:
 			continue // it ended between the two reads
-		case r.record.expiredAt(r.now):
+		case r.record.ended:
 			return nil, enhanced.NewExpiredError(lockID, l.resource)
 		case r.record.Mirror == "m" && r.stock == "" && b.mirrors(l.resource):
 			return nil, enhanced.NewUnknownLockError(lockID) // stock has released it
@@ -170,7 +156,7 @@ func (b *RedisBackend) LookupLock(ctx context.Context, resource enhanced.Resourc
 	switch {
 	case r.problem != "":
 		return nil, enhanced.NewCorruptError(resource, r.problem)
-	case r.record == nil || r.record.expiredAt(r.now):
+	case r.record == nil || r.record.ended:
 		return nil, enhanced.NewNotFoundError(resource)
 	}
 	return b.lockOf(r.record, resource)
@@ -180,34 +166,40 @@ func (b *RedisBackend) LookupLock(ctx context.Context, resource enhanced.Resourc
 // has recorded is still the answer.
 func (b *RedisBackend) followOne(ctx context.Context, operation string, resource enhanced.ResourceIdentifier, r reading) (*enhanced.EnhancedLock, error) {
 	for range maxFollow {
-		a, err := b.settleAll(ctx, operation, []enhanced.ResourceIdentifier{resource})
-		if err == nil && a.value(0) == "stock" {
+		a, err := b.settleOne(ctx, operation, resource)
+		switch status := a.value(0); {
+		case err != nil:
+		case status == "old":
+			mine, oldErr := b.followOld(ctx, operation, resource, a.value(1))
+			if err = oldErr; err == nil && !mine {
+				return nil, nil
+			}
+		case status == "stock":
 			v := readStockValue(stockKey(resource), a.value(1), nil)
 			if v.problem == "" && v.key == stockKey(v.resource) && v.resource != resource {
 				return nil, nil // another resource's lock
 			}
-			if _, err = b.follow(ctx, operation, resource, a.value(1)); err == nil {
-				continue
-			}
-		}
-		switch {
-		case err == nil && a.value(0) == "held":
+			_, err = b.follow(ctx, operation, resource, a.value(1))
+		case status == "held":
 			lock, err := redisLock(a.value(1), resource)
 			if err != nil {
 				return nil, enhanced.NewCorruptError(resource, b.keys.locks(enhanced.RepositoryTag(resource.Namespace)))
 			}
 			return lock, nil
-		case err == nil && a.value(0) == "unreadable":
+		case status == "unreadable":
 			return nil, enhanced.NewCorruptError(resource, a.value(1))
-		case err == nil:
+		default:
 			return nil, nil
-		case errors.Is(err, enhanced.ErrBackend):
+		}
+		if errors.Is(err, enhanced.ErrBackend) {
 			if v := readStockValue(stockKey(resource), r.stock, nil); r.stock != "" && v.problem == "" && v.resource == resource {
 				b.logger.Err("following stock Atlantis on %s: %v", resource, err)
 				return unrecorded(resource, v.original), nil
 			}
 		}
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	return nil, enhanced.NewBackendError(operation, fmt.Errorf("stock Atlantis' key of %s changes all the time", resource))
 }
@@ -271,28 +263,25 @@ func (b *RedisBackend) resourcesOf(ctx context.Context, operation, key string) (
 
 // repositoriesOf returns the repositories in the store that a key can start with.
 func (b *RedisBackend) repositoriesOf(ctx context.Context, operation, key string) ([]string, error) {
-	return call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
-		pipe := b.client.Pipeline()
-		var names []string
-		var exist []*redis.IntCmd
-		for name := range splits(key) {
-			names = append(names, name)
-			exist = append(exist, pipe.Exists(ctx, b.keys.meta(enhanced.RepositoryTag(name))))
-		}
-		if len(names) == 0 {
-			return nil, nil
-		}
-		if err := execute(ctx, pipe); err != nil {
-			return nil, err
-		}
-		var found []string
-		for i, name := range names {
-			if exist[i].Val() == 1 {
+	var mu sync.Mutex
+	var found []string
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for name := range splits(key) {
+		tag := enhanced.RepositoryTag(name)
+		group.Go(func() error {
+			reply, err := b.run(ctx, operation, b.scripts.recorded, []string{b.keys.meta(tag), b.keys.locks(tag)})
+			if err == nil && reply[0] == name {
+				mu.Lock()
+				defer mu.Unlock()
 				found = append(found, name)
 			}
-		}
-		return found, nil
-	})
+			return ignoreWrongType(err)
+		})
+	}
+	err := group.Wait()
+	slices.Sort(found)
+	return found, err
 }
 
 // recordedSplits returns the resources of a repository with a record of ours
@@ -300,8 +289,8 @@ func (b *RedisBackend) repositoriesOf(ctx context.Context, operation, key string
 func (b *RedisBackend) recordedSplits(ctx context.Context, operation, repository, rest string) (found []enhanced.ResourceIdentifier, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	if n := strings.Count(rest, "/"); n*n > maxSplits {
-		records, _, err := b.records(ctx, operation, tag, repository)
-		for resource := range records {
+		all, err := b.records(ctx, operation, tag)
+		for resource := range all.records {
 			if resource.LegacyKey() == repository+"/"+rest && resource.Type == enhanced.ResourceTypeProject {
 				found = append(found, resource)
 			}
@@ -319,19 +308,18 @@ func (b *RedisBackend) recordedSplits(ctx context.Context, operation, repository
 	if len(all) == 0 {
 		return nil, nil
 	}
-	return call(ctx, b, operation, false, func(ctx context.Context) ([]enhanced.ResourceIdentifier, error) {
-		fields := make([]string, len(all))
-		for i, resource := range all {
-			fields[i] = resource.Key()
+	args := make([]any, len(all))
+	for i, resource := range all {
+		args[i] = resource.Key()
+	}
+	reply, err := b.run(ctx, operation, b.scripts.recorded, []string{b.keys.meta(tag), b.keys.locks(tag)}, args...)
+	if err != nil {
+		return nil, ignoreWrongType(err)
+	}
+	for _, key := range reply[1:] {
+		if resource, err := enhanced.ParseResourceKey(repository, key); err == nil {
+			found = append(found, resource)
 		}
-		values, err := atKey(ctx, b, b.keys.locks(tag), func(node redis.UniversalClient) ([]any, error) {
-			return node.HMGet(ctx, b.keys.locks(tag), fields...).Result()
-		})
-		for i, value := range values {
-			if value != nil {
-				found = append(found, all[i])
-			}
-		}
-		return found, err
-	})
+	}
+	return found, nil
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
 )
 
 // A lock record in Redis is ten lines, so that scripts read it without JSON:
@@ -25,6 +25,8 @@ type redisRecord struct {
 	*lockRecord
 	conflict bool
 	payload  string
+	// ended is set by a reader when the lease has run out.
+	ended bool
 }
 
 func decodeRedisRecord(raw string) (*redisRecord, error) {
@@ -56,7 +58,7 @@ func decodeRedisRecord(raw string) (*redisRecord, error) {
 	if lines[0] != "-" {
 		r.Mirror = lines[0]
 	}
-	return &redisRecord{r, lines[0] == "c", lines[9]}, nil
+	return &redisRecord{lockRecord: r, conflict: lines[0] == "c", payload: lines[9]}, nil
 }
 
 // lock returns the record as a lock, of the repository with the tag.
@@ -75,6 +77,26 @@ func redisLock(raw string, resource enhanced.ResourceIdentifier) (*enhanced.Enha
 		return nil, err
 	}
 	return r.lock(enhanced.RepositoryTag(resource.Namespace), resource)
+}
+
+// withoutOriginal decodes a record whose stock's form is damaged, of a lock that
+// was released all the same: what that form says is made up from its owner.
+func withoutOriginal(raw string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	r, err := decodeRedisRecord(raw)
+	if err != nil {
+		return nil, err
+	}
+	owner, err := enhanced.ParseOwner(r.Owner)
+	if err != nil {
+		return nil, err
+	}
+	original, err := enhanced.TransferProjectLock(models.ProjectLock{
+		Project: resource.Project(), Workspace: resource.Workspace, Time: time.UnixMicro(r.Acquired),
+	}, owner)
+	if err != nil {
+		return nil, err
+	}
+	return newLock(enhanced.RepositoryTag(resource.Namespace), resource, r.lockRecord, &original), nil
 }
 
 // metadataLines are the note and metadata lines of a record.
@@ -96,55 +118,55 @@ func metadataLines(metadata map[string]string) (note, all string, err error) {
 	return note, string(data), nil
 }
 
-// redisSequence returns the sequence of a record of the stream.
-func redisSequence(message redis.XMessage) (uint64, error) {
-	digits, _, _ := strings.Cut(message.ID, "-")
-	return strconv.ParseUint(digits, 10, 64)
-}
+// logLines is how many lines a record of the log has, see append in the prelude.
+const logLines = 16
 
-// decodeRedisLog reads a record of a repository's log. Its field names are
-// those of logRecord, of the summaries with b before and z after.
-func decodeRedisLog(repository string, message redis.XMessage) (*enhanced.LogRecord, error) {
-	sequence, err := redisSequence(message)
+// decodeRedisLog reads a record of a repository's log.
+func decodeRedisLog(repository string, sequence uint64, text string) (*enhanced.LogRecord, error) {
+	lines := strings.Split(text, "\n")
+	if len(lines) != logLines || lines[1] == "" {
+		return nil, fmt.Errorf("log record %d has %d lines instead of %d", sequence, len(lines), logLines)
+	}
+	resource, err := enhanced.ParseResourceKey(repository, lines[2])
 	if err != nil {
 		return nil, err
 	}
-	text := func(name string) string {
-		s, _ := message.Values[name].(string)
-		return s
-	}
-	number := func(name string) int64 {
-		n, parseErr := strconv.ParseInt(text(name), 10, 64)
-		if parseErr != nil && text(name) != "" && err == nil {
+	number := func(text string) int64 {
+		n, parseErr := strconv.ParseInt(text, 10, 64)
+		if parseErr != nil && err == nil {
 			err = parseErr
 		}
 		return n
 	}
-	summary := func(prefix string) *enhanced.LockSummary {
-		if text(prefix+"o") == "" {
+	at, token := number(lines[0]), number(lines[3])
+	summary := func(owner, ownToken, expires, note string) *enhanced.LockSummary {
+		if owner == "" {
 			return nil
 		}
-		s := &enhanced.LockSummary{Owner: text(prefix + "o"), Token: number(prefix + "n"), ExpiresAt: timeOrNil(number(prefix + "x"))}
-		if note := text(prefix + "k"); note != "" {
+		s := &enhanced.LockSummary{Owner: owner, Token: token, ExpiresAt: timeOrNil(number(expires))}
+		if ownToken != "" {
+			s.Token = number(ownToken)
+		}
+		if note != "" {
 			if decodeErr := decode([]byte(note), &s.Note); decodeErr != nil && err == nil {
 				err = decodeErr
 			}
 		}
 		return s
 	}
-	resource, parseErr := enhanced.ParseResourceKey(repository, text("r"))
-	if parseErr != nil {
-		return nil, parseErr
-	}
-	token := number("n")
 	record := &enhanced.LogRecord{
-		Sequence: sequence, Time: time.UnixMicro(number("t")), Type: text("e"),
-		LockID: enhanced.FormatLockID(repository, token), RequestID: text("q"),
-		Resource: resource, Token: token, Actor: text("a"), Cause: text("c"), Reason: text("w"),
-		Before: summary("b"), After: summary("z"),
+		Sequence: sequence, Time: time.UnixMicro(at), Type: lines[1],
+		LockID: enhanced.FormatLockID(repository, token), RequestID: lines[6],
+		Resource: resource, Token: token, Actor: lines[4], Cause: lines[5], Reason: lines[7],
+		Before: summary(lines[8], lines[9], lines[10], lines[11]), After: summary(lines[12], lines[13], lines[14], lines[15]),
 	}
-	if record.Type == "" {
-		return nil, fmt.Errorf("log record %d has no type", sequence)
+	if record.Actor == "" {
+		for _, s := range []*enhanced.LockSummary{record.After, record.Before} {
+			if s != nil {
+				record.Actor = s.Owner
+				break
+			}
+		}
 	}
 	return record, err
 }

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
@@ -80,6 +81,9 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 		return nil, b.refusal(a, request.LockID, resource)
 	}
 	lock, err := redisLock(a.value(0), resource)
+	if err != nil && a.status == "released" {
+		lock, err = withoutOriginal(a.value(0), resource)
+	}
 	if err != nil {
 		return nil, enhanced.NewCorruptError(resource, b.keys.locks(enhanced.RepositoryTag(resource.Namespace)))
 	}
@@ -100,49 +104,37 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 // ReleaseByPull releases all locks of a pull request. See [enhanced.Backend].
 func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, number int, actor string) ([]*enhanced.EnhancedLock, error) {
 	operation := fmt.Sprintf("release the locks of pull request %d of %s", number, repository)
-	if err := b.ready(ctx, operation); err != nil {
-		return nil, err
-	}
 	tag := enhanced.RepositoryTag(repository)
-	records, _, err := b.records(ctx, operation, tag, repository)
+	all, err := b.records(ctx, operation, tag)
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := b.followAll(ctx, operation, repository, records); err != nil {
+	followed, err := b.followAll(ctx, operation, repository, all.records)
+	if err != nil {
 		return nil, err
 	}
-	var released []*enhanced.EnhancedLock
-	for {
-		entries, err := call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
-			prefix := "[p" + strconv.Itoa(number) + "/"
-			page := redis.ZRangeBy{Min: prefix, Max: prefix + "\xff", Count: maxStep + 1}
-			return atKey(ctx, b, b.keys.owners(tag), func(node redis.UniversalClient) ([]string, error) {
-				return node.ZRangeByLex(ctx, b.keys.owners(tag), &page).Result()
-			})
-		})
+	released, err := b.releaseLeftovers(ctx, operation, number, followed.leftovers)
+	if err != nil {
+		return released, err
+	}
+	for paged := false; ; {
+		entries, more, err := b.ownerEntries(ctx, operation, repository, number)
 		if err != nil {
 			return released, err
 		}
-		if len(entries) == 0 {
+		if len(entries) == 0 && !paged && b.config.Load().RedisMinReplicasAck == 0 {
 			return released, nil
 		}
-		owners, resources, err := parseOwnerEntries(repository, number, entries)
-		if err != nil {
-			return released, enhanced.NewBackendError(operation, err)
+		args := []any{number, actor, ""}
+		if more {
+			paged, args[2] = true, "1"
 		}
-		if err := ambiguousHosts(repository, number, owners); err != nil {
-			return released, err
+		resources := make([]enhanced.ResourceIdentifier, len(entries))
+		for i, entry := range entries {
+			args = append(args, entry.text)
+			resources[i] = entry.resource
 		}
-		more := ""
-		if len(entries) > maxStep {
-			more, entries, resources = "1", entries[:closingPage], resources[:closingPage]
-		}
-		stock := b.stockKeys(resources...)
-		args := []any{number, actor, more, len(stock)}
-		for _, entry := range entries {
-			args = append(args, entry)
-		}
-		a, err := b.step(ctx, operation, b.scripts.releasePull, tag, repository, stock, args...)
+		a, err := b.step(ctx, operation, b.scripts.releasePull, tag, repository, b.stockKeys(resources...), args...)
 		if err != nil {
 			return released, err
 		}
@@ -150,10 +142,58 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 			continue
 		}
 		released = append(released, b.releasedPage(repository, number, a.values)...)
-		if more == "" {
+		if !more {
 			return released, nil
 		}
 	}
+}
+
+// indexEntry is an entry of an index that leads to a resource.
+type indexEntry struct {
+	text, key string
+	// resource has no stock's keys if the key leads to none.
+	resource enhanced.ResourceIdentifier
+	err      error
+}
+
+func newIndexEntry(repository, text, key string) indexEntry {
+	entry := indexEntry{text: text, key: key}
+	if entry.resource, entry.err = enhanced.ParseResourceKey(repository, key); entry.err != nil {
+		entry.resource = enhanced.ResourceIdentifier{Namespace: repository, Type: enhanced.ResourceTypeCustom}
+	}
+	return entry
+}
+
+// ownerEntries returns what a pull request holds, as far as it fits into one
+// step, and whether there is more. It refuses pull requests of several hosts.
+func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, more bool, err error) {
+	tag := enhanced.RepositoryTag(repository)
+	prefix := "p" + strconv.Itoa(number) + "/"
+	reply, err := b.run(ctx, operation, b.scripts.owned, []string{b.keys.meta(tag), b.keys.owners(tag)}, prefix, maxStep+1)
+	if err != nil {
+		return nil, false, err
+	}
+	var owners []string
+	for _, text := range reply[1:] {
+		host, key, _ := strings.Cut(strings.TrimPrefix(text, prefix), "\n")
+		entry := newIndexEntry(repository, text, key)
+		if entry.err != nil {
+			// The step finds that it leads to nothing, and removes it.
+			b.logger.Err("an entry of pull request %d in %q: %v", number, b.keys.owners(tag), entry.err)
+		} else if host, err := url.PathUnescape(host); err == nil {
+			if owner := enhanced.PullOwner(host, repository, number).String(); !slices.Contains(owners, owner) {
+				owners = append(owners, owner)
+			}
+		}
+		entries = append(entries, entry)
+	}
+	if err := ambiguousHosts(repository, number, owners); err != nil {
+		return nil, false, err
+	}
+	if len(entries) > maxStep {
+		return entries[:closingPage], true, nil
+	}
+	return entries, false, nil
 }
 
 // releasedPage decodes what a step of ReleaseByPull has released.
@@ -164,10 +204,16 @@ func (b *RedisBackend) releasedPage(repository string, number int, values []stri
 			b.logger.Err("a lock of pull request %d: %v", number, err)
 			continue
 		}
-		lock, err := redisLock(values[i], resource)
-		if err != nil {
+		if values[i] == "" {
 			b.logger.Err("%s of pull request %d stays locked: its record can't be read", resource, number)
 			continue
+		}
+		lock, err := redisLock(values[i], resource)
+		if err != nil {
+			if lock, err = withoutOriginal(values[i], resource); err != nil {
+				b.logger.Err("%s of pull request %d was released; its record: %v", resource, number, err)
+				continue
+			}
 		}
 		lock.State = enhanced.LockStateReleased
 		locks = append(locks, lock)
@@ -175,92 +221,96 @@ func (b *RedisBackend) releasedPage(repository string, number int, values []stri
 	return locks
 }
 
-// parseOwnerEntries reads entries of the owners' index, which are of one pull
-// request on one or more hosts.
-func parseOwnerEntries(repository string, number int, entries []string) (owners []string, resources []enhanced.ResourceIdentifier, err error) {
-	seen := make(map[string]bool)
-	for _, entry := range entries {
-		owner, key, _ := strings.Cut(entry, "\n")
-		_, escaped, _ := strings.Cut(owner, "/")
-		resource, err := enhanced.ParseResourceKey(repository, key)
-		if err != nil {
-			return nil, nil, err
-		}
-		host, err := url.PathUnescape(escaped)
-		if err != nil {
-			return nil, nil, fmt.Errorf("owner %q: %w", owner, err)
-		}
-		resources = append(resources, resource)
-		if text := enhanced.PullOwner(host, repository, number).String(); !seen[text] {
-			seen[text] = true
-			owners = append(owners, text)
-		}
-	}
-	return owners, resources, nil
-}
-
-// CleanupExpiredLocks ends every lease that is due. See [enhanced.Backend].
+// CleanupExpiredLocks ends every lease that is due. What one repository has
+// wrong keeps no other's leases. See [enhanced.Backend].
 func (b *RedisBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
 	const operation = "end leases"
-	repositories, err := b.repositories(ctx, operation)
+	tags, err := b.tags(ctx, operation)
 	if err != nil {
 		return 0, err
 	}
 	ended := 0
-	for tag, name := range repositories {
-		n, err := b.endDue(ctx, operation, tag, name)
+	var problems []error
+	for _, tag := range tags {
+		n, err := b.cleanUp(ctx, operation, tag)
 		ended += n
-		if err != nil {
-			return ended, err
+		if err == nil {
+			continue
 		}
-		if _, err := b.step(ctx, operation, b.scripts.sweep, tag, name, nil, maxStep); err != nil {
-			return ended, err
+		problems = append(problems, err)
+		if ctx.Err() != nil || errors.Is(err, enhanced.ErrClosed) {
+			break
 		}
 	}
-	return ended, nil
+	return ended, errors.Join(problems...)
 }
 
-// endDue ends the due leases of a repository.
-func (b *RedisBackend) endDue(ctx context.Context, operation, tag, name string) (int, error) {
-	before := b.recorder.Snapshot().Expired
+// cleanUp ends the due leases of a repository and trims its log and memory.
+func (b *RedisBackend) cleanUp(ctx context.Context, operation, tag string) (int, error) {
+	ended, skip := 0, 0
 	for {
-		due, err := call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
-			now, err := b.now(ctx, tag)
-			if err != nil {
-				return nil, err
-			}
-			page := redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now, 10), Count: maxStep}
-			return atKey(ctx, b, b.keys.deadlines(tag), func(node redis.UniversalClient) ([]string, error) {
-				return node.ZRangeByScore(ctx, b.keys.deadlines(tag), &page).Result()
-			})
-		})
+		due, err := b.due(ctx, operation, tag, skip)
 		if err != nil {
-			return 0, err
+			return ended, err
 		}
-		if len(due) == 0 {
-			return int(b.recorder.Snapshot().Expired - before), nil
+		if len(due.entries) == 0 {
+			_, err := b.step(ctx, operation, b.scripts.sweep, tag, due.name, nil, maxStep)
+			return ended, err
 		}
-		resources := make([]enhanced.ResourceIdentifier, 0, len(due))
-		for _, key := range due {
-			resource, err := enhanced.ParseResourceKey(name, key)
-			if err != nil {
-				return 0, enhanced.NewBackendError(operation, fmt.Errorf("deadline in %q: %w", b.keys.deadlines(tag), err))
+		a, err := b.settleAll(ctx, operation, due.entries)
+		if err != nil {
+			return ended, err
+		}
+		ended += a.expired
+		for i := 0; i < len(a.values); i += 2 {
+			if a.values[i] == "unreadable" {
+				skip++ // it stays due
 			}
-			resources = append(resources, resource)
-		}
-		if _, err := b.settleAll(ctx, operation, resources); err != nil {
-			return 0, err
 		}
 	}
+}
+
+// due is what is due in a repository.
+type due struct {
+	name string
+	// next is the time until the next deadline, if there is one.
+	next    time.Duration
+	found   bool
+	entries []indexEntry
+}
+
+// due reads what is due in a repository, after the first skip.
+func (b *RedisBackend) due(ctx context.Context, operation, tag string, skip int) (due, error) {
+	reply, err := b.run(ctx, operation, b.scripts.due, []string{b.keys.meta(tag), b.keys.deadlines(tag)}, skip, maxStep)
+	if err != nil {
+		return due{}, err
+	}
+	d := due{name: reply[0]}
+	if reply[1] != "" {
+		micros, err := strconv.ParseInt(reply[1], 10, 64)
+		if err != nil {
+			return due{}, enhanced.NewBackendError(operation, err)
+		}
+		d.next, d.found = time.Duration(micros)*time.Microsecond, true
+	}
+	for _, key := range reply[2:] {
+		d.entries = append(d.entries, newIndexEntry(d.name, key, key))
+	}
+	return d, nil
 }
 
 // settleAll does what is due on resources of one repository.
-func (b *RedisBackend) settleAll(ctx context.Context, operation string, resources []enhanced.ResourceIdentifier) (answer, error) {
-	name := resources[0].Namespace
-	stock := b.stockKeys(resources...)
-	args := []any{len(stock)}
-	for _, resource := range resources {
-		args = append(args, resource.Key())
+func (b *RedisBackend) settleAll(ctx context.Context, operation string, entries []indexEntry) (answer, error) {
+	name := entries[0].resource.Namespace
+	args := make([]any, len(entries))
+	resources := make([]enhanced.ResourceIdentifier, len(entries))
+	for i, entry := range entries {
+		args[i], resources[i] = entry.key, entry.resource
 	}
-	return b.step(ctx, operation, b.scripts.settle, enhanced.RepositoryTag(name), name, stock, args...)
+	return b.step(ctx, operation, b.scripts.settle, enhanced.RepositoryTag(name), name, b.stockKeys(resources...), args...)
+}
+
+// settleOne does what is due on a resource.
+func (b *RedisBackend) settleOne(ctx context.Context, operation string, resource enhanced.ResourceIdentifier) (answer, error) {
+	return b.settleAll(ctx, operation, []indexEntry{{resource: resource, key: resource.Key()}})
 }

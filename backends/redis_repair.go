@@ -19,10 +19,7 @@ func (b *RedisBackend) Repair(ctx context.Context, actor, reason string) ([]enha
 	if err := enhanced.ValidateRepair(actor, reason); err != nil {
 		return nil, err
 	}
-	if err := b.ready(ctx, operation); err != nil {
-		return nil, err
-	}
-	tags, _, err := b.tags(ctx, operation)
+	tags, _, err := b.allKeys(ctx, operation)
 	if err != nil {
 		return nil, err
 	}

@@ -5,10 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // Redis names scripts by it
 	"embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"net"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,17 +15,22 @@ import (
 //go:embed scripts/*.lua
 var scriptFiles embed.FS
 
-// script is one decision.
+// script is one decision, or one reading.
 type script struct {
 	name, text, hash string
-	// acked are the answers that count only when replicas have them, if
-	// RedisMinReplicasAck says so.
-	acked []string
+	// changes is set when the script writes.
+	changes bool
+	// acked are the answers that count only when replicas have what they say, if
+	// RedisMinReplicasAck says so, and for each whether it is about something
+	// that an earlier step has written.
+	acked map[string]bool
 }
 
 // scripts are all of them, read once for each backend.
 type scripts struct {
-	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, read, status, check, snapshot script
+	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
+	read, locate, list, owned, recorded, log, due, snapshot                        script
+	status, touch, listen, check                                                   script
 }
 
 func loadScripts() scripts {
@@ -40,22 +42,24 @@ func loadScripts() scripts {
 		return string(text)
 	}
 	prelude := file("prelude")
-	named := func(name, text string) script {
+	named := func(name, text string, changes bool, acked map[string]bool) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
-		return script{name: name, text: text, hash: hex.EncodeToString(sum[:])}
+		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
 	}
-	step := func(name string, acked ...string) script {
-		s := named(name, prelude+file(name))
-		s.acked = acked
-		return s
-	}
-	alone := func(name string) script { return named(name, file(name)) }
+	step := func(name string, acked map[string]bool) script { return named(name, prelude+file(name), true, acked) }
+	reading := func(name string) script { return named(name, file(name), false, nil) }
+	const now, earlier = false, true
 	return scripts{
-		acquire: step("acquire", "granted", "own"), release: step("release", "released", "gone"),
-		releasePull: step("release_pull", "released"), refresh: step("refresh", "refreshed"),
-		transfer: step("transfer", "transferred"), settle: step("settle"),
-		adopt: step("adopt"), sweep: step("sweep"), repair: step("repair"), read: alone("read"), status: alone("status"), check: alone("check"),
-		snapshot: alone("snapshot"),
+		acquire:     step("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
+		release:     step("release", map[string]bool{"released": now, "gone": earlier}),
+		releasePull: step("release_pull", map[string]bool{"released": earlier}),
+		refresh:     step("refresh", map[string]bool{"refreshed": now}),
+		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
+		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
+		read: reading("read"), locate: reading("locate"), list: reading("list"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
+		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),
+		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
+		touch:  named("touch", file("touch"), true, nil),
 	}
 }
 
@@ -70,10 +74,20 @@ func (once) NoRetry() bool { return true }
 // transientTime is how long a refusal for the moment is taken for one.
 const transientTime = 10 * time.Second
 
-// run runs a script on the server that has its keys. A server that does not
-// know the script gets its text: caches of scripts are lost at restarts,
-// failovers and by SCRIPT FLUSH (https://redis.io/docs/latest/develop/programmability/eval-intro/#script-cache).
-func (b *RedisBackend) run(ctx context.Context, s script, keys []string, args ...any) ([]any, error) {
+// run runs a script on the server that has its keys and returns its answer. It
+// returns when ctx ends, with ErrOutcomeUnknown when the script may have
+// changed something.
+func (b *RedisBackend) run(ctx context.Context, operation string, s script, keys []string, args ...any) ([]string, error) {
+	if err := b.ready(ctx, operation); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, contextError(operation, err)
+	}
+	if !b.begin() {
+		return nil, enhanced.NewBackendError(operation, enhanced.ErrClosed)
+	}
+	defer b.calls.Done()
 	reply, err := b.send(ctx, s, keys, args)
 	for pause, start := time.Millisecond, time.Now(); isTransient(err) && time.Since(start) < transientTime; pause = min(2*pause, 100*time.Millisecond) {
 		// The server has refused before doing anything.
@@ -82,49 +96,81 @@ func (b *RedisBackend) run(ctx context.Context, s script, keys []string, args ..
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, err
+			return nil, failure(ctx, operation, s.changes, err)
 		case <-timer.C:
 		}
 		reply, err = b.send(ctx, s, keys, args)
 	}
 	if err != nil {
 		if isNetwork(err) {
-			b.relocate(ctx)
+			b.relocate(ctx) // the server may have failed
 		}
-		return nil, err
+		return nil, failure(ctx, operation, s.changes, err)
 	}
+	answer, err := texts(s, reply)
+	if err != nil {
+		return nil, enhanced.NewBackendError(operation, err)
+	}
+	return answer, nil
+}
+
+// texts are the parts of a script's answer.
+func texts(s script, reply any) ([]string, error) {
 	list, ok := reply.([]any)
-	if !ok {
+	if !ok || len(list) == 0 {
 		return nil, fmt.Errorf("script %s answered %T", s.name, reply)
 	}
-	return list, nil
+	answer := make([]string, len(list))
+	for i, part := range list {
+		if answer[i], ok = part.(string); !ok {
+			return nil, fmt.Errorf("script %s answered %T as part %d", s.name, part, i)
+		}
+	}
+	return answer, nil
 }
 
-// send runs a script once, by its hash or by its text.
+// send runs a script once.
 func (b *RedisBackend) send(ctx context.Context, s script, keys []string, args []any) (any, error) {
 	if replicas := b.config.Load().RedisMinReplicasAck; replicas > 0 && s.acked != nil {
-		return b.sendAcked(ctx, replicas, s, keys, args)
+		return apart(ctx, b, func() (any, error) { return b.sendAcked(context.WithoutCancel(ctx), replicas, s, keys, args) })
 	}
-	return atKey(ctx, b, keys[0], func(node redis.UniversalClient) (any, error) { return evaluate(ctx, node, s, keys, args) })
+	node, err := b.nodeOf(ctx, keys[0])
+	if err != nil {
+		return nil, err
+	}
+	p := b.pipeline(node)
+	reply, err := p.do(ctx, evaluation(ctx, "evalsha", s.hash, keys, args))
+	if hasErrorPrefix(err, "NOSCRIPT") {
+		reply, err = p.do(ctx, evaluation(ctx, "eval", s.text, keys, args))
+	}
+	if b.isCluster() && (hasErrorPrefix(err, "MOVED") || hasErrorPrefix(err, "ASK")) {
+		// The cluster's own client follows. It is not asked first: it looks up in
+		// a table what kind of command each is, and asks any three nodes for that
+		// table, frozen ones too.
+		return apart(ctx, b, func() (any, error) { return evaluate(context.WithoutCancel(ctx), b.client, s, keys, args) })
+	}
+	return reply, err
 }
 
-// atKey runs fn on the server that has a key. A cluster's own client is only
-// for slots that have moved: before its first command it asks any three nodes
-// what commands there are, and waits for each that is frozen.
-func atKey[T any](ctx context.Context, b *RedisBackend, key string, fn func(node redis.UniversalClient) (T, error)) (T, error) {
-	if !b.isCluster() {
-		return fn(b.client)
+// apart runs fn and returns when it does or when ctx ends. It is only called
+// while the caller itself is counted.
+func apart[T any](ctx context.Context, b *RedisBackend, fn func() (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
 	}
-	node, err := b.nodeOf(ctx, key)
-	if err != nil {
+	done := make(chan outcome, 1)
+	b.calls.Go(func() {
+		value, err := fn()
+		done <- outcome{value, err}
+	})
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
 		var none T
-		return none, err
+		return none, ctx.Err()
 	}
-	value, err := fn(node)
-	if hasErrorPrefix(err, "MOVED") || hasErrorPrefix(err, "ASK") {
-		return fn(b.client)
-	}
-	return value, err
 }
 
 // processor is a client, or one connection of it.
@@ -132,25 +178,30 @@ type processor interface {
 	Process(ctx context.Context, cmd redis.Cmder) error
 }
 
+// evaluate runs a script by its hash. A server that does not know it gets its
+// text: caches of scripts are lost at restarts, failovers and by SCRIPT FLUSH
+// (https://redis.io/docs/latest/develop/programmability/eval-intro/#script-cache).
 func evaluate(ctx context.Context, client processor, s script, keys []string, args []any) (any, error) {
-	reply, err := evaluateAs(ctx, client, "evalsha", s.hash, keys, args)
+	cmd := evaluation(ctx, "evalsha", s.hash, keys, args)
+	err := client.Process(ctx, once{cmd})
 	if hasErrorPrefix(err, "NOSCRIPT") {
-		return evaluateAs(ctx, client, "eval", s.text, keys, args)
+		cmd = evaluation(ctx, "eval", s.text, keys, args)
+		err = client.Process(ctx, once{cmd})
 	}
-	return reply, err
+	if err != nil {
+		return nil, err
+	}
+	return cmd.Result()
 }
 
-func evaluateAs(ctx context.Context, client processor, command, text string, keys []string, args []any) (any, error) {
+// evaluation is the command that runs a script by its hash or its text.
+func evaluation(ctx context.Context, command, text string, keys []string, args []any) *redis.Cmd {
 	list := make([]any, 0, 3+len(keys)+len(args))
 	list = append(list, command, text, len(keys))
 	for _, key := range keys {
 		list = append(list, key)
 	}
-	cmd := once{redis.NewCmd(ctx, append(list, args...)...)}
-	if err := client.Process(ctx, cmd); err != nil {
-		return nil, err
-	}
-	return cmd.Result()
+	return redis.NewCmd(ctx, append(list, args...)...)
 }
 
 // relocate makes a cluster's client ask where the slots are: it does so by
@@ -161,89 +212,35 @@ func (b *RedisBackend) relocate(ctx context.Context) {
 	}
 }
 
-// isNetwork reports whether no server has answered.
-func isNetwork(err error) bool {
-	var reply redis.Error
-	return err != nil && !errors.As(err, &reply)
-}
-
-// isTransient reports whether a server has refused for the moment, and has
-// done nothing.
-func isTransient(err error) bool {
-	for _, prefix := range []string{"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "MOVED", "ASK"} {
-		if hasErrorPrefix(err, prefix) {
-			return true
-		}
+// nodeOf returns the client of the server that has a key.
+func (b *RedisBackend) nodeOf(ctx context.Context, key string) (*redis.Client, error) {
+	switch client := b.client.(type) {
+	case *redis.ClusterClient:
+		return client.MasterForKey(ctx, key)
+	case *redis.Client:
+		return client, nil
 	}
-	return false
+	return nil, fmt.Errorf("unexpected client %T", b.client)
 }
 
-// hasErrorPrefix recognizes a server's error by its code, however it is wrapped.
-func hasErrorPrefix(err error, code string) bool {
-	var reply redis.Error
-	return errors.As(err, &reply) && strings.HasPrefix(strings.TrimPrefix(reply.Error(), "ERR "), code)
-}
-
-// call runs fn, which talks to the server, and returns when it does or when ctx
-// ends, whatever the client library does underneath. When changes is set, an
-// error after which fn may have taken effect says so.
+// call runs fn, which talks to the server without a script, and returns when it
+// does or when ctx ends, whatever the client library does underneath. When
+// changes is set, an error after which fn may have taken effect says so.
 func call[T any](ctx context.Context, b *RedisBackend, operation string, changes bool, fn func(context.Context) (T, error)) (T, error) {
 	var none T
-	type outcome struct {
-		value T
-		err   error
-	}
 	if err := ctx.Err(); err != nil {
 		return none, contextError(operation, err)
 	}
 	if !b.begin() {
 		return none, enhanced.NewBackendError(operation, enhanced.ErrClosed)
 	}
-	done := make(chan outcome, 1)
-	go func() {
-		defer b.calls.Done()
-		value, err := fn(ctx)
-		done <- outcome{value, err}
-	}()
-	select {
-	case o := <-done:
-		if o.err != nil {
-			return none, failure(ctx, operation, changes, o.err)
+	defer b.calls.Done()
+	value, err := apart(ctx, b, func() (T, error) { return fn(ctx) })
+	if err != nil {
+		if isNetwork(err) {
+			b.relocate(ctx)
 		}
-		return o.value, nil
-	case <-ctx.Done():
-		b.relocate(ctx) // the server may have failed
-		err := ctx.Err()
-		if changes {
-			err = errors.Join(enhanced.ErrOutcomeUnknown, err)
-		}
-		return none, contextError(operation, err)
+		return none, failure(ctx, operation, changes, err)
 	}
-}
-
-// failure is what a caller is told about an error of the client library.
-func failure(ctx context.Context, operation string, changes bool, err error) error {
-	var lockErr *enhanced.LockError
-	if errors.As(err, &lockErr) {
-		return err
-	}
-	if changes && mayHaveTakenEffect(err) {
-		err = errors.Join(enhanced.ErrOutcomeUnknown, err)
-	}
-	if ctx.Err() != nil {
-		return contextError(operation, errors.Join(ctx.Err(), err))
-	}
-	return enhanced.NewBackendError(operation, err)
-}
-
-func mayHaveTakenEffect(err error) bool {
-	var reply redis.Error
-	if errors.As(err, &reply) {
-		return false // scripts write only after all that can fail
-	}
-	var network *net.OpError
-	if errors.As(err, &network) && network.Op == "dial" {
-		return false
-	}
-	return !errors.Is(err, redis.ErrPoolTimeout) && !errors.Is(err, redis.ErrClosed)
+	return value, nil
 }

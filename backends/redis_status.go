@@ -36,11 +36,8 @@ func (b *RedisBackend) replace(operation, key string, change func(value string) 
 		if err != nil || next == value {
 			return err
 		}
-		replaced, err := call(ctx, b, operation, true, func(ctx context.Context) (bool, error) {
-			reply, err := b.send(ctx, b.scripts.status, []string{key}, []any{value, next})
-			return reply == int64(1), err
-		})
-		if err != nil || replaced {
+		reply, err := b.run(ctx, operation, b.scripts.status, []string{key}, value, next)
+		if err != nil || reply[0] == "replaced" {
 			return err
 		}
 	}
@@ -52,16 +49,19 @@ func (b *RedisBackend) getText(ctx context.Context, operation, key string) (stri
 		return "", err
 	}
 	return call(ctx, b, operation, false, func(ctx context.Context) (string, error) {
-		value, err := b.get(ctx, key)
+		node, err := b.nodeOf(ctx, key)
+		if err != nil {
+			return "", err
+		}
+		value, err := node.Get(ctx, key).Result()
+		if hasErrorPrefix(err, "MOVED") || hasErrorPrefix(err, "ASK") {
+			value, err = b.client.Get(ctx, key).Result()
+		}
 		if errors.Is(err, redis.Nil) {
 			return "", nil
 		}
 		return value, err
 	})
-}
-
-func (b *RedisBackend) get(ctx context.Context, key string) (string, error) {
-	return atKey(ctx, b, key, func(node redis.UniversalClient) (string, error) { return node.Get(ctx, key).Result() })
 }
 
 // statusKey is stock's key of a pull request's status.
@@ -223,7 +223,11 @@ func mergePolicies(before, checked []models.PolicySetStatus) []models.PolicySetS
 	return before
 }
 
-func commandLockKey(name command.Name) string { return fmt.Sprintf("global/%s/lock", name) }
+const commandLockPrefix = "global/"
+
+func commandLockKey(name command.Name) string {
+	return fmt.Sprintf("%s%s/lock", commandLockPrefix, name)
+}
 
 // LockCommand takes the global lock of a command; it fails if it is taken.
 func (b *RedisBackend) LockCommand(cmdName command.Name, lockTime time.Time) (*command.Lock, error) {

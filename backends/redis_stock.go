@@ -20,18 +20,24 @@ func (b *RedisBackend) mirrors(resource enhanced.ResourceIdentifier) bool {
 	return !b.isCluster() && hasStockKey(resource)
 }
 
-// stockKeys returns stock's keys of resources for a script's KEYS: one for each
-// resource, or none.
+// stockKeys returns stock's keys of resources of one repository for a script's
+// KEYS: two for each, with the repository's meta key in place of one that the
+// resource does not have; none on a cluster.
 func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []string {
 	if b.isCluster() {
 		return nil
 	}
-	keys := make([]string, len(resources))
-	for i, resource := range resources {
-		if !hasStockKey(resource) {
-			return nil
+	keys := make([]string, 0, 2*len(resources))
+	for _, resource := range resources {
+		none := b.keys.meta(enhanced.RepositoryTag(resource.Namespace))
+		present, old := none, none
+		if hasStockKey(resource) {
+			present = stockKey(resource)
+			if key, had := oldStockKey(resource); had {
+				old = key
+			}
 		}
-		keys[i] = stockKey(resource)
+		keys = append(keys, present, old)
 	}
 	return keys
 }
@@ -40,14 +46,25 @@ func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []str
 const maxFollow = 20
 
 // decideOn runs a script on one resource, after taking over what stock has put
-// under the resource's key. When that is a lock on another resource with the
+// under the resource's keys. When that is a lock on another resource with the
 // same key, it returns that lock.
 func (b *RedisBackend) decideOn(ctx context.Context, operation string, s script, resource enhanced.ResourceIdentifier, args ...any) (answer, *enhanced.EnhancedLock, error) {
 	all := append([]any{resource.Key()}, args...)
+	tag, stock := enhanced.RepositoryTag(resource.Namespace), b.stockKeys(resource)
 	for range maxFollow {
-		a, err := b.step(ctx, operation, s, enhanced.RepositoryTag(resource.Namespace), resource.Namespace, b.stockKeys(resource), all...)
-		if err != nil || a.status != "stock" {
+		a, err := b.step(ctx, operation, s, tag, resource.Namespace, stock, all...)
+		if err != nil || a.status != "stock" && a.status != "old" {
 			return a, nil, err
+		}
+		if a.status == "old" {
+			mine, err := b.followOld(ctx, operation, resource, a.value(0))
+			if err != nil {
+				return answer{}, nil, err
+			}
+			if !mine {
+				stock[1] = b.keys.meta(tag)
+			}
+			continue
 		}
 		lock, err := b.follow(ctx, operation, resource, a.value(0))
 		switch {
@@ -76,9 +93,25 @@ func (b *RedisBackend) follow(ctx context.Context, operation string, resource en
 	}
 	lock, err := b.LookupLock(ctx, holder)
 	if isNotFound(err) {
-		return nil, nil
+		// Its lease may have ended, and its copy with it goes away.
+		_, err = b.settleOne(ctx, operation, holder)
 	}
 	return lock, err
+}
+
+// followOld moves what an Atlantis before v0.40 has put under a resource's old
+// key to the present one. It reports false when that is another resource's.
+func (b *RedisBackend) followOld(ctx context.Context, operation string, resource enhanced.ResourceIdentifier, value string) (mine bool, err error) {
+	key, _ := oldStockKey(resource)
+	v := readStockValue(key, value, nil)
+	switch {
+	case v.problem != "":
+		return false, enhanced.NewCorruptError(resource, key)
+	case v.resource != resource:
+		return false, nil
+	}
+	_, err = b.moveOldKey(ctx, operation, v)
+	return true, err
 }
 
 func (b *RedisBackend) adopt(ctx context.Context, operation string, resource enhanced.ResourceIdentifier, value string, original *models.ProjectLock) (*enhanced.EnhancedLock, error) {
@@ -151,67 +184,114 @@ func readStockValue(key, value string, err error) stockValue {
 	return v
 }
 
+// followed is what came of following stock.
+type followed struct {
+	// changed is set when something here has changed.
+	changed bool
+	// unreadable are the keys that can't be read.
+	unreadable []string
+	// unrecorded are locks of stock's that could not be taken over for now.
+	unrecorded []*enhanced.EnhancedLock
+	// leftovers are locks under keys of before Atlantis v0.40 whose resource has
+	// another holder.
+	leftovers []stockValue
+}
+
 // followAll takes over all that stock has locked, in a repository or in all of
-// them, and ends what stock has unlocked. It returns the keys that can't be
-// read.
-func (b *RedisBackend) followAll(ctx context.Context, operation, repository string, records map[enhanced.ResourceIdentifier]*redisRecord) (changed bool, unreadable []string, err error) {
+// them, and ends what stock has unlocked.
+func (b *RedisBackend) followAll(ctx context.Context, operation, repository string, records map[enhanced.ResourceIdentifier]*redisRecord) (followed, error) {
+	var f followed
 	if b.isCluster() {
-		return false, nil, nil
+		return f, nil
 	}
 	values, err := call(ctx, b, operation, false, func(ctx context.Context) ([]stockValue, error) { return b.stockValues(ctx, repository) })
 	if err != nil {
-		return false, nil, err
+		return f, err
 	}
-	seen := make(map[enhanced.ResourceIdentifier]string, len(values))
+	seen := make(map[enhanced.ResourceIdentifier]bool, len(values))
 	var behind []enhanced.ResourceIdentifier
 	for _, v := range values {
 		switch {
-		case v.problem != "":
-			unreadable = append(unreadable, v.key)
-			continue
-		case v.key != stockKey(v.resource):
-			if err := b.moveOldKey(ctx, operation, v); err != nil {
-				return changed, unreadable, err
+		case v.problem == "" && v.isOld():
+			moved, err := b.moveOldKey(ctx, operation, v)
+			if err != nil {
+				return f, err
 			}
-			behind = append(behind, v.resource)
-			continue
-		}
-		seen[v.resource] = v.value
-		if r, ours := records[v.resource]; !ours || r.payload != v.value {
-			behind = append(behind, v.resource)
+			if moved {
+				seen[v.resource] = true
+				behind = append(behind, v.resource)
+			} else {
+				f.leftovers = append(f.leftovers, v)
+			}
+		case v.problem != "", v.key != stockKey(v.resource):
+			f.unreadable = append(f.unreadable, v.key)
+		default:
+			seen[v.resource] = true
+			if r, ours := records[v.resource]; !ours || r.payload != v.value {
+				behind = append(behind, v.resource)
+			}
 		}
 	}
 	for resource, r := range records {
-		if _, found := seen[resource]; r.Mirror != "" && !found {
+		if r.Mirror != "" && !seen[resource] {
 			behind = append(behind, resource)
 		}
 	}
 	for _, resource := range behind {
 		if err := ctx.Err(); err != nil {
-			return changed, unreadable, contextError(operation, err)
+			return f, contextError(operation, err)
 		}
-		changed = true
-		if _, err := b.LookupLock(ctx, resource); err != nil && !isNotFound(err) {
-			if !isCorrupt(err) {
-				return changed, unreadable, err
-			}
-			unreadable = append(unreadable, stockKey(resource))
+		f.changed = true
+		lock, err := b.LookupLock(ctx, resource)
+		switch {
+		case err == nil && lock.ID == "":
+			f.unrecorded = append(f.unrecorded, lock)
+		case isCorrupt(err):
+			f.unreadable = append(f.unreadable, stockKey(resource))
+		case err != nil && !isNotFound(err):
+			return f, err
 		}
 	}
-	return changed, unreadable, nil
+	return f, nil
+}
+
+// releaseLeftovers removes what is left of a pull request under keys of before
+// Atlantis v0.40.
+func (b *RedisBackend) releaseLeftovers(ctx context.Context, operation string, number int, leftovers []stockValue) (released []*enhanced.EnhancedLock, err error) {
+	for _, v := range leftovers {
+		if v.original.Pull.Num != number {
+			continue
+		}
+		reply, err := b.run(ctx, operation, b.scripts.status, []string{v.key}, v.value, "")
+		if err != nil {
+			return released, err
+		}
+		if reply[0] == "replaced" {
+			lock := unrecorded(v.resource, v.original)
+			lock.State = enhanced.LockStateReleased
+			released = append(released, lock)
+		}
+	}
+	return released, nil
+}
+
+// isOld reports whether the value is under the key of before Atlantis v0.40.
+func (v stockValue) isOld() bool {
+	key, had := oldStockKey(v.resource)
+	return had && v.key == key
 }
 
 // moveOldKey moves a lock from a key of before Atlantis v0.40 to the present
-// one, unless something is there.
-func (b *RedisBackend) moveOldKey(ctx context.Context, operation string, v stockValue) error {
-	_, err := call(ctx, b, operation, true, func(ctx context.Context) (struct{}, error) {
-		err := b.client.RenameNX(ctx, v.key, stockKey(v.resource)).Err()
+// one. Where another lock is there, two hold the resource: it stays, and takes
+// the place of the other one when that has ended.
+func (b *RedisBackend) moveOldKey(ctx context.Context, operation string, v stockValue) (moved bool, err error) {
+	return call(ctx, b, operation, true, func(ctx context.Context) (bool, error) {
+		moved, err := b.client.RenameNX(ctx, v.key, stockKey(v.resource)).Result()
 		if hasErrorPrefix(err, "no such key") {
-			err = nil // another replica was faster
+			return true, nil // another replica was faster
 		}
-		return struct{}{}, err
+		return moved, err
 	})
-	return err
 }
 
 // unrecorded is a lock of stock's that could not be taken over: it has no ID.

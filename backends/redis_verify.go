@@ -3,20 +3,17 @@ package backends
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
 var _ enhanced.Verifier = (*RedisBackend)(nil)
 
-// redisSnapshot is a repository at one moment.
+// redisSnapshot is a repository as it was read.
 type redisSnapshot struct {
 	tag, name string
 	now       int64
@@ -25,7 +22,9 @@ type redisSnapshot struct {
 	deadlines map[string]int64
 	owners    map[string]bool
 	memory    map[string]string
-	forget    map[string]int64
+	forget    map[string]string // entries by their tokens
+	// still is set when nothing has changed while it was read.
+	still bool
 	// mistyped are the keys, by their last part, that have another type.
 	mistyped []string
 
@@ -34,9 +33,10 @@ type redisSnapshot struct {
 	stray []uint64
 }
 
-// Verify checks the store, each repository at one moment. The server of a
-// repository does nothing else while that is read, about 10 ms for 10,000
-// locks. See [enhanced.Verifier].
+// Verify checks the store. A repository is read in pieces, so that its server
+// goes on with other work; one that changed meanwhile is read again, and where
+// it changes all the time only what several looks agree on counts. See
+// [enhanced.Verifier].
 func (b *RedisBackend) Verify(ctx context.Context) ([]enhanced.Violation, error) {
 	problems, err := b.redisProblems(ctx, "verify")
 	if err != nil {
@@ -52,10 +52,7 @@ func (b *RedisBackend) Verify(ctx context.Context) ([]enhanced.Violation, error)
 
 // redisProblems returns all that is wrong in the store.
 func (b *RedisBackend) redisProblems(ctx context.Context, operation string) ([]redisProblem, error) {
-	if err := b.ready(ctx, operation); err != nil {
-		return nil, err
-	}
-	tags, problems, err := b.tags(ctx, operation)
+	tags, problems, err := b.allKeys(ctx, operation)
 	if err != nil {
 		return nil, err
 	}
@@ -70,25 +67,18 @@ func (b *RedisBackend) redisProblems(ctx context.Context, operation string) ([]r
 	return append(problems, stock...), err
 }
 
-// tags returns the tags of all repositories, and the keys that have the prefix
-// and are none of theirs.
-func (b *RedisBackend) tags(ctx context.Context, operation string) ([]string, []redisProblem, error) {
+// allKeys returns the tags of all repositories, and the keys that have the
+// prefix and are none of theirs.
+func (b *RedisBackend) allKeys(ctx context.Context, operation string) ([]string, []redisProblem, error) {
+	if err := b.ready(ctx, operation); err != nil {
+		return nil, nil, err
+	}
 	keys, err := call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
-		var mu sync.Mutex
-		var all []string
-		err := b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
-			keys, err := scanKeys(ctx, node, globEscaped(b.keys.prefix)+"*")
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, keys...)
-			return err
-		})
-		return all, err
+		return b.scanAll(ctx, globEscaped(b.keys.prefix)+"*")
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	slices.Sort(keys)
 	var tags []string
 	var problems []redisProblem
 	for _, key := range keys {
@@ -105,58 +95,118 @@ func (b *RedisBackend) tags(ctx context.Context, operation string) ([]string, []
 	return tags, problems, nil
 }
 
+// looks is how often a repository is looked at that changes all the time.
+const looks = 3
+
+// inspect returns what is wrong in a repository.
 func (b *RedisBackend) inspect(ctx context.Context, operation, tag string) ([]redisProblem, error) {
-	s, err := call(ctx, b, operation, false, func(ctx context.Context) (*redisSnapshot, error) { return b.snapshot(ctx, tag) })
-	if err != nil {
-		return nil, err
+	var seen []redisProblem
+	for look := range looks {
+		s, err := b.snapshot(ctx, operation, tag)
+		if err != nil {
+			return nil, err
+		}
+		c := &redisInspection{redisSnapshot: s, keys: b.keys, mirrored: !b.isCluster()}
+		c.run()
+		if s.still || len(c.problems) == 0 {
+			return c.problems, nil
+		}
+		if look > 0 {
+			// What was only half written, or half read, looks otherwise now.
+			c.problems = slices.DeleteFunc(c.problems, func(p redisProblem) bool {
+				return !slices.ContainsFunc(seen, func(q redisProblem) bool { return p.Violation == q.Violation })
+			})
+		}
+		seen = c.problems
 	}
-	c := &redisInspection{redisSnapshot: s, keys: b.keys, mirrored: !b.isCluster()}
-	c.run()
-	return c.problems, nil
+	return seen, nil
 }
 
-// snapshot reads a repository. Its log is read afterwards, up to the record
-// that was the latest.
-func (b *RedisBackend) snapshot(ctx context.Context, tag string) (*redisSnapshot, error) {
-	keys := b.keys.repository(tag)
-	list, err := b.run(ctx, b.scripts.snapshot, keys[:6])
-	if err != nil {
-		return nil, err
-	}
-	if len(list) != 8 {
-		return nil, fmt.Errorf("script snapshot answered %d parts", len(list))
-	}
-	s := &redisSnapshot{tag: tag}
-	flat := func(i int) (texts []string) {
-		parts, ok := list[i].([]any)
-		if !ok {
-			s.mistyped = append(s.mistyped, redisSuffixes()[i-2])
+// Numbers of a repository's keys, in the order of the scripts' KEYS.
+const (
+	snapshotMeta = 1 + iota
+	snapshotLocks
+	snapshotDeadlines
+	snapshotOwners
+	snapshotMemory
+	snapshotForget
+)
+
+// snapshot reads a repository; still says whether it stayed as it is meanwhile.
+func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*redisSnapshot, error) {
+	s := &redisSnapshot{tag: tag, still: true}
+	var sequences []string
+	read := func(number int) (all []string, err error) {
+		sequence, now, mistyped, err := b.scanKey(ctx, operation, tag, number, func(piece []string) { all = append(all, piece...) })
+		sequences = append(sequences, sequence)
+		s.now = now
+		if mistyped {
+			s.mistyped = append(s.mistyped, redisSuffixes()[number-1])
 		}
-		for _, part := range parts {
-			text, _ := part.(string)
-			texts = append(texts, text)
-		}
-		return texts
+		return all, err
 	}
-	s.meta, s.locks, s.memory = pairs(flat(2)), pairs(flat(3)), pairs(flat(6))
-	s.deadlines, s.forget = scores(flat(4)), scores(flat(7))
-	s.owners = make(map[string]bool)
-	for _, entry := range flat(5) {
+	var parts [snapshotForget + 1][]string
+	for number := snapshotMeta; number <= snapshotForget; number++ {
+		var err error
+		if parts[number], err = read(number); err != nil {
+			return nil, err
+		}
+	}
+	s.meta, s.locks, s.memory = pairs(parts[snapshotMeta]), pairs(parts[snapshotLocks]), pairs(parts[snapshotMemory])
+	s.name = s.meta["name"]
+	s.deadlines = scores(parts[snapshotDeadlines])
+	s.owners, s.forget = make(map[string]bool), make(map[string]string)
+	for entry := range pairs(parts[snapshotOwners]) {
 		s.owners[entry] = true
 	}
-	s.name = s.meta["name"]
-	seconds, _ := list[0].(string)
-	micros, _ := list[1].(string)
-	if s.now, err = microseconds(seconds, micros); err != nil {
+	for _, entry := range parts[snapshotForget] {
+		_, token, _ := strings.Cut(entry, " ")
+		s.forget[token] = entry
+	}
+	if err := b.snapshotLog(ctx, s); err != nil {
 		return nil, err
 	}
-	return s, b.snapshotLog(ctx, s)
+	last, _, _, err := b.scanKey(ctx, operation, tag, snapshotMeta, func([]string) {})
+	for _, sequence := range sequences {
+		s.still = s.still && sequence == last
+	}
+	return s, err
 }
 
+// scanKey reads one key of a repository in pieces. It returns the sequence and
+// the time of the last piece.
+func (b *RedisBackend) scanKey(ctx context.Context, operation, tag string, number int, use func(piece []string)) (sequence string, now int64, mistyped bool, err error) {
+	for cursor, first := "0", true; cursor != "0" || first; first = false {
+		reply, err := b.run(ctx, operation, b.scripts.snapshot, b.keys.repository(tag)[:6], number, cursor, scanPage)
+		if err != nil {
+			return "", 0, false, err
+		}
+		if len(reply) < 3 {
+			return "", 0, false, enhanced.NewBackendError(operation, fmt.Errorf("script snapshot answered %d parts", len(reply)))
+		}
+		if now, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
+			return "", 0, false, enhanced.NewBackendError(operation, err)
+		}
+		if cursor = reply[2]; cursor == "?" {
+			return reply[1], now, true, nil
+		}
+		sequence = reply[1]
+		use(reply[3:])
+	}
+	return sequence, now, false, nil
+}
+
+// scanSnapshot reads one key of a repository in pieces.
+func (b *RedisBackend) scanSnapshot(ctx context.Context, operation, tag string, number int, use func(piece []string)) error {
+	_, _, _, err := b.scanKey(ctx, operation, tag, number, use)
+	return err
+}
+
+// snapshotLog reads the log of a snapshot, up to the record that was the latest.
 func (b *RedisBackend) snapshotLog(ctx context.Context, s *redisSnapshot) error {
 	last, _ := strconv.ParseUint(s.meta["sequence"], 10, 64) //nolint:errcheck // checkCounters reports it
-	for after := uint64(0); ; {
-		page, err := b.readLog(ctx, s.tag, s.name, after, feedPage)
+	for from := uint64(1); ; {
+		piece, err := b.readLog(ctx, s.tag, s.name, from, logPage)
 		if hasErrorPrefix(err, "WRONGTYPE") {
 			s.mistyped = append(s.mistyped, "log")
 			return nil
@@ -164,24 +214,16 @@ func (b *RedisBackend) snapshotLog(ctx context.Context, s *redisSnapshot) error 
 		if err != nil {
 			return err
 		}
-		for _, record := range page.Records {
-			after = record.Sequence
-			if after <= last {
+		for _, record := range piece.Records {
+			from = record.Sequence + 1
+			switch {
+			case record.Sequence <= last:
 				s.log = append(s.log, record)
-				continue
-			}
-			// What came after the snapshot has moved the latest sequence too.
-			now, err := atKey(ctx, b, b.keys.meta(s.tag), func(node redis.UniversalClient) (uint64, error) {
-				return node.HGet(ctx, b.keys.meta(s.tag), "sequence").Uint64()
-			})
-			if err != nil && !errors.Is(err, redis.Nil) {
-				return err
-			}
-			if after > now {
-				s.stray = append(s.stray, after)
+			case record.Sequence > piece.last:
+				s.stray = append(s.stray, record.Sequence)
 			}
 		}
-		if !page.More || after > last && len(s.stray) == 0 {
+		if !piece.More || from > last+1 && len(s.stray) == 0 {
 			return nil
 		}
 	}

@@ -40,7 +40,7 @@ func (c *redisInspection) checkMemory() {
 	for _, token := range sortedKeys(c.forget) {
 		if _, ended := parseEnding(c.memory["i"+token]); !ended {
 			c.report(enhanced.RuleForgetStray, "forget", token, "no ended lock has this token").
-				repairs("remove it", redisChange{"ZREM", "forget", token, ""})
+				repairs("remove it", redisChange{"LREM", "forget", c.forget[token], ""})
 		}
 	}
 }
@@ -56,13 +56,12 @@ func (c *redisInspection) checkID(token, value string, remove redisChange) {
 	}
 	if !e.isSound(c.name) {
 		c.report(enhanced.RuleEnding, "memory", "i"+token, "what is remembered of the lock can't be read").
-			repairs("remove it", remove, redisChange{"ZREM", "forget", token, ""})
+			repairs("remove it", remove, redisChange{"LREM", "forget", c.forget[token], ""})
 		return
 	}
 	if _, timed := c.forget[token]; !timed {
-		at := strconv.FormatInt(c.now+memoryTime.Microseconds(), 10)
 		c.report(enhanced.RuleEnding, "memory", "i"+token, "nothing says when to forget the lock").
-			repairs("forget it in "+memoryTime.String(), redisChange{"ZADD", "forget", token, at})
+			repairs("forget it in "+memoryTime.String(), redisChange{"RPUSH", "forget", strconv.FormatInt(c.now, 10) + " " + token, ""})
 	}
 }
 

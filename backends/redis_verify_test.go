@@ -108,10 +108,10 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 		"an unreadable ending": {plant: func(d *damaged) error {
 			return d.client.HSet(ctx, d.key("memory"), "i"+token(d.ended), "a\nb\nc\nd").Err()
 		}, rule: enhanced.RuleEnding},
-		"an ending for ever": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("forget"), token(d.ended)).Err() },
+		"an ending for ever": {plant: func(d *damaged) error { return d.client.LTrim(ctx, d.key("forget"), 0, 0).Err() },
 			rule: enhanced.RuleEnding},
 		"nothing to forget": {plant: func(d *damaged) error {
-			return d.client.ZAdd(ctx, d.key("forget"), redis.Z{Member: "7", Score: 1e15}).Err()
+			return d.client.RPush(ctx, d.key("forget"), "5 7").Err()
 		}, rule: enhanced.RuleForgetStray},
 		"stock's unreadable": {plant: func(d *damaged) error { return d.client.Set(ctx, "pr/org/app/x/default/", "{", 0).Err() },
 			rule: enhanced.RuleStockUnreadable, person: true},

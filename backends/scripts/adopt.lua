@@ -1,16 +1,21 @@
 -- Takes over a lock that stock Atlantis has taken.
 --
--- KEYS  see the prelude; 8 stock's key of the resource
--- ARGV  6 resource  7 value that stock has written  8 owner  9 time of the
---       lock in microseconds  10 priority  11 stock's form without credentials
+-- KEYS  see the prelude, with one resource
+-- ARGV  7 resource  8 value that stock has written  9 owner  10 time of the
+--       lock in microseconds  11 priority  12 stock's form without credentials
 --
 -- Answers  adopted RECORD, or changed when something else is there now
-local resource, mirror = ARGV[6], KEYS[8]
-local status, value = settle(resource, mirror)
-if status ~= 'stock' or value ~= ARGV[7] then return finish('changed') end
+local resource = ARGV[7]
+local mirror, old = stockKeys(1)
+local status, value = settle(resource, mirror, old)
+if status ~= 'stock' or value ~= ARGV[8] then return finish('changed') end
 -- Stock's time is the wall clock of the process that took the lock.
-local acquired = math.min(math.max(tonumber(ARGV[9]), 1), NOW)
-return finish('adopted', grant(resource, {
-  flag = 'm', owner = ARGV[8], priority = ARGV[10], acquired = int(acquired), expires = '0',
-  request = '', note = '', metadata = '', payload = ARGV[11],
-}, 'adopted', { actor = ARGV[8], cause = 'legacy' }, nil, mirror))
+local acquired = math.min(math.max(ARGV[10] + 0, 1), NOW)
+local r = {
+  flag = 'm', owner = ARGV[9], priority = ARGV[11], acquired = int(acquired), expires = '0',
+  request = '', note = '', metadata = '', payload = ARGV[12],
+}
+-- It is held already: that the server has no memory left must not free it.
+prepare(true)
+grant(resource, r, 'adopted', r.owner, 'legacy', nil, mirror)
+return finish('adopted', format(r))

@@ -1,18 +1,18 @@
--- Makes a lease end later or earlier, from now.
+-- Extends the lease of a lock.
 --
--- KEYS  see the prelude; 8 stock's key of the resource, where there is one server
--- ARGV  6 resource  7 token  8 extension in microseconds
+-- KEYS  see the prelude, with one resource
+-- ARGV  7 resource  8 token  9 lease in microseconds from now
 --
--- Answers  refreshed, permanent (it has no lease), unknown, gone HOW, unreadable KEY
-local resource, mirror = ARGV[6], KEYS[8]
-local r, refusal = heldByToken(ARGV[7], resource, mirror)
-if refusal then return finish(unpack(refusal)) end
+-- Answers  refreshed, permanent for a lock without lease, unknown, gone HOW,
+--          unreadable KEY
+local resource = ARGV[7]
+local mirror, old = stockKeys(1)
+local r, refusal = heldByToken(ARGV[8], resource, mirror, old)
+if not r then return finish(unpack(refusal)) end
 if r.expires == '0' then return finish('permanent') end
-local before = parse(format(r))
-prepare()
--- Removed first, so that it works while the server has no memory to give.
-redis.call('ZREM', DEADLINES, resource)
-r.expires = int(NOW + tonumber(ARGV[8]))
+local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note }
+prepare(true)
+r.expires = int(NOW + ARGV[9])
+append('refreshed', resource, r.owner, 'request', '', '', before, r)
 put(resource, r)
-append('refreshed', resource, { actor = r.owner, cause = 'request' }, before, r)
 return finish('refreshed')

@@ -1,39 +1,35 @@
 -- Releases one lock, under a condition.
 --
--- KEYS  see the prelude; 8 stock's key of the resource, where there is one server
--- ARGV  6 resource  7 token, empty to release whatever lock the resource has
---       8 owner that must hold it, empty for any  9 number of the pull request
---       that must, empty for any  10 "1" to release whoever holds it
---       11 actor, empty for the holder  12 reason
+-- KEYS  see the prelude, with one resource
+-- ARGV  7 resource  8 token, empty to release whatever lock the resource has
+--       9 owner that must hold it, empty for any  10 number of the pull request
+--       that must, empty for any  11 "1" to release whoever holds it
+--       12 actor, empty for the holder  13 reason
 --
 -- Answers  released RECORD, denied RECORD, missing, unknown, gone HOW,
---          unreadable KEY, stock VALUE
-local resource, token, mirror = ARGV[6], ARGV[7], KEYS[8]
-local r, refusal, stock
+--          unreadable KEY, stock VALUE, old VALUE
+local resource, token = ARGV[7], ARGV[8]
+local mirror, old = stockKeys(1)
+local r, stock
 if token ~= '' then
-  r, refusal, stock = heldByToken(token, resource, mirror)
-  if refusal then return finish(unpack(refusal)) end
+  r, stock = heldByToken(token, resource, mirror, old)
+  if not r then return finish(unpack(stock)) end
 else
-  local status, found = settle(resource, mirror)
+  local status
+  status, r, stock = settle(resource, mirror, old)
   if status == 'free' then return finish('missing') end
-  if status ~= 'held' then return finish(status, found) end
-  r, stock = found, mirror and redis.call('GET', mirror) or false
+  if status ~= 'held' then return finish(status, r) end
 end
-if ARGV[10] ~= '1' then
-  local wanted = ARGV[8]
-  local _, repository, number = string.match(r.owner, '^pr:([^/]*)/([^/]*)/(-?%d+)$')
-  if ARGV[9] ~= '' and number ~= ARGV[9] then return finish('denied', format(r)) end
+local forced = ARGV[11] == '1'
+if not forced then
+  local wanted = ARGV[9]
+  if ARGV[10] ~= '' and string.match(r.owner, '^pr:.*/(-?%d+)$') ~= ARGV[10] then return finish('denied', format(r)) end
   if wanted ~= '' and wanted ~= r.owner then
     -- A record from before Atlantis stored the host is any host's.
-    local _, wantedRepository, wantedNumber = string.match(wanted, '^pr:([^/]*)/([^/]*)/(-?%d+)$')
-    local anyHost = string.sub(r.owner, 1, 4) == 'pr:/'
-    if not (anyHost and repository == wantedRepository and number == wantedNumber) then
-      return finish('denied', format(r))
-    end
+    local mine = string.match(wanted, '^pr:[^/]*(/.*)$')
+    if not mine or r.owner ~= 'pr:' .. mine then return finish('denied', format(r)) end
   end
 end
-local cause = ARGV[10] == '1' and 'forced' or 'request'
-local actor = ARGV[11] ~= '' and ARGV[11] or r.owner
-finishLock(resource, r, 'released', { actor = actor, cause = cause, reason = ARGV[12] }, mirror, stock)
-if cause == 'forced' and r.flag == 'c' and mirror then redis.call('DEL', mirror) end
+finishLock(resource, r, 'released', ARGV[12] ~= '' and ARGV[12] or r.owner, forced and 'forced' or 'request', ARGV[13], mirror, stock)
+if forced and r.flag == 'c' and mirror then call('DEL', mirror) end
 return finish('released', format(r))

@@ -2,35 +2,39 @@
 -- at, and logs each repair.
 --
 -- KEYS  see the prelude; 8 what was moved aside
--- ARGV  6 sequence that it had  7 actor  8 cause  9 number of changes
+-- ARGV  7 sequence that it had  8 actor  9 cause  10 number of changes
 --       then for each change: command, key, and two arguments, the second may
 --       be empty; then for each repair: resource, owner, token and expiry of its
 --       lock, "1" if the lock is there still, and the reason
 --
 -- Answers  repaired, or again
-if int(SEQUENCE) ~= ARGV[6] then return finish('again') end
-prepare()
+if int(SEQUENCE) ~= ARGV[7] then return finish('again') end
+prepare(true)
 local keys = { meta = META, locks = LOCKS, deadlines = DEADLINES, owners = OWNERS, memory = MEMORY, forget = FORGET, aside = KEYS[8] }
-local at = 10
-for _ = 1, tonumber(ARGV[9]) do
+local at = 11
+for _ = 1, tonumber(ARGV[10]) do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]
   if command == 'HSET' then
-    redis.call('HSET', key, a, b)
+    call('HSET', key, a, b)
   elseif command == 'HDEL' then
-    redis.call('HDEL', key, a)
+    call('HDEL', key, a)
   elseif command == 'ZADD' then
-    redis.call('ZADD', key, b, a)
+    call('ZADD', key, b, a)
   elseif command == 'ZREM' then
-    redis.call('ZREM', key, a)
+    call('ZREM', key, a)
+  elseif command == 'RPUSH' then
+    call('RPUSH', key, a)
+  elseif command == 'LREM' then
+    call('LREM', key, 0, a)
   end
   at = at + 4
 end
-meta = redis.call('HMGET', META, 'name', 'token', 'sequence')
-TOKEN, SEQUENCE = tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+meta = call('HMGET', META, 'name', 'token', 'sequence', 'trimmed')
+TOKEN, SEQUENCE, TRIMMED = tonumber(meta[2] or 0), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
 while at < #ARGV do
   local resource, owner, token, expires, stays, reason = unpack(ARGV, at, at + 5)
   local r = { owner = owner, token = token, expires = expires }
-  append('repaired', resource, { actor = ARGV[7], cause = ARGV[8], reason = reason }, r, stays == '1' and r or nil)
+  append('repaired', resource, ARGV[8], ARGV[9], '', reason, r, stays == '1' and r or nil)
   at = at + 6
 end
 return finish('repaired')

@@ -1,19 +1,27 @@
--- Reads a repository at one moment, but for its log. It stands alone and writes
--- nothing. The server does nothing else meanwhile: about 10 ms for 10,000 locks.
+-- Reads a piece of a repository, for checks. It stands alone and writes nothing.
 --
 -- KEYS  1 meta  2 locks  3 deadlines  4 owners  5 memory  6 forget
+-- ARGV  1 number of the key to read  2 cursor, "0" at first  3 how many
 --
--- Answers  {TIME's seconds, microseconds, meta, locks, deadlines with scores,
---          owners, memory, forget with scores}; each of a key is a flat list, or
---          "?" when it has another type
+-- Answers  {microseconds, last sequence, next cursor or "0" at the end, fields
+--          and values, members and scores, or values ...}; the cursor is "?"
+--          when the key has another type
 local clock = redis.call('TIME')
-local function all(...)
-  local list = redis.pcall(...)
-  if list.err then return '?' end
-  return list
+local answer = { string.format('%.0f', clock[1] * 1000000 + clock[2]), '', '0' }
+local sequence = redis.pcall('HGET', KEYS[1], 'sequence')
+if type(sequence) == 'string' then answer[2] = sequence end
+local which, page = tonumber(ARGV[1])
+local key = KEYS[which]
+if which == 6 then
+  page = redis.pcall('LRANGE', key, ARGV[2], ARGV[2] + ARGV[3] - 1)
+  if not page.err and #page == tonumber(ARGV[3]) then answer[3] = string.format('%.0f', ARGV[2] + #page) end
+else
+  page = redis.pcall((which == 3 or which == 4) and 'ZSCAN' or 'HSCAN', key, ARGV[2], 'COUNT', ARGV[3])
+  if not page.err then answer[3], page = page[1], page[2] end
 end
-return {
-  clock[1], clock[2], all('HGETALL', KEYS[1]), all('HGETALL', KEYS[2]),
-  all('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES'), all('ZRANGE', KEYS[4], 0, -1),
-  all('HGETALL', KEYS[5]), all('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES'),
-}
+if page.err then
+  answer[3] = '?'
+  return answer
+end
+for i = 1, #page do answer[3 + i] = page[i] end
+return answer

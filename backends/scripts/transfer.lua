@@ -1,16 +1,26 @@
 -- Gives a held lock to another owner, with a new token.
 --
--- KEYS  see the prelude; 8 stock's key of the resource, where there is one server
--- ARGV  6 resource  7 token  8 new owner  9 stock's form for the new owner
+-- KEYS  see the prelude, with one resource
+-- ARGV  7 resource  8 token  9 new owner  10 stock's form for the new owner
 --
--- Answers  transferred, unknown, gone HOW, unreadable KEY
-local resource, mirror = ARGV[6], KEYS[8]
-local r, refusal, stock = heldByToken(ARGV[7], resource, mirror)
-if refusal then return finish(unpack(refusal)) end
-if r.owner == ARGV[8] then return finish('transferred') end
-local before = parse(format(r))
-drop(resource, before, 'transferred', mirror, stock)
-r.owner, r.request, r.payload = ARGV[8], '', ARGV[9]
-if r.flag == 'c' then r.flag = 'm' end
-grant(resource, r, 'transferred', { actor = before.owner, cause = 'request' }, before, mirror)
-return finish('transferred')
+-- Answers  transferred TOKEN, own when the owner has it already, unknown, gone
+--          HOW, unreadable KEY
+local resource = ARGV[7]
+local mirror, old = stockKeys(1)
+local r, stock = heldByToken(ARGV[8], resource, mirror, old)
+if not r then return finish(unpack(stock)) end
+if r.owner == ARGV[9] then return finish('own') end
+local before = {
+  owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request, payload = r.payload,
+}
+r.owner, r.request, r.payload = ARGV[9], '', ARGV[10]
+-- The log record comes first; a conflict with stock stays one.
+prepare()
+TOKEN = math.max(TOKEN + 1, NOW)
+r.token = int(TOKEN)
+append('transferred', resource, before.owner, 'request', '', '', before, r)
+drop(resource, before, 'transferred')
+put(resource, r)
+call('HSET', MEMORY, 'i' .. r.token, resource)
+if r.flag == 'm' then call('SET', mirror, r.payload) end
+return finish('transferred', r.token)

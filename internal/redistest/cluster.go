@@ -39,6 +39,9 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), startTime)
 	defer cancel()
+	// Nodes tell each other who has which replica within half of that time.
+	c.setNodeTimeout(ctx, "1000")
+	defer c.setNodeTimeout(ctx, options.deadAfter())
 	// A node takes no epoch once it has met another.
 	for i, node := range c.Nodes {
 		require.NoError(tb, node.Client().Do(ctx, "cluster", "set-config-epoch", i+1).Err())
@@ -60,6 +63,13 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 	}
 	c.await(ctx, replicasEach)
 	return c
+}
+
+func (c *Cluster) setNodeTimeout(ctx context.Context, milliseconds string) {
+	c.tb.Helper()
+	for _, node := range c.Nodes {
+		require.NoError(c.tb, node.Client().ConfigSet(ctx, "cluster-node-timeout", milliseconds).Err())
+	}
 }
 
 // ID is the name of a cluster's node.

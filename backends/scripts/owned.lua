@@ -1,0 +1,11 @@
+-- Reads the entries of the owners' index with a prefix. It stands alone and
+-- writes nothing.
+--
+-- KEYS  1 meta  2 owners
+-- ARGV  1 prefix  2 how many at most
+--
+-- Answers  {name of the repository or "", ENTRY ...}
+return {
+  redis.call('HGET', KEYS[1], 'name') or '',
+  unpack(redis.call('ZRANGEBYLEX', KEYS[2], '[' .. ARGV[1], '[' .. ARGV[1] .. '\255', 'LIMIT', 0, ARGV[2])),
+}
