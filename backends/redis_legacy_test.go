@@ -2,11 +2,15 @@ package backends_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -39,6 +43,14 @@ func (s *shared) stockTakes(t *testing.T, lock models.ProjectLock) {
 	acquired, holder, err := s.stock.TryLock(lock)
 	require.NoError(t, err)
 	require.True(t, acquired, "%+v", holder)
+}
+
+// stockText is a lock as stock writes it.
+func stockText(t *testing.T, lock models.ProjectLock) string {
+	t.Helper()
+	text, err := json.Marshal(lock)
+	require.NoError(t, err)
+	return string(text)
 }
 
 func (s *shared) oursTakes(t *testing.T, lock models.ProjectLock) *enhanced.EnhancedLock {
@@ -166,9 +178,7 @@ func TestRedisDetectsStocksRace(t *testing.T) {
 	first, second, third := stockLock("org/app", 5, "."), stockLock("org/app", 6, "."), stockLock("org/app", 7, ".")
 	overwrite := func(t *testing.T, s *shared) {
 		t.Helper()
-		text, err := json.Marshal(second)
-		require.NoError(t, err)
-		require.NoError(t, s.client.Set(t.Context(), "pr/org/app/./default/", text, 0).Err())
+		require.NoError(t, s.client.Set(t.Context(), "pr/org/app/./default/", stockText(t, second), 0).Err())
 		holder, acquired, err := s.ours.TryAcquireLock(t.Context(), request(third))
 		require.NoError(t, err)
 		require.False(t, acquired)
@@ -220,18 +230,121 @@ func TestRedisMovesOldKeys(t *testing.T) {
 	t.Parallel()
 	s := share(t, mirroring())
 	lock := stockLock("org/app", 5, "a/b")
-	text, err := json.Marshal(lock)
-	require.NoError(t, err)
-	require.NoError(t, s.client.Set(t.Context(), "pr/org/app/a/b/default", text, 0).Err())
-	locks, err := s.ours.ListLocks(t.Context())
-	require.NoError(t, err)
-	require.Len(t, locks, 1)
+	require.NoError(t, s.client.Set(t.Context(), "pr/org/app/a/b/default", stockText(t, lock), 0).Err())
+	// Nor does a copy of a lock under any other key of stock's count.
+	require.NoError(t, s.client.Set(t.Context(), "pr/backup/of/something", stockText(t, stockLock("org/app", 7, "c")), 0).Err())
 	_, acquired, err := s.ours.TryAcquireLock(t.Context(), request(stockLock("org/app", 6, "a/b")))
 	require.NoError(t, err)
 	require.False(t, acquired)
+	locks, err := s.ours.ListLocks(t.Context())
+	require.NoError(t, err)
+	require.Len(t, locks, 1)
 	there, err := s.stock.GetLock(lock.Project, lock.Workspace)
 	require.NoError(t, err)
 	require.Equal(t, 5, there.Pull.Num)
+}
+
+// Two that stock has let in, one under a key of before v0.40: the other one's
+// end makes it the holder, and closing its pull request removes it.
+func TestRedisTwoKeysOfOneProject(t *testing.T) {
+	t.Parallel()
+	for _, first := range []int{5, 6} {
+		t.Run(fmt.Sprint("close ", first), func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			s := share(t, mirroring())
+			require.NoError(t, s.client.Set(ctx, "pr/org/app/a/b/default", stockText(t, stockLock("org/app", 5, "a/b")), 0).Err())
+			s.stockTakes(t, stockLock("org/app", 6, "a/b"))
+			released, err := s.ours.ReleaseByPull(ctx, "org/app", first, "user:ann")
+			require.NoError(t, err)
+			require.Len(t, released, 1)
+			locks, err := s.ours.ListLocks(ctx)
+			require.NoError(t, err)
+			require.Len(t, locks, 1)
+			require.Equal(t, 11-first, locks[0].OriginalLock.Pull.Num)
+			_, acquired, err := s.ours.TryAcquireLock(ctx, request(stockLock("org/app", 7, "a/b")))
+			require.NoError(t, err)
+			require.False(t, acquired)
+			released, err = s.ours.ReleaseByPull(ctx, "org/app", 11-first, "user:ann")
+			require.NoError(t, err)
+			require.Len(t, released, 1)
+			s.oursTakes(t, stockLock("org/app", 7, "a/b"))
+		})
+	}
+}
+
+// Resources that stock doesn't know share a step with those that it does.
+func TestRedisStepsOverMixedResources(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := share(t, mirroring())
+	project := stockLock("org/app", 5, ".")
+	custom := func() *enhanced.EnhancedLockRequest {
+		r := request(project)
+		r.Resource = enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeCustom, Namespace: "org/app", Path: "x"}
+		return r
+	}
+	take := func(r *enhanced.EnhancedLockRequest, timeout time.Duration) {
+		r.Timeout = timeout
+		_, err := s.ours.AcquireLock(ctx, r)
+		require.NoError(t, err)
+	}
+	take(request(project), enhanced.NoTimeout)
+	take(custom(), enhanced.NoTimeout)
+	released, err := s.ours.ReleaseByPull(ctx, "org/app", 5, "user:ann")
+	require.NoError(t, err)
+	require.Len(t, released, 2)
+	s.stockTakes(t, stockLock("org/app", 6, "."))
+	_, err = s.stock.Unlock(project.Project, project.Workspace)
+	require.NoError(t, err)
+	take(request(project), time.Millisecond)
+	take(custom(), time.Millisecond)
+	ended, err := s.ours.CleanupExpiredLocks(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, ended)
+	s.stockTakes(t, stockLock("org/app", 6, "."))
+}
+
+// A lease of another project with the same key of stock's ends for whoever
+// comes next.
+func TestRedisExpiredLeaseWithTheSameKey(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := share(t, mirroring())
+	one, other := stockLock("org/app", 5, "a/b"), stockLock("org/app", 6, "a")
+	one.Workspace, other.Workspace, other.Project.ProjectName = "c", "b", "c"
+	other.Project.ProjectName = "c/" // "org/app/a/b/c/" both
+	r := request(one)
+	r.Timeout = time.Millisecond
+	_, err := s.ours.AcquireLock(ctx, r)
+	require.NoError(t, err)
+	backendtest.Eventually(t, "the lease has ended", func() bool {
+		_, err := s.ours.LookupLock(ctx, resourceOf(one))
+		return errors.Is(err, enhanced.ErrLockNotFound)
+	})
+	s.oursTakes(t, other)
+}
+
+// A conflict is ended by one of the two or by a person, not by a transfer.
+func TestRedisTransferInConflict(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := share(t, mirroring())
+	held := s.oursTakes(t, stockLock("org/app", 5, "."))
+	rival := stockText(t, stockLock("org/app", 6, "."))
+	require.NoError(t, s.client.Set(ctx, "pr/org/app/./default/", rival, 0).Err())
+	require.NoError(t, s.ours.TransferLock(ctx, held.ID, "pr:github.com/org%2Fapp/7"))
+	value, err := s.client.Get(ctx, "pr/org/app/./default/").Result()
+	require.NoError(t, err)
+	require.Equal(t, rival, value)
+	require.Equal(t, []string{enhanced.EventAcquired, enhanced.EventConflict, enhanced.EventTransferred}, s.logTypes(t, "org/app"))
+	lock, err := s.ours.LookupLock(ctx, held.Resource)
+	require.NoError(t, err)
+	require.NoError(t, s.ours.ReleaseLock(ctx, lock.ID))
+	holder, acquired, err := s.ours.TryAcquireLock(ctx, request(stockLock("org/app", 8, ".")))
+	require.NoError(t, err)
+	require.False(t, acquired)
+	require.Equal(t, 6, holder.OriginalLock.Pull.Num)
 }
 
 // A key of stock's that can't be read counts as held, alone.

@@ -3,7 +3,6 @@ package backends_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -97,35 +96,6 @@ func TestRedisTokensGrowAfterLoss(t *testing.T) {
 		last = lock.Version
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 	}
-}
-
-// Without memory to give, a server still releases and ends leases.
-func TestRedisOutOfMemory(t *testing.T) {
-	t.Parallel()
-	ctx := t.Context()
-	client := redistest.Start(t, redistest.Options{}).Client()
-	b := openRedis(t, client, nil)
-	held, err := b.AcquireLock(ctx, by("org/app", "held", "ann"))
-	require.NoError(t, err)
-	leased := by("org/app", "leased", "ann")
-	leased.Timeout = time.Hour
-	lease, err := b.AcquireLock(ctx, leased)
-	require.NoError(t, err)
-	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
-
-	_, err = b.AcquireLock(ctx, by("org/app", "free", "ann"))
-	require.ErrorIs(t, err, enhanced.ErrBackend)
-	require.ErrorContains(t, err, "OOM")
-	require.NotErrorIs(t, err, enhanced.ErrOutcomeUnknown)
-	require.NoError(t, b.RefreshLock(ctx, lease.ID, 2*time.Hour))
-	require.NoError(t, b.ReleaseLock(ctx, held.ID))
-	released, err := b.Release(ctx, enhanced.ReleaseRequest{Resource: lease.Resource, Owner: lease.Owner})
-	require.NoError(t, err)
-	require.Equal(t, lease.ID, released.ID)
-
-	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
-	_, err = b.AcquireLock(ctx, by("org/app", "free", "ann"))
-	require.NoError(t, err)
 }
 
 // Names that mean something in Redis' patterns or hash tags are names only.
