@@ -10,6 +10,7 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/command"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
@@ -21,10 +22,21 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	sentinel := redistest.StartSentinel(t, redistest.Options{})
 	config := enhanced.DefaultConfig()
 	config.RedisMinReplicasAck = 2
-	client := sentinel.Primary.Client()
+	// A limit on reads that is below the time that WAIT takes.
+	options := sentinel.Primary.Options()
+	options.ReadTimeout = 500 * time.Millisecond
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	b := openRedis(t, client, config)
 	ctx := t.Context()
 	keepIdle(t, client)
+	pulled := request(stockLock("org/app", 5, "pulled"))
+	_, err := b.AcquireLock(ctx, pulled)
+	require.NoError(t, err)
+	one := by("org/app", "one", "ann")
+	one.ID = "one"
+	first, err := b.AcquireLock(ctx, one)
+	require.NoError(t, err)
 	held, err := b.AcquireLock(ctx, by("org/app", "held", "ann"))
 	require.NoError(t, err)
 	leased := by("org/app", "leased", "ann")
@@ -49,6 +61,18 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	_, acquired, err := b.TryAcquireLock(ctx, by("org/app", "free", "bob"))
 	require.NoError(t, err)
 	require.False(t, acquired)
+	// What was confirmed before stays, whatever is asked about it now.
+	_, _, err = b.TryAcquireLock(ctx, one)
+	requireUnconfirmed(err)
+	still, err := b.GetLock(ctx, first.ID)
+	require.NoError(t, err)
+	require.Equal(t, first.Version, still.Version)
+	_, err = b.ReleaseByPull(ctx, "org/app", 5, "user:ann")
+	requireUnconfirmed(err)
+	_, err = b.ReleaseByPull(ctx, "org/app", 5, "user:ann")
+	requireUnconfirmed(err)
+	_, err = b.LockCommand(command.Apply, time.Now())
+	requireUnconfirmed(err)
 	// Answers about an earlier step count no more than the step did.
 	_, _, err = b.TryAcquireLock(ctx, by("org/app", "held", "ann"))
 	requireUnconfirmed(err)
@@ -69,6 +93,10 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, acquired, "the same request gets what it got")
 	require.Equal(t, "user:ann", lock.Owner)
+	lock, acquired, err = b.TryAcquireLock(ctx, one)
+	require.NoError(t, err)
+	require.True(t, acquired)
+	require.Equal(t, first.ID, lock.ID)
 	_, err = b.AcquireLock(ctx, by("org/app", "held", "bob"))
 	require.NoError(t, err)
 }

@@ -29,7 +29,7 @@ func (b *RedisBackend) check(ctx context.Context) error {
 	// Read first: a server without memory refuses to set what is set already.
 	there, err := node.Get(ctx, layoutKey).Result()
 	if errors.Is(err, redis.Nil) {
-		if err := node.SetNX(ctx, layoutKey, b.keys.layout(), 0).Err(); err != nil {
+		if err := node.SetArgs(ctx, layoutKey, b.keys.layout(), redis.SetArgs{Mode: "NX"}).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return explain(err)
 		}
 		there, err = node.Get(ctx, layoutKey).Result()
@@ -97,7 +97,7 @@ func (b *RedisBackend) checkNode(ctx context.Context, node *redis.Client, tag st
 		keys = append(keys, b.keys.key(tag, "check-"+kind))
 	}
 	if !b.isCluster() {
-		keys = append(keys, stockPrefix+layoutKey, commandLockPrefix+layoutKey, layoutKey+"::check::0")
+		keys = append(keys, stockPrefix+layoutKey, commandLockPrefix+layoutKey, "check::"+layoutKey+"::0")
 	}
 	// By its text and by its hash, which need a right each.
 	for _, cmd := range []*redis.Cmd{

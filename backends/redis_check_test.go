@@ -1,6 +1,9 @@
 package backends_test
 
 import (
+	"fmt"
+	"net"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -84,6 +87,59 @@ func TestRedisRefusesServers(t *testing.T) {
 	})
 }
 
+// Each right of the guide that is not there is missed before the first step,
+// but for those of Pub/Sub, which is no need, and of the client library.
+func TestRedisMissesEachRight(t *testing.T) {
+	t.Parallel()
+	user := documentedUser(t)
+	rights := strings.Fields(user[strings.Index(user, "resetchannels"):])
+	server := redistest.Start(t, redistest.Options{Secure: redistest.NewSecure(t)})
+	admin := server.Client()
+	for i, right := range rights {
+		switch right {
+		case "resetchannels", "&atlantis:lock:*", "-@all", "+publish", "+subscribe", "+unsubscribe", "+spublish", "+ssubscribe", "+sunsubscribe",
+			"+command", "+cluster|slots", "+ping":
+			continue
+		}
+		t.Run(right, func(t *testing.T) {
+			t.Parallel()
+			name := fmt.Sprint("user", i)
+			rule := []any{"acl", "setuser", name, "on", ">" + leastPassword}
+			for _, other := range rights {
+				if other != right {
+					rule = append(rule, other)
+				}
+			}
+			require.NoError(t, admin.Do(t.Context(), rule...).Err())
+			options := server.Options()
+			options.Username, options.Password = name, leastPassword
+			client := redis.NewClient(options)
+			defer client.Close()
+			config := enhanced.DefaultConfig()
+			config.RedisMinReplicasAck = 1 // so that WAIT is needed
+			err := openRedis(t, client, config).HealthCheck(t.Context())
+			require.ErrorContains(t, err, "missing rights")
+		})
+	}
+}
+
+// A server that was fit at first is looked at again.
+func TestRedisHealthOfAChangedServer(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.Options{})
+	client := sentinel.Primary.Client()
+	b := openRedis(t, client, nil)
+	require.NoError(t, b.HealthCheck(t.Context()))
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
+	require.ErrorContains(t, b.HealthCheck(t.Context()), "maxmemory-policy is allkeys-lru")
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err())
+	require.NoError(t, b.HealthCheck(t.Context()))
+	host, port, err := net.SplitHostPort(sentinel.Replicas[0].Addr)
+	require.NoError(t, err)
+	require.NoError(t, client.Do(t.Context(), "replicaof", host, port).Err())
+	require.ErrorContains(t, b.HealthCheck(t.Context()), "the server is a slave")
+}
+
 // What contradicts itself is refused before anything is sent.
 func TestRedisRefusesClients(t *testing.T) {
 	t.Parallel()
@@ -93,6 +149,8 @@ func TestRedisRefusesClients(t *testing.T) {
 	defer ring.Close()
 	cluster := enhanced.DefaultConfig()
 	cluster.RedisClusterMode = true
+	replicas := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, ReadOnly: true})
+	defer replicas.Close()
 	broken := enhanced.DefaultConfig()
 	broken.RedisKeyPrefix = "a{b}"
 	negative := enhanced.DefaultConfig()
@@ -104,6 +162,7 @@ func TestRedisRefusesClients(t *testing.T) {
 	}{
 		"no client":       {nil, nil, "client is nil"},
 		"ring":            {ring, nil, "client is a *redis.Ring"},
+		"replicas":        {replicas, cluster, "client reads from replicas (ReadOnly true"},
 		"not a cluster":   {single, cluster, "redis_cluster_mode: true contradicts a client for one server (127.0.0.1:1)"},
 		"prefix":          {single, broken, `redis_key_prefix: "a{b}" contains a brace`},
 		"negative number": {single, negative, "redis_min_replicas_ack: -1 is negative"},

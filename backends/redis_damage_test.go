@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/stretchr/testify/require"
 )
@@ -71,6 +73,7 @@ func TestRedisCleanupBesideDamage(t *testing.T) {
 			if strings.HasPrefix(name, "deadlines") || strings.HasPrefix(name, "a log") {
 				require.NoError(t, client.Del(ctx, repositoryKey("org/broken", "deadlines"), repositoryKey("org/broken", "log")).Err())
 			}
+			awaitEnds(t, b, by("org/app", "good", "").Resource, by("org/other", ".", "").Resource)
 			require.NoError(t, plant(client))
 			before := calls(t, client)
 			_, err := b.CleanupExpiredLocks(ctx)
@@ -86,6 +89,17 @@ func TestRedisCleanupBesideDamage(t *testing.T) {
 			}
 			_, err = b.LookupLock(ctx, by("org/app", "kept", "").Resource)
 			require.NoError(t, err)
+		})
+	}
+}
+
+// awaitEnds waits until the leases on resources have run out.
+func awaitEnds(t *testing.T, b enhanced.Backend, resources ...enhanced.ResourceIdentifier) {
+	t.Helper()
+	for _, resource := range resources {
+		backendtest.Eventually(t, "the lease has ended", func() bool {
+			_, err := b.LookupLock(t.Context(), resource)
+			return errors.Is(err, enhanced.ErrLockNotFound)
 		})
 	}
 }

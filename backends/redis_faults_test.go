@@ -230,61 +230,6 @@ func TestRedisConnectionsExhausted(t *testing.T) {
 	})
 }
 
-// Subscribers live through the loss of their connection and miss nothing.
-func TestRedisSubscriberIsKilled(t *testing.T) {
-	t.Parallel()
-	client := redistest.Start(t, redistest.Options{}).Client()
-	b := openRedis(t, client, nil)
-	ctx := t.Context()
-	events, err := b.Subscribe(ctx, nil)
-	require.NoError(t, err)
-	const changes = 100
-	killed := int64(0)
-	for i := range changes {
-		_, err := b.AcquireLock(ctx, by("org/app", fmt.Sprint("p", i), "ann"))
-		require.NoError(t, err)
-		if i%10 == 0 {
-			n, err := client.ClientKillByFilter(ctx, "TYPE", "pubsub").Result()
-			require.NoError(t, err)
-			killed += n
-		}
-	}
-	require.Positive(t, killed)
-	for i := range changes {
-		select {
-		case event := <-events:
-			require.Equal(t, fmt.Sprint("p", i), event.Resource.Path)
-		case <-time.After(10 * time.Second):
-			t.Fatalf("event %d is missing", i)
-		}
-	}
-}
-
-// Without the right to subscribe and publish, events come by polling.
-func TestRedisWithoutPubSub(t *testing.T) {
-	t.Parallel()
-	user := regexp.MustCompile(` &\S+| \+s?(un)?subscribe| \+s?publish`).ReplaceAllString(documentedUser(t), "")
-	require.NotContains(t, user, "publish")
-	server := redistest.Start(t, redistest.Options{Secure: redistest.NewSecure(t, user)})
-	options := server.Options()
-	options.Username, options.Password = leastUser, leastPassword
-	client := redis.NewClient(options)
-	defer client.Close()
-	b := openRedis(t, client, nil)
-	_, err := b.AcquireLock(t.Context(), by("org/app", "first", "ann"))
-	require.NoError(t, err)
-	events, err := b.Subscribe(t.Context(), nil)
-	require.NoError(t, err)
-	_, err = b.AcquireLock(t.Context(), by("org/app", "second", "ann"))
-	require.NoError(t, err)
-	select {
-	case event := <-events:
-		require.Equal(t, "second", event.Resource.Path)
-	case <-time.After(60 * time.Second):
-		t.Fatal("no event came")
-	}
-}
-
 // Close ends what the backend has started, and leaves the client as it was. The
 // package's main looks for goroutines.
 func TestRedisClose(t *testing.T) {

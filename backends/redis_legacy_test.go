@@ -2,7 +2,6 @@ package backends_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -10,7 +9,6 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
-	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -299,6 +297,7 @@ func TestRedisStepsOverMixedResources(t *testing.T) {
 	require.NoError(t, err)
 	take(request(project), time.Millisecond)
 	take(custom(), time.Millisecond)
+	awaitEnds(t, s.ours, resourceOf(project), custom().Resource)
 	ended, err := s.ours.CleanupExpiredLocks(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 2, ended)
@@ -312,16 +311,13 @@ func TestRedisExpiredLeaseWithTheSameKey(t *testing.T) {
 	ctx := t.Context()
 	s := share(t, mirroring())
 	one, other := stockLock("org/app", 5, "a/b"), stockLock("org/app", 6, "a")
-	one.Workspace, other.Workspace, other.Project.ProjectName = "c", "b", "c"
-	other.Project.ProjectName = "c/" // "org/app/a/b/c/" both
+	one.Workspace, other.Workspace, other.Project.ProjectName = "c", "b", "c/"
+	require.Equal(t, resourceOf(one).LegacyKey(), resourceOf(other).LegacyKey())
 	r := request(one)
 	r.Timeout = time.Millisecond
 	_, err := s.ours.AcquireLock(ctx, r)
 	require.NoError(t, err)
-	backendtest.Eventually(t, "the lease has ended", func() bool {
-		_, err := s.ours.LookupLock(ctx, resourceOf(one))
-		return errors.Is(err, enhanced.ErrLockNotFound)
-	})
+	awaitEnds(t, s.ours, resourceOf(one))
 	s.oursTakes(t, other)
 }
 

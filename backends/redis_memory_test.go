@@ -35,6 +35,7 @@ func TestRedisOutOfMemory(t *testing.T) {
 		return lock
 	}
 	lease, short := take("leased", time.Hour), take("short", time.Millisecond)
+	awaitEnds(t, b, short.Resource)
 	letGo := fillMemory(t, client)
 
 	for _, repository := range []string{"org/app", "org/new"} {

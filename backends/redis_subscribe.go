@@ -123,7 +123,11 @@ func (f *redisFeed) begin(ctx context.Context, after enhanced.LogPosition) error
 		}
 		f.logs[tag] = &head
 	}
-	return err
+	if len(heads) == 0 {
+		return err
+	}
+	f.failed(ctx, err) // the others can be read
+	return nil
 }
 
 func (f *redisFeed) close() {

@@ -5,42 +5,47 @@
 --       from 5 on texts under stock's prefixes that do not, where there is one
 --       server
 --
--- Answers  fit
+-- Answers  fit, or the first error
 local hash, set, stream, list = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-redis.call('TIME')
--- First what a server without memory allows, see the prelude.
-redis.call('HDEL', hash, 'a')
-redis.call('HSET', hash, 'a', '1')
-redis.call('HMGET', hash, 'a')
-redis.call('HGET', hash, 'a')
-redis.call('HLEN', hash)
-redis.call('HEXISTS', hash, 'a')
-redis.call('HKEYS', hash)
-redis.call('HSCAN', hash, 0)
-redis.call('HDEL', hash, 'a')
-redis.call('ZADD', set, 1, 'a')
-redis.call('ZSCORE', set, 'a')
-redis.call('ZCARD', set)
-redis.call('ZSCAN', set, 0)
-redis.call('ZRANGE', set, 0, -1)
-redis.call('ZRANGEBYSCORE', set, 0, 1)
-redis.call('ZRANGEBYLEX', set, '-', '+')
-redis.call('ZREM', set, 'a')
-redis.call('XADD', stream, '1-0', 'a', '1')
-redis.call('XRANGE', stream, '-', '+')
-redis.call('XREVRANGE', stream, '+', '-')
-redis.call('XTRIM', stream, 'MINID', '2')
-redis.call('DEL', stream)
-redis.call('RPUSH', list, 'a')
-redis.call('LLEN', list)
-redis.call('LRANGE', list, 0, -1)
-redis.call('LREM', list, 0, 'a')
-redis.call('LTRIM', list, 1, 0)
+-- Removing comes first: a server without memory allows what follows it, see the
+-- prelude.
+redis.call('DEL', unpack(KEYS))
+local problem
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then problem = problem or reply end
+end
+try('TIME')
+try('HSET', hash, 'a', '1')
+try('HMGET', hash, 'a')
+try('HGET', hash, 'a')
+try('HLEN', hash)
+try('HEXISTS', hash, 'a')
+try('HKEYS', hash)
+try('HSCAN', hash, 0)
+try('HDEL', hash, 'a')
+try('ZADD', set, 1, 'a')
+try('ZSCORE', set, 'a')
+try('ZCARD', set)
+try('ZSCAN', set, 0)
+try('ZRANGE', set, 0, -1)
+try('ZRANGEBYSCORE', set, 0, 1)
+try('ZRANGEBYLEX', set, '-', '+')
+try('ZREM', set, 'a')
+try('XADD', stream, '1-0', 'a', '1')
+try('XRANGE', stream, '-', '+')
+try('XREVRANGE', stream, '+', '-')
+try('XTRIM', stream, 'MINID', '2')
+try('RPUSH', list, 'a')
+try('LLEN', list)
+try('LRANGE', list, 0, -1)
+try('LREM', list, 0, 'a')
+try('LTRIM', list, 1, 0)
 for i = 5, #KEYS do
   local text = KEYS[i]
-  redis.call('EXISTS', text)
-  redis.call('GET', text)
-  redis.call('SET', text, '')
-  redis.call('DEL', text)
+  try('EXISTS', text)
+  try('GET', text)
+  try('SET', text, '')
 end
-return { 'fit' }
+redis.call('DEL', unpack(KEYS))
+return problem or { 'fit' }
