@@ -47,6 +47,9 @@ const (
 	// RuleCredential: no lock contains a credential.
 	RuleCredential = "credential"
 
+	// RuleLockCount: the store's count of a repository's locks is right.
+	RuleLockCount = "lock-count"
+
 	// RuleOwnerMissing: an owner's entry leads to each of its locks.
 	RuleOwnerMissing = "owner-missing"
 	// RuleOwnerStray: an owner's entry leads to a lock that the owner holds.

@@ -72,9 +72,9 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		lock, err := grantedLock(r, owner, original, a.values)
 		return lock, err == nil, err
 	case "again", "own", "held":
-		lock, err := redisLock(a.value(0), r.Resource)
+		lock, err := redisLock(a.value(0), a.value(1), r.Resource)
 		if err != nil {
-			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.locks(enhanced.RepositoryTag(r.Resource.Namespace)))
+			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.state(enhanced.RepositoryTag(r.Resource.Namespace)))
 		}
 		return lock, a.status == "again", nil
 	case "ended":
@@ -183,10 +183,17 @@ func (b *RedisBackend) TransferLock(ctx context.Context, lockID, newOwner string
 	if err != nil {
 		return enhanced.NewInvalidError("the lock can't be stored for its new owner: %v", err)
 	}
+	_, metadata, err := metadataLines(lock.Metadata)
+	if err != nil {
+		return enhanced.NewInvalidError("metadata: %v", err)
+	}
 	located := location{resource: lock.Resource, token: lock.Version}
-	a, err := b.changeLock(ctx, "transfer", b.scripts.transfer, lockID, located, newOwner, payload)
-	if err != nil || a.status == "transferred" || a.status == "own" {
+	a, err := b.changeLock(ctx, "transfer", b.scripts.transfer, lockID, located, newOwner, metadata, payload)
+	switch {
+	case err != nil || a.status == "transferred" || a.status == "own":
 		return err
+	case a.status == "closing":
+		return closingError(lock.Resource, newOwner)
 	}
 	return b.refusal(a, lockID, lock.Resource)
 }

@@ -82,7 +82,7 @@ func (b *RedisBackend) checkRights(ctx context.Context) error {
 	for i := 0; err == nil && len(checked) < int(primaries.Load()) && i < maxCheckedTags; i++ {
 		tag := fmt.Sprintf("%032x", i)
 		var node *redis.Client
-		if node, err = b.nodeOf(ctx, b.keys.meta(tag)); err != nil || checked[node.Options().Addr] {
+		if node, err = b.nodeOf(ctx, b.keys.state(tag)); err != nil || checked[node.Options().Addr] {
 			continue
 		}
 		checked[node.Options().Addr] = true
@@ -107,7 +107,7 @@ func (b *RedisBackend) checkNode(ctx context.Context, node *redis.Client, tag st
 			return err
 		}
 	}
-	if _, _, err := node.Scan(ctx, 0, b.keys.meta(tag), 1).Result(); err != nil {
+	if _, _, err := node.Scan(ctx, 0, b.keys.state(tag), 1).Result(); err != nil {
 		return err
 	}
 	if !b.isCluster() {

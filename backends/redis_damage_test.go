@@ -35,7 +35,7 @@ func TestRedisCleanupBesideDamage(t *testing.T) {
 	ctx := t.Context()
 	for name, plant := range map[string]func(client *redis.Client) error{
 		"an unreadable record": func(client *redis.Client) error {
-			return client.HSet(ctx, repositoryKey("org/app", "locks"), "project/bad/default/", "x").Err()
+			return client.HSet(ctx, repositoryKey("org/app", "state"), "lproject/bad/default/", "x").Err()
 		},
 		"stock's key of another type": func(client *redis.Client) error {
 			if err := client.Del(ctx, "pr/org/app/bad/default/").Err(); err != nil {
@@ -56,7 +56,7 @@ func TestRedisCleanupBesideDamage(t *testing.T) {
 			return client.Set(ctx, repositoryKey("org/broken", "log"), "x", 0).Err()
 		},
 		"a counter that is none": func(client *redis.Client) error {
-			return client.HSet(ctx, repositoryKey("org/broken", "meta"), "sequence", "x").Err()
+			return client.HSet(ctx, repositoryKey("org/broken", "state"), "sequence", "x").Err()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,9 +120,9 @@ func calls(t *testing.T, client *redis.Client) int {
 func TestRedisDamagedRepositoryIsNamed(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for name, plant := range map[string]func(client *redis.Client, meta string) error{
-		"another name": func(client *redis.Client, meta string) error { return client.HSet(ctx, meta, "name", "org/x").Err() },
-		"another type": func(client *redis.Client, meta string) error { return client.Set(ctx, meta, "x", 0).Err() },
+	for name, plant := range map[string]func(client *redis.Client, key string) error{
+		"another name": func(client *redis.Client, key string) error { return client.HSet(ctx, key, "name", "org/x").Err() },
+		"another type": func(client *redis.Client, key string) error { return client.Set(ctx, key, "x", 0).Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,7 +132,7 @@ func TestRedisDamagedRepositoryIsNamed(t *testing.T) {
 				_, err := b.AcquireLock(ctx, by(repository, ".", "ann"))
 				require.NoError(t, err)
 			}
-			require.NoError(t, plant(client, repositoryKey("org/bad", "meta")))
+			require.NoError(t, plant(client, repositoryKey("org/bad", "state")))
 			locks, err := b.ListLocks(ctx)
 			require.NoError(t, err)
 			require.Len(t, locks, 1)
@@ -184,10 +184,8 @@ func TestRedisReleaseOfDamagedForm(t *testing.T) {
 	damage := func(path string) {
 		_, err := b.AcquireLock(ctx, request(stockLock("org/app", 5, path)))
 		require.NoError(t, err)
-		field := resourceOf(stockLock("org/app", 5, path)).Key()
-		record, err := client.HGet(ctx, repositoryKey("org/app", "locks"), field).Result()
-		require.NoError(t, err)
-		require.NoError(t, client.HSet(ctx, repositoryKey("org/app", "locks"), field, record[:strings.LastIndex(record, "\n")]+"\n{]}").Err())
+		field := "d" + resourceOf(stockLock("org/app", 5, path)).Key()
+		require.NoError(t, client.HSet(ctx, repositoryKey("org/app", "state"), field, "{]}").Err())
 	}
 	damage("a")
 	damage("b")
@@ -204,12 +202,12 @@ func TestRedisReleaseOfDamagedForm(t *testing.T) {
 	require.Equal(t, "b", released[0].Resource.Path)
 }
 
-// Whatever single key of a repository is lost, a step is done as a whole or not
-// at all, and the answer says which.
+// Whatever index of a repository is lost, steps are done as a whole, and what is
+// held stays held.
 func TestRedisLostKeys(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, suffix := range []string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"} {
+	for _, suffix := range []string{"deadlines", "owners", "forget", "log"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			client := redistest.Start(t, redistest.Options{}).Client()
@@ -235,6 +233,25 @@ func TestRedisLostKeys(t *testing.T) {
 			require.False(t, acquired, "%s is still held", held.Resource)
 		})
 	}
+}
+
+// With the state all locks are lost; tokens and the log go on all the same.
+func TestRedisLostState(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, nil)
+	before, err := b.AcquireLock(ctx, by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	require.NoError(t, client.Del(ctx, repositoryKey("org/app", "state")).Err())
+	lock, err := b.AcquireLock(ctx, by("org/app", ".", "bob"))
+	require.NoError(t, err)
+	require.Greater(t, lock.Version, before.Version)
+	page, err := b.ReadLog(ctx, "org/app", 0, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Records, 2)
+	require.NoError(t, b.ReleaseLock(ctx, lock.ID))
+	require.ErrorIs(t, b.ReleaseLock(ctx, before.ID), enhanced.ErrLockNotFound)
 }
 
 // A script that fails after its first write may have done something, and the

@@ -45,7 +45,7 @@ func (c *redisInspection) run() {
 		c.report(enhanced.RuleUnknownEntry, key, "", "the key has another type than in the store's format")
 	}
 	if enhanced.RepositoryTag(c.name) != c.tag {
-		c.report(enhanced.RuleRepositoryName, "meta", "", "the repository's name %q belongs to another tag; the rest of it was not checked", c.name)
+		c.report(enhanced.RuleRepositoryName, "state", "", "the repository's name %q belongs to another tag; the rest of it was not checked", c.name)
 		return
 	}
 	if len(c.mistyped) > 0 {
@@ -55,6 +55,12 @@ func (c *redisInspection) run() {
 	for _, key := range sortedKeys(c.locks) {
 		c.checkRecord(key, c.locks[key])
 	}
+	for _, key := range sortedKeys(c.details) {
+		if _, known := c.locks[key]; !known {
+			c.report(enhanced.RuleUnknownEntry, "state", "d"+key, "details of a lock that is not there").
+				repairs("remove it", redisChange{"HDEL", "state", "d" + key, ""})
+		}
+	}
 	for _, key := range sortedKeys(c.read) {
 		c.checkLock(key, c.read[key])
 	}
@@ -63,6 +69,10 @@ func (c *redisInspection) run() {
 	c.checkMemory()
 	c.checkLog()
 	c.checkToken()
+	if n := strconv.Itoa(len(c.locks)); c.meta["locks"] != n && (c.meta["locks"] != "" || len(c.locks) > 0) {
+		c.report(enhanced.RuleLockCount, "state", "locks", "it says %q, there are %s", c.meta["locks"], n).
+			repairs("set it to "+n, redisChange{"HSET", "state", "locks", n})
+	}
 }
 
 // sortedKeys returns all keys but that which keeps a hash or set from vanishing.
@@ -97,22 +107,22 @@ func (p *redisProblem) about(resource string, lock *redisRecord) *redisProblem {
 	return p
 }
 
-// checkRecord reads a lock record.
-func (c *redisInspection) checkRecord(key, raw string) {
-	if key == "" {
-		return
+// checkRecord reads a lock.
+func (c *redisInspection) checkRecord(key, header string) {
+	aside := []redisChange{
+		{"HSET", asideSuffix, "l" + key, header}, {"HSET", asideSuffix, "d" + key, c.details[key]},
+		{"HDEL", "state", "l" + key, ""}, {"HDEL", "state", "d" + key, ""},
 	}
-	aside := []redisChange{{"HSET", asideSuffix, key, raw}, {"HDEL", "locks", key, ""}}
 	if _, err := enhanced.ParseResourceKey(c.name, key); err != nil {
 		c.unreadable[key] = true
-		c.report(enhanced.RuleLockKey, "locks", key, "no resource has this key: nothing can name the lock, and it keeps nobody out").
+		c.report(enhanced.RuleLockKey, "state", "l"+key, "no resource has this key: nothing can name the lock, and it keeps nobody out").
 			repairs("move it aside, byte for byte", aside...)
 		return
 	}
-	record, err := decodeRedisRecord(raw)
+	record, err := decodeRedisRecord(header, c.details[key])
 	if err != nil {
 		c.unreadable[key] = true
-		c.report(enhanced.RuleLockUnreadable, "locks", key, "the record can't be read; its resource counts as held").
+		c.report(enhanced.RuleLockUnreadable, "state", "l"+key, "the record can't be read; its resource counts as held").
 			repairs("move it aside, byte for byte; the resource is free then, or what stock Atlantis has there counts", aside...).resource = key
 		return
 	}
@@ -129,30 +139,30 @@ func (c *redisInspection) checkLock(key string, r *redisRecord) {
 	original, err := decodeProjectLock([]byte(r.payload))
 	switch {
 	case err != nil:
-		c.report(enhanced.RuleLockContent, "locks", key, "stock's form of the lock can't be read; the lock counts as unreadable")
+		c.report(enhanced.RuleLockContent, "state", "l"+key, "stock's form of the lock can't be read; the lock counts as unreadable")
 	case !isOf(original, resource, r.Owner):
-		c.report(enhanced.RuleLockContent, "locks", key, "stock's form of the lock names another resource or owner than the lock")
+		c.report(enhanced.RuleLockContent, "state", "l"+key, "stock's form of the lock names another resource or owner than the lock")
 	case hasCredential(original):
-		c.report(enhanced.RuleCredential, "locks", key, "stock's form of the lock contains a credential")
+		c.report(enhanced.RuleCredential, "state", "l"+key, "stock's form of the lock contains a credential")
 	}
 	token := strconv.FormatInt(r.Token, 10)
 	switch leads, known := c.memory["i"+token]; {
 	case !known:
-		c.report(enhanced.RuleIDMissing, "locks", key, "the lock's ID does not lead to it").about(key, r).
-			repairs("write the ID", redisChange{"HSET", "memory", "i" + token, key})
+		c.report(enhanced.RuleIDMissing, "state", "l"+key, "the lock's ID does not lead to it").about(key, r).
+			repairs("write the ID", redisChange{"HSET", "state", "i" + token, key})
 	case leads != key:
-		c.report(enhanced.RuleLockToken, "locks", key, "the lock's token %s is another lock's, too", token)
+		c.report(enhanced.RuleLockToken, "state", "l"+key, "the lock's token %s is another lock's, too", token)
 	}
 	if r.Request != "" && !c.remembers(r.Request) {
-		c.report(enhanced.RuleRequestMissing, "locks", key, "the request that got the lock does not lead to it: it could acquire again").about(key, r).
-			repairs("write the request's entry", redisChange{"HSET", "memory", "r" + r.Request, token})
+		c.report(enhanced.RuleRequestMissing, "state", "l"+key, "the request that got the lock does not lead to it: it could acquire again").about(key, r).
+			repairs("write the request's entry", redisChange{"HSET", "state", "r" + r.Request, token})
 	}
 	if entry := ownerEntry(r.Owner, key); !c.owners[entry] {
-		c.report(enhanced.RuleOwnerMissing, "locks", key, "no entry of %s leads to the lock: closing the pull request would leave it", r.Owner).about(key, r).
+		c.report(enhanced.RuleOwnerMissing, "state", "l"+key, "no entry of %s leads to the lock: closing the pull request would leave it", r.Owner).about(key, r).
 			repairs("write the owner's entry", redisChange{"ZADD", "owners", entry, "0"})
 	}
 	if at := c.deadlines[key]; r.Expires != 0 && at != r.Expires {
-		c.report(enhanced.RuleDeadlineMissing, "locks", key, "no deadline entry leads to the end of the lock's lease: it would end at another time").about(key, r).
+		c.report(enhanced.RuleDeadlineMissing, "state", "l"+key, "no deadline entry leads to the end of the lock's lease: it would end at another time").about(key, r).
 			repairs("write the deadline entry", redisChange{"ZADD", "deadlines", key, strconv.FormatInt(r.Expires, 10)})
 	}
 }
@@ -210,6 +220,6 @@ func (c *redisInspection) checkToken() {
 		return
 	}
 	highest := strconv.FormatInt(c.highest, 10)
-	c.report(enhanced.RuleTokenCounter, "meta", "token", "the token is %q, but %s is in use: tokens could be given twice", c.meta["token"], highest).
-		repairs("raise it to "+highest, redisChange{"HSET", "meta", "token", highest})
+	c.report(enhanced.RuleTokenCounter, "state", "token", "the token is %q, but %s is in use: tokens could be given twice", c.meta["token"], highest).
+		repairs("raise it to "+highest, redisChange{"HSET", "state", "token", highest})
 }

@@ -10,16 +10,12 @@ import (
 // one hash tag, so that a cluster keeps them on one shard and one script can
 // change them in one step (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags):
 //
-//	PREFIX{TAG}:meta       name, last token, last sequence of the log, what was
-//	                       trimmed, until when somebody reads, who is closing
-//	PREFIX{TAG}:locks      resource -> lock record
+//	PREFIX{TAG}:state      hash, see below
 //	PREFIX{TAG}:deadlines  resources by when their lease ends
 //	PREFIX{TAG}:owners     what each owner holds, in lexical order
-//	PREFIX{TAG}:memory     token -> resource or ending, request -> token
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
 //	PREFIX{TAG}:aside      what a repair could not read, if it met any
-//
 //	PREFIX{TAG}:events     sharded channel that tells that the log grew
 //
 // and for all repositories of a prefix
@@ -27,6 +23,20 @@ import (
 //	PREFIXevents           channel that tells of new repositories and, but for
 //	                       sharded Pub/Sub, of logs that grew
 //	atlantis-locks:layout  version and prefix of the only layout of a server
+//
+// The fields of a state are
+//
+//	name                   of the repository
+//	token, sequence        the last ones
+//	locks                  how many there are
+//	trimmed, trimmed_time  up to where the log was trimmed
+//	wake                   until when somebody wants to be woken
+//	closing, closing:N     until when all locks of a pull request are being
+//	                       released, of any and of number N
+//	l RESOURCE             header of a lock
+//	d RESOURCE             details of a lock
+//	i TOKEN                resource of a held lock, or how one has ended
+//	r REQUEST              token that a request got
 //
 // Stock Atlantis' keys are pr/KEY, global/COMMAND/lock and HOST::REPOSITORY::NUMBER.
 const (
@@ -39,7 +49,7 @@ const (
 // redisSuffixes are the last parts of a repository's keys, in the order of the
 // scripts' KEYS.
 func redisSuffixes() []string {
-	return []string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"}
+	return []string{"state", "deadlines", "owners", "forget", "log"}
 }
 
 // redisKeys builds the keys of one prefix.
@@ -57,12 +67,12 @@ func (k redisKeys) repository(tag string) []string {
 
 func (k redisKeys) key(tag, suffix string) string { return k.prefix + "{" + tag + "}:" + suffix }
 
-func (k redisKeys) meta(tag string) string      { return k.key(tag, "meta") }
-func (k redisKeys) locks(tag string) string     { return k.key(tag, "locks") }
-func (k redisKeys) deadlines(tag string) string { return k.key(tag, "deadlines") }
-func (k redisKeys) owners(tag string) string    { return k.key(tag, "owners") }
-func (k redisKeys) memory(tag string) string    { return k.key(tag, "memory") }
-func (k redisKeys) log(tag string) string       { return k.key(tag, "log") }
+func (k redisKeys) state(tag string) string  { return k.key(tag, "state") }
+func (k redisKeys) owners(tag string) string { return k.key(tag, "owners") }
+
+// reading are the keys of a script that reads the state. There are always two,
+// see scripts/read.lua.
+func (k redisKeys) reading(tag string) []string { return []string{k.state(tag), k.owners(tag)} }
 
 // news is the channel that tells of new repositories.
 func (k redisKeys) news() string { return k.prefix + "events" }

@@ -19,6 +19,9 @@ import (
 // enough to take well under 10 ms.
 const scanPage = 1000
 
+// redisListPage is how many locks a server is asked for at a time.
+const redisListPage = 500
+
 // scanKeys returns the keys of one server that match a pattern. It never uses
 // KEYS, which holds up the server.
 func scanKeys(ctx context.Context, node redis.Cmdable, pattern string) ([]string, error) {
@@ -42,7 +45,7 @@ func (b *RedisBackend) tags(ctx context.Context, operation string) ([]string, er
 		return nil, err
 	}
 	return call(ctx, b, operation, false, func(ctx context.Context) ([]string, error) {
-		keys, err := b.scanAll(ctx, globEscaped(b.keys.prefix)+"{*}:meta")
+		keys, err := b.scanAll(ctx, globEscaped(b.keys.prefix)+"{*}:state")
 		tags := make([]string, 0, len(keys))
 		for _, key := range keys {
 			if tag, _, ok := b.keys.split(key); ok {
@@ -92,7 +95,7 @@ func (b *RedisBackend) ListRepositories(ctx context.Context) ([]string, error) {
 	var mu sync.Mutex
 	var names []string
 	err := b.eachRepository(ctx, operation, func(ctx context.Context, tag string) error {
-		reply, err := b.run(ctx, operation, b.scripts.owned, []string{b.keys.meta(tag), b.keys.owners(tag)}, "", 0)
+		reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), "", 0)
 		if err != nil {
 			return ignoreWrongType(err)
 		}
@@ -134,9 +137,8 @@ func (c *census) add(other census) {
 // has ended by the clock of its own server.
 func (b *RedisBackend) records(ctx context.Context, operation, tag string) (census, error) {
 	c := census{records: make(map[enhanced.ResourceIdentifier]*redisRecord)}
-	keys := []string{b.keys.meta(tag), b.keys.locks(tag), b.keys.owners(tag)}
 	for after := ""; ; {
-		reply, err := b.run(ctx, operation, b.scripts.list, keys, after, scanPage)
+		reply, err := b.run(ctx, operation, b.scripts.list, b.keys.reading(tag), after, redisListPage)
 		if hasErrorPrefix(err, "WRONGTYPE") {
 			c.unreadable = append(c.unreadable, b.keys.key(tag, "*"))
 			return c, nil
@@ -144,7 +146,7 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag string) (cens
 		if err != nil {
 			return c, err
 		}
-		if len(reply) < 4 || len(reply)%2 != 0 {
+		if len(reply) < 4 || len(reply)%3 != 1 {
 			return c, enhanced.NewBackendError(operation, fmt.Errorf("script list answered %d parts", len(reply)))
 		}
 		now, err := strconv.ParseInt(reply[0], 10, 64)
@@ -153,11 +155,11 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag string) (cens
 		}
 		name := reply[1]
 		if name != "" && enhanced.RepositoryTag(name) != tag {
-			c.unreadable = append(c.unreadable, b.keys.meta(tag))
+			c.unreadable = append(c.unreadable, b.keys.state(tag))
 			return c, nil
 		}
-		for i := 4; i < len(reply); i += 2 {
-			c.decode(b.keys.locks(tag), name, reply[i], reply[i+1], now)
+		for i := 4; i < len(reply); i += 3 {
+			c.decode(b.keys.state(tag), name, reply[i], reply[i+1], reply[i+2], now)
 		}
 		if after = reply[3]; after != "" {
 			continue
@@ -170,11 +172,11 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag string) (cens
 }
 
 // decode adds a record.
-func (c *census) decode(key, repository, field, raw string, now int64) {
+func (c *census) decode(key, repository, field, header, details string, now int64) {
 	resource, err := enhanced.ParseResourceKey(repository, field)
 	var r *redisRecord
 	if err == nil {
-		r, err = decodeRedisRecord(raw)
+		r, err = decodeRedisRecord(header, details)
 	}
 	if err != nil {
 		c.unreadable = append(c.unreadable, key+" "+field)
@@ -186,13 +188,18 @@ func (c *census) decode(key, repository, field, raw string, now int64) {
 
 // strays adds the records to which the owners' index does not lead.
 func (b *RedisBackend) strays(ctx context.Context, operation, tag, name string, now int64, c *census) error {
-	return b.scanSnapshot(ctx, operation, tag, snapshotLocks, func(piece []string) {
-		for i := 0; i+1 < len(piece); i += 2 {
-			if resource, err := enhanced.ParseResourceKey(name, piece[i]); piece[i] != "" && (err != nil || c.records[resource] == nil) {
-				c.decode(b.keys.locks(tag), name, piece[i], piece[i+1], now)
-			}
+	s, err := b.readState(ctx, operation, tag)
+	if err != nil {
+		return err
+	}
+	for key, header := range s.locks {
+		if resource, err := enhanced.ParseResourceKey(name, key); err != nil || c.records[resource] == nil {
+			c.decode(b.keys.state(tag), name, key, header, s.details[key], now)
 		}
-	})
+	}
+	slices.Sort(c.unreadable)
+	c.unreadable = slices.Compact(c.unreadable)
+	return nil
 }
 
 func (b *RedisBackend) census(ctx context.Context, operation string) (census, error) {
@@ -252,7 +259,7 @@ func (b *RedisBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock,
 
 // recordName names a lock record for people.
 func (b *RedisBackend) recordName(resource enhanced.ResourceIdentifier) string {
-	return b.keys.locks(enhanced.RepositoryTag(resource.Namespace)) + " " + resource.Key()
+	return b.keys.state(enhanced.RepositoryTag(resource.Namespace)) + " " + resource.Key()
 }
 
 // NextDeadline returns how long it is until the next lease ends. See

@@ -41,7 +41,7 @@ type logPiece struct {
 // read is named instead of hidden.
 func (b *RedisBackend) readLog(ctx context.Context, tag, repository string, from uint64, limit int) (*logPiece, error) {
 	operation := "read the log of " + repository
-	reply, err := b.run(ctx, operation, b.scripts.log, []string{b.keys.meta(tag), b.keys.log(tag)}, strconv.FormatUint(from, 10), limit+1)
+	reply, err := b.run(ctx, operation, b.scripts.log, []string{b.keys.state(tag), b.keys.key(tag, "log")}, strconv.FormatUint(from, 10), limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (b *RedisBackend) readLog(ctx context.Context, tag, repository string, from
 			continue
 		}
 		if *field, err = strconv.ParseUint(reply[i], 10, 64); err != nil {
-			return nil, enhanced.NewBackendError(operation, fmt.Errorf("%q: %w", b.keys.meta(tag), err))
+			return nil, enhanced.NewBackendError(operation, fmt.Errorf("%q: %w", b.keys.state(tag), err))
 		}
 	}
 	for i := 2; i < len(reply); i += 2 {

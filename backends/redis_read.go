@@ -27,7 +27,7 @@ func (b *RedisBackend) locate(ctx context.Context, lockID string) (location, err
 	if !ok {
 		return location{}, enhanced.NewUnknownLockError(lockID)
 	}
-	reply, err := b.run(ctx, "look up lock "+lockID, b.scripts.locate, []string{b.keys.meta(tag), b.keys.memory(tag)}, token)
+	reply, err := b.run(ctx, "look up lock "+lockID, b.scripts.locate, b.keys.reading(tag), token)
 	if err != nil {
 		return location{}, err
 	}
@@ -54,27 +54,27 @@ type reading struct {
 
 func (b *RedisBackend) read(ctx context.Context, operation string, resource enhanced.ResourceIdentifier) (reading, error) {
 	tag := enhanced.RepositoryTag(resource.Namespace)
-	keys := append([]string{b.keys.meta(tag), b.keys.locks(tag)}, b.stockKeys(resource)...)
+	keys := append(b.keys.reading(tag), b.stockKeys(resource)...)
 	reply, err := b.run(ctx, operation, b.scripts.read, keys, resource.Key())
 	if err != nil {
 		return reading{}, err
 	}
-	if len(reply) != 4 {
+	if len(reply) != 5 {
 		return reading{}, enhanced.NewBackendError(operation, fmt.Errorf("script read answered %d parts", len(reply)))
 	}
 	now, err := strconv.ParseInt(reply[0], 10, 64)
 	if err != nil {
 		return reading{}, enhanced.NewBackendError(operation, err)
 	}
-	r := reading{stock: reply[2], old: reply[3]}
-	for i, value := range reply[2:] {
+	r := reading{stock: reply[3], old: reply[4]}
+	for i, value := range reply[3:] {
 		if value == "?" {
 			r.problem = keys[2+i]
 		}
 	}
 	if reply[1] != "" {
-		if r.record, err = decodeRedisRecord(reply[1]); err != nil {
-			r.problem = keys[1]
+		if r.record, err = decodeRedisRecord(reply[1], reply[2]); err != nil {
+			r.problem = keys[0]
 		} else {
 			r.record.ended = r.record.expiredAt(now)
 		}
@@ -130,7 +130,7 @@ func (b *RedisBackend) lockOf(r *redisRecord, resource enhanced.ResourceIdentifi
 	tag := enhanced.RepositoryTag(resource.Namespace)
 	lock, err := r.lock(tag, resource)
 	if err != nil {
-		return nil, enhanced.NewCorruptError(resource, b.keys.locks(tag))
+		return nil, enhanced.NewCorruptError(resource, b.keys.state(tag))
 	}
 	return lock, nil
 }
@@ -181,9 +181,9 @@ func (b *RedisBackend) followOne(ctx context.Context, operation string, resource
 			}
 			_, err = b.follow(ctx, operation, resource, a.value(1))
 		case status == "held":
-			lock, err := redisLock(a.value(1), resource)
+			lock, err := redisLock(a.value(1), a.value(2), resource)
 			if err != nil {
-				return nil, enhanced.NewCorruptError(resource, b.keys.locks(enhanced.RepositoryTag(resource.Namespace)))
+				return nil, enhanced.NewCorruptError(resource, b.keys.state(enhanced.RepositoryTag(resource.Namespace)))
 			}
 			return lock, nil
 		case status == "unreadable":
@@ -270,7 +270,7 @@ func (b *RedisBackend) repositoriesOf(ctx context.Context, operation, key string
 	for name := range splits(key) {
 		tag := enhanced.RepositoryTag(name)
 		group.Go(func() error {
-			reply, err := b.run(ctx, operation, b.scripts.recorded, []string{b.keys.meta(tag), b.keys.locks(tag)})
+			reply, err := b.run(ctx, operation, b.scripts.recorded, b.keys.reading(tag))
 			if err == nil && reply[0] == name {
 				mu.Lock()
 				defer mu.Unlock()
@@ -312,7 +312,7 @@ func (b *RedisBackend) recordedSplits(ctx context.Context, operation, repository
 	for i, resource := range all {
 		args[i] = resource.Key()
 	}
-	reply, err := b.run(ctx, operation, b.scripts.recorded, []string{b.keys.meta(tag), b.keys.locks(tag)}, args...)
+	reply, err := b.run(ctx, operation, b.scripts.recorded, b.keys.reading(tag), args...)
 	if err != nil {
 		return nil, ignoreWrongType(err)
 	}

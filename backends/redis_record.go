@@ -11,16 +11,19 @@ import (
 	"github.com/runatlantis/atlantis/server/events/models"
 )
 
-// A lock record in Redis is ten lines, so that scripts read it without JSON:
-// cjson changes numbers and empty lists. No field has a line break, since names
-// have none and JSON escapes it.
+// A lock in Redis is two texts. The header is eight lines, so that scripts read
+// it without JSON: cjson changes numbers and empty lists.
 //
+//	token, acquired, expires (0 for none)
 //	flag      - no copy under stock's key, m copy there, c conflict: stock has
 //	          written something else there
-//	token, owner, priority, acquired, expires (0 for none), request,
-//	note, metadata (JSON), stock's form (JSON)
+//	priority, owner, request, note (JSON)
+//
+// The details are stock's form of the lock (JSON) and, where there are any, a
+// line break and the metadata (JSON). Scripts pass them on. No field has a line
+// break, since names have none and JSON escapes it.
 
-// redisRecord is a record as read.
+// redisRecord is a lock as read.
 type redisRecord struct {
 	*lockRecord
 	conflict bool
@@ -29,17 +32,21 @@ type redisRecord struct {
 	ended bool
 }
 
-func decodeRedisRecord(raw string) (*redisRecord, error) {
-	lines := strings.Split(raw, "\n")
-	if len(lines) != 10 {
-		return nil, fmt.Errorf("lock record has %d lines instead of 10", len(lines))
+// headerLines is how many lines a header has.
+const headerLines = 8
+
+func decodeRedisRecord(header, details string) (*redisRecord, error) {
+	lines := strings.Split(header, "\n")
+	if len(lines) != headerLines {
+		return nil, fmt.Errorf("lock's header has %d lines instead of %d", len(lines), headerLines)
 	}
-	r := &lockRecord{Owner: lines[2], Request: lines[6], Lock: jsontext.Value(lines[9])}
+	payload, metadata, _ := cutLine(details)
+	r := &lockRecord{Owner: lines[5], Request: lines[6], Lock: jsontext.Value(payload)}
 	priority := int64(0)
-	for i, field := range map[int]*int64{1: &r.Token, 3: &priority, 4: &r.Acquired, 5: &r.Expires} {
+	for i, field := range map[int]*int64{0: &r.Token, 1: &r.Acquired, 2: &r.Expires, 4: &priority} {
 		n, err := strconv.ParseInt(lines[i], 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("line %d of a lock record: %w", i+1, err)
+			return nil, fmt.Errorf("line %d of a lock's header: %w", i+1, err)
 		}
 		*field = n
 	}
@@ -47,18 +54,21 @@ func decodeRedisRecord(raw string) (*redisRecord, error) {
 	if _, err := enhanced.ParseOwner(r.Owner); err != nil {
 		return nil, err
 	}
-	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || !strings.Contains("mc-", lines[0]) || len(lines[0]) != 1 {
-		return nil, fmt.Errorf("lock record has flag %q, token %d, acquired %d, expires %d", lines[0], r.Token, r.Acquired, r.Expires)
+	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || !strings.Contains("mc-", lines[3]) || len(lines[3]) != 1 {
+		return nil, fmt.Errorf("lock has flag %q, token %d, acquired %d, expires %d", lines[3], r.Token, r.Acquired, r.Expires)
 	}
-	if lines[8] != "" {
-		if err := decode([]byte(lines[8]), &r.Metadata); err != nil {
+	if !strings.HasPrefix(payload, "{") {
+		return nil, fmt.Errorf("lock's details begin with %.1q", payload)
+	}
+	if metadata != "" {
+		if err := decode([]byte(metadata), &r.Metadata); err != nil {
 			return nil, err
 		}
 	}
-	if lines[0] != "-" {
-		r.Mirror = lines[0]
+	if lines[3] != "-" {
+		r.Mirror = lines[3]
 	}
-	return &redisRecord{lockRecord: r, conflict: lines[0] == "c", payload: lines[9]}, nil
+	return &redisRecord{lockRecord: r, conflict: lines[3] == "c", payload: payload}, nil
 }
 
 // lock returns the record as a lock, of the repository with the tag.
@@ -70,9 +80,9 @@ func (r *redisRecord) lock(tag string, resource enhanced.ResourceIdentifier) (*e
 	return newLock(tag, resource, r.lockRecord, original), nil
 }
 
-// redisLock decodes a record that a script has answered.
-func redisLock(raw string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	r, err := decodeRedisRecord(raw)
+// redisLock decodes a lock that a script has answered.
+func redisLock(header, details string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	r, err := decodeRedisRecord(header, details)
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +91,8 @@ func redisLock(raw string, resource enhanced.ResourceIdentifier) (*enhanced.Enha
 
 // withoutOriginal decodes a record whose stock's form is damaged, of a lock that
 // was released all the same: what that form says is made up from its owner.
-func withoutOriginal(raw string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	r, err := decodeRedisRecord(raw)
+func withoutOriginal(header, details string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	r, err := decodeRedisRecord(header, details)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package backends_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -14,14 +15,17 @@ import (
 // and everything else goes on.
 func TestRedisUnreadableRecord(t *testing.T) {
 	t.Parallel()
-	for name, damage := range map[string]func(good string) string{
-		"empty":        func(string) string { return "" },
-		"text":         func(string) string { return "\x00\xff not a record" },
-		"cut":          func(good string) string { return good[:len(good)/2] },
-		"long":         func(good string) string { return good + "\nmore" },
-		"flag":         func(good string) string { return "x" + good[1:] },
-		"token":        func(good string) string { return strings.Replace(good, "\n1", "\n-1", 1) },
-		"stock's form": func(good string) string { return good[:strings.LastIndex(good, "\n")] + "\n[]" },
+	for name, damage := range map[string]func(header, details string) (string, string){
+		"empty": func(_, details string) (string, string) { return "", details },
+		"text":  func(_, details string) (string, string) { return "\x00\xff not a record", details },
+		"cut":   func(header, details string) (string, string) { return header[:len(header)/2], details },
+		"long":  func(header, details string) (string, string) { return header + "\nmore", details },
+		"flag": func(header, details string) (string, string) {
+			return strings.Replace(header, "\nm\n", "\nx\n", 1), details
+		},
+		"token":        func(header, details string) (string, string) { return "-" + header, details },
+		"stock's form": func(header, _ string) (string, string) { return header, "[]" },
+		"no details":   func(header, _ string) (string, string) { return header, "" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -33,10 +37,11 @@ func TestRedisUnreadableRecord(t *testing.T) {
 				_, err := b.AcquireLock(ctx, request)
 				require.NoError(t, err)
 			}
-			locks := "atlantis:lock:{" + enhanced.RepositoryTag("org/app") + "}:locks"
-			record, err := client.HGet(ctx, locks, bad.Resource.Key()).Result()
+			state, key := repositoryKey("org/app", "state"), bad.Resource.Key()
+			parts, err := client.HMGet(ctx, state, "l"+key, "d"+key).Result()
 			require.NoError(t, err)
-			require.NoError(t, client.HSet(ctx, locks, bad.Resource.Key(), damage(record)).Err())
+			header, details := damage(fmt.Sprint(parts[0]), fmt.Sprint(parts[1]))
+			require.NoError(t, client.HSet(ctx, state, "l"+key, header, "d"+key, details).Err())
 
 			_, _, err = b.TryAcquireLock(ctx, by("org/app", "bad", "bob"))
 			require.ErrorIs(t, err, enhanced.ErrCorruptRecord)
@@ -61,7 +66,7 @@ func TestRedisUnreadableRecord(t *testing.T) {
 // repository's.
 func TestRedisKeyOfWrongType(t *testing.T) {
 	t.Parallel()
-	for _, suffix := range []string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"} {
+	for _, suffix := range []string{"state", "deadlines", "owners", "forget", "log"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()

@@ -80,12 +80,12 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 	if a.status != "released" && a.status != "denied" {
 		return nil, b.refusal(a, request.LockID, resource)
 	}
-	lock, err := redisLock(a.value(0), resource)
+	lock, err := redisLock(a.value(0), a.value(1), resource)
 	if err != nil && a.status == "released" {
-		lock, err = withoutOriginal(a.value(0), resource)
+		lock, err = withoutOriginal(a.value(0), a.value(1), resource)
 	}
 	if err != nil {
-		return nil, enhanced.NewCorruptError(resource, b.keys.locks(enhanced.RepositoryTag(resource.Namespace)))
+		return nil, enhanced.NewCorruptError(resource, b.keys.state(enhanced.RepositoryTag(resource.Namespace)))
 	}
 	if a.status == "denied" {
 		actor := request.Owner
@@ -169,7 +169,7 @@ func newIndexEntry(repository, text, key string) indexEntry {
 func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	prefix := "p" + strconv.Itoa(number) + "/"
-	reply, err := b.run(ctx, operation, b.scripts.owned, []string{b.keys.meta(tag), b.keys.owners(tag)}, prefix, maxStep+1)
+	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, maxStep+1)
 	if err != nil {
 		return nil, false, err
 	}
@@ -198,8 +198,8 @@ func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository s
 
 // releasedPage decodes what a step of ReleaseByPull has released.
 func (b *RedisBackend) releasedPage(repository string, number int, values []string) (locks []*enhanced.EnhancedLock) {
-	for i := 0; i+1 < len(values); i += 2 {
-		resource, err := enhanced.ParseResourceKey(repository, values[i+1])
+	for i := 0; i+2 < len(values); i += 3 {
+		resource, err := enhanced.ParseResourceKey(repository, values[i+2])
 		if err != nil {
 			b.logger.Err("a lock of pull request %d: %v", number, err)
 			continue
@@ -208,9 +208,9 @@ func (b *RedisBackend) releasedPage(repository string, number int, values []stri
 			b.logger.Err("%s of pull request %d stays locked: its record can't be read", resource, number)
 			continue
 		}
-		lock, err := redisLock(values[i], resource)
+		lock, err := redisLock(values[i], values[i+1], resource)
 		if err != nil {
-			if lock, err = withoutOriginal(values[i], resource); err != nil {
+			if lock, err = withoutOriginal(values[i], values[i+1], resource); err != nil {
 				b.logger.Err("%s of pull request %d was released; its record: %v", resource, number, err)
 				continue
 			}
@@ -262,7 +262,7 @@ func (b *RedisBackend) cleanUp(ctx context.Context, operation, tag string) (int,
 			return ended, err
 		}
 		ended += a.expired
-		for i := 0; i < len(a.values); i += 2 {
+		for i := 0; i < len(a.values); i += 3 {
 			if a.values[i] == "unreadable" {
 				skip++ // it stays due
 			}
@@ -281,7 +281,7 @@ type due struct {
 
 // due reads what is due in a repository, after the first skip.
 func (b *RedisBackend) due(ctx context.Context, operation, tag string, skip int) (due, error) {
-	reply, err := b.run(ctx, operation, b.scripts.due, []string{b.keys.meta(tag), b.keys.deadlines(tag)}, skip, maxStep)
+	reply, err := b.run(ctx, operation, b.scripts.due, []string{b.keys.state(tag), b.keys.key(tag, "deadlines")}, skip, maxStep)
 	if err != nil {
 		return due{}, err
 	}

@@ -72,7 +72,7 @@ func (b *RedisBackend) repairOne(ctx context.Context, operation, tag, actor, rea
 			repaired = append(repaired, now...)
 		}
 	}
-	return repaired, enhanced.NewBackendError(operation, fmt.Errorf("%q changes all the time, or can't be repaired; try again", b.keys.meta(tag)))
+	return repaired, enhanced.NewBackendError(operation, fmt.Errorf("%q changes all the time, or can't be repaired; try again", b.keys.state(tag)))
 }
 
 // logged are the script's arguments for the log record of a repair.

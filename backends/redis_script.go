@@ -47,11 +47,15 @@ func loadScripts() scripts {
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
 	}
 	step := func(name string, acked map[string]bool) script { return named(name, prelude+file(name), true, acked) }
+	// The common case comes before the prelude, see acquire_fast.lua.
+	fast := func(name string, acked map[string]bool) script {
+		return named(name, file(name+"_fast")+prelude+file(name), true, acked)
+	}
 	reading := func(name string) script { return named(name, file(name), false, nil) }
 	const now, earlier = false, true
 	return scripts{
-		acquire:     step("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
-		release:     step("release", map[string]bool{"released": now, "gone": earlier}),
+		acquire:     fast("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
+		release:     fast("release", map[string]bool{"released": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),

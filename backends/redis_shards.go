@@ -26,7 +26,7 @@ type shards struct {
 	mu     sync.Mutex // protects all below
 	nodes  map[*redis.Client]*redis.PubSub
 	where  map[string]*redis.Client // by tag
-	fresh  map[string]struct{}      // meta keys of logs that grew
+	fresh  map[string]struct{}      // state keys of logs that grew
 	closed bool
 }
 
@@ -46,16 +46,16 @@ func (s *shards) signal() <-chan struct{} {
 	return s.woken
 }
 
-// grown returns the meta keys of the logs that grew since the last call.
+// grown returns the state keys of the logs that grew since the last call.
 func (s *shards) grown() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var metas []string
-	for meta := range s.fresh {
-		metas = append(metas, meta)
+	var keys []string
+	for key := range s.fresh {
+		keys = append(keys, key)
 	}
 	clear(s.fresh)
-	return metas
+	return keys
 }
 
 // keep sees to it that the channels of repositories are listened to, each on the
@@ -127,10 +127,10 @@ func (s *shards) read(node *redis.Client, pubsub *redis.PubSub) {
 	}
 }
 
-func (s *shards) note(meta string) {
+func (s *shards) note(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fresh[meta] = struct{}{}
+	s.fresh[key] = struct{}{}
 	select {
 	case s.woken <- struct{}{}:
 	default:

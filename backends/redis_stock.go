@@ -21,23 +21,23 @@ func (b *RedisBackend) mirrors(resource enhanced.ResourceIdentifier) bool {
 }
 
 // stockKeys returns stock's keys of resources of one repository for a script's
-// KEYS: two for each, with the repository's meta key in place of one that the
-// resource does not have; none on a cluster.
+// KEYS, see the prelude: two for each; none on a cluster.
 func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []string {
 	if b.isCluster() {
 		return nil
 	}
 	keys := make([]string, 0, 2*len(resources))
 	for _, resource := range resources {
-		none := b.keys.meta(enhanced.RepositoryTag(resource.Namespace))
-		present, old := none, none
-		if hasStockKey(resource) {
-			present = stockKey(resource)
-			if key, had := oldStockKey(resource); had {
-				old = key
-			}
+		if !hasStockKey(resource) {
+			none := b.keys.state(enhanced.RepositoryTag(resource.Namespace))
+			keys = append(keys, none, none)
+			continue
 		}
-		keys = append(keys, present, old)
+		present := stockKey(resource)
+		keys = append(keys, present, present)
+		if old, had := oldStockKey(resource); had {
+			keys[len(keys)-1] = old
+		}
 	}
 	return keys
 }
@@ -62,7 +62,7 @@ func (b *RedisBackend) decideOn(ctx context.Context, operation string, s script,
 				return answer{}, nil, err
 			}
 			if !mine {
-				stock[1] = b.keys.meta(tag)
+				stock[1] = stock[0]
 			}
 			continue
 		}
@@ -125,7 +125,7 @@ func (b *RedisBackend) adopt(ctx context.Context, operation string, resource enh
 	if err != nil || a.status != "adopted" {
 		return nil, err
 	}
-	return redisLock(a.value(0), resource)
+	return redisLock(a.value(0), a.value(1), resource)
 }
 
 // stockValue is what stock has under one of its keys; problem says why it can't

@@ -159,8 +159,8 @@ func (f *redisFeed) run(ctx context.Context) {
 				goesOn = f.catchUp(ctx, true) // connected again: what came between is lost
 			}
 		case <-f.shards.signal():
-			for _, meta := range f.shards.grown() {
-				goesOn = goesOn && f.wake(ctx, meta)
+			for _, key := range f.shards.grown() {
+				goesOn = goesOn && f.wake(ctx, key)
 			}
 		case <-tick.C:
 			goesOn = f.catchUp(ctx, ticks%pollRepositories == 0)
@@ -169,10 +169,10 @@ func (f *redisFeed) run(ctx context.Context) {
 	}
 }
 
-// wake reads the log of the repository whose meta key a message names; false
+// wake reads the log of the repository whose state key a message names; false
 // when ctx has ended.
-func (f *redisFeed) wake(ctx context.Context, meta string) bool {
-	tag, _, ok := f.backend.keys.split(meta)
+func (f *redisFeed) wake(ctx context.Context, key string) bool {
+	tag, _, ok := f.backend.keys.split(key)
 	switch {
 	case !ok:
 		return true
@@ -251,14 +251,14 @@ func (f *redisFeed) ask(ctx context.Context, tags []string) (map[string]feedLog,
 
 // head asks where a log is.
 func (b *RedisBackend) head(ctx context.Context, tag string) (feedLog, error) {
-	reply, err := b.run(ctx, subscribing, b.scripts.listen, []string{b.keys.meta(tag), b.keys.log(tag)}, listenTime.Microseconds())
+	reply, err := b.run(ctx, subscribing, b.scripts.listen, []string{b.keys.state(tag), b.keys.key(tag, "log")}, listenTime.Microseconds())
 	if err != nil {
 		return feedLog{}, err
 	}
 	head := feedLog{name: reply[0]}
 	if reply[1] != "" {
 		if head.sequence, err = strconv.ParseUint(reply[1], 10, 64); err != nil {
-			return feedLog{}, enhanced.NewBackendError(subscribing, fmt.Errorf("%q: %w", b.keys.meta(tag), err))
+			return feedLog{}, enhanced.NewBackendError(subscribing, fmt.Errorf("%q: %w", b.keys.state(tag), err))
 		}
 	}
 	if reply[2] != "" {

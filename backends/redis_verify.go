@@ -18,13 +18,16 @@ type redisSnapshot struct {
 	tag, name string
 	now       int64
 	meta      map[string]string
-	locks     map[string]string
+	locks     map[string]string // headers
+	details   map[string]string
 	deadlines map[string]int64
 	owners    map[string]bool
 	memory    map[string]string
 	forget    map[string]string // entries by their tokens
-	// still is set when nothing has changed while it was read.
-	still bool
+	// still is set when nothing has changed while it was read, sequence is the
+	// log's at the last piece.
+	still    bool
+	sequence string
 	// mistyped are the keys, by their last part, that have another type.
 	mistyped []string
 
@@ -124,82 +127,99 @@ func (b *RedisBackend) inspect(ctx context.Context, operation, tag string) ([]re
 
 // Numbers of a repository's keys, in the order of the scripts' KEYS.
 const (
-	snapshotMeta = 1 + iota
-	snapshotLocks
+	snapshotState = 1 + iota
 	snapshotDeadlines
 	snapshotOwners
-	snapshotMemory
 	snapshotForget
 )
 
-// snapshot reads a repository; still says whether it stayed as it is meanwhile.
-func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*redisSnapshot, error) {
-	s := &redisSnapshot{tag: tag, still: true}
-	var sequences []string
-	read := func(number int) (all []string, err error) {
-		sequence, now, mistyped, err := b.scanKey(ctx, operation, tag, number, func(piece []string) { all = append(all, piece...) })
-		sequences = append(sequences, sequence)
-		s.now = now
-		if mistyped {
-			s.mistyped = append(s.mistyped, redisSuffixes()[number-1])
-		}
-		return all, err
+// readState reads the state of a repository.
+func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*redisSnapshot, error) {
+	s := &redisSnapshot{
+		tag: tag, still: true, meta: make(map[string]string), locks: make(map[string]string),
+		details: make(map[string]string), memory: make(map[string]string),
 	}
-	var parts [snapshotForget + 1][]string
-	for number := snapshotMeta; number <= snapshotForget; number++ {
-		var err error
-		if parts[number], err = read(number); err != nil {
-			return nil, err
+	fields, err := b.scanKey(ctx, operation, s, snapshotState)
+	for field, value := range pairs(fields) {
+		switch prefix := field[:min(len(field), 1)]; {
+		case isMeta(field):
+			s.meta[field] = value
+		case prefix == "l":
+			s.locks[field[1:]] = value
+		case prefix == "d":
+			s.details[field[1:]] = value
+		default:
+			s.memory[field] = value
 		}
 	}
-	s.meta, s.locks, s.memory = pairs(parts[snapshotMeta]), pairs(parts[snapshotLocks]), pairs(parts[snapshotMemory])
 	s.name = s.meta["name"]
-	s.deadlines = scores(parts[snapshotDeadlines])
-	s.owners, s.forget = make(map[string]bool), make(map[string]string)
-	for entry := range pairs(parts[snapshotOwners]) {
-		s.owners[entry] = true
-	}
-	for _, entry := range parts[snapshotForget] {
-		_, token, _ := strings.Cut(entry, " ")
-		s.forget[token] = entry
-	}
-	if err := b.snapshotLog(ctx, s); err != nil {
-		return nil, err
-	}
-	last, _, _, err := b.scanKey(ctx, operation, tag, snapshotMeta, func([]string) {})
-	for _, sequence := range sequences {
-		s.still = s.still && sequence == last
-	}
 	return s, err
 }
 
-// scanKey reads one key of a repository in pieces. It returns the sequence and
-// the time of the last piece.
-func (b *RedisBackend) scanKey(ctx context.Context, operation, tag string, number int, use func(piece []string)) (sequence string, now int64, mistyped bool, err error) {
-	for cursor, first := "0", true; cursor != "0" || first; first = false {
-		reply, err := b.run(ctx, operation, b.scripts.snapshot, b.keys.repository(tag)[:6], number, cursor, scanPage)
-		if err != nil {
-			return "", 0, false, err
-		}
-		if len(reply) < 3 {
-			return "", 0, false, enhanced.NewBackendError(operation, fmt.Errorf("script snapshot answered %d parts", len(reply)))
-		}
-		if now, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
-			return "", 0, false, enhanced.NewBackendError(operation, err)
-		}
-		if cursor = reply[2]; cursor == "?" {
-			return reply[1], now, true, nil
-		}
-		sequence = reply[1]
-		use(reply[3:])
+// isMeta reports whether a field of a state is none of a lock, a token or a
+// request. Keys of resources have a slash, tokens are digits, and no other field
+// begins as requests do.
+func isMeta(field string) bool {
+	switch field {
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed":
+		return true
 	}
-	return sequence, now, false, nil
+	return strings.HasPrefix(field, "closing:")
 }
 
-// scanSnapshot reads one key of a repository in pieces.
-func (b *RedisBackend) scanSnapshot(ctx context.Context, operation, tag string, number int, use func(piece []string)) error {
-	_, _, _, err := b.scanKey(ctx, operation, tag, number, use)
-	return err
+// snapshot reads a repository; still says whether it stayed as it is meanwhile.
+func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*redisSnapshot, error) {
+	s, err := b.readState(ctx, operation, tag)
+	if err != nil {
+		return nil, err
+	}
+	deadlines, err := b.scanKey(ctx, operation, s, snapshotDeadlines)
+	if err != nil {
+		return nil, err
+	}
+	s.deadlines = scores(deadlines)
+	owners, err := b.scanKey(ctx, operation, s, snapshotOwners)
+	if err != nil {
+		return nil, err
+	}
+	s.owners = make(map[string]bool)
+	for entry := range pairs(owners) {
+		s.owners[entry] = true
+	}
+	forget, err := b.scanKey(ctx, operation, s, snapshotForget)
+	if err != nil {
+		return nil, err
+	}
+	s.forget = make(map[string]string)
+	for _, entry := range forget {
+		_, token, _ := strings.Cut(entry, " ")
+		s.forget[token] = entry
+	}
+	return s, b.snapshotLog(ctx, s)
+}
+
+// scanKey reads one key of a snapshot in pieces.
+func (b *RedisBackend) scanKey(ctx context.Context, operation string, s *redisSnapshot, number int) (all []string, err error) {
+	for cursor, first := "0", true; cursor != "0" || first; first = false {
+		reply, err := b.run(ctx, operation, b.scripts.snapshot, b.keys.repository(s.tag)[:4], number, cursor, scanPage)
+		if err != nil {
+			return nil, err
+		}
+		if len(reply) < 3 {
+			return nil, enhanced.NewBackendError(operation, fmt.Errorf("script snapshot answered %d parts", len(reply)))
+		}
+		if s.now, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
+			return nil, enhanced.NewBackendError(operation, err)
+		}
+		s.still = s.still && (s.sequence == reply[1] || s.sequence == "" && first && number == snapshotState)
+		s.sequence = reply[1]
+		if cursor = reply[2]; cursor == "?" {
+			s.mistyped = append(s.mistyped, redisSuffixes()[number-1])
+			return nil, nil
+		}
+		all = append(all, reply[3:]...)
+	}
+	return all, nil
 }
 
 // snapshotLog reads the log of a snapshot, up to the record that was the latest.

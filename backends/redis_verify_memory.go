@@ -23,18 +23,18 @@ func parseEnding(value string) (ending, bool) {
 // checkMemory checks that lock IDs and requests lead to locks, held or ended.
 func (c *redisInspection) checkMemory() {
 	for _, field := range sortedKeys(c.memory) {
-		remove := redisChange{"HDEL", "memory", field, ""}
+		remove := redisChange{"HDEL", "state", field, ""}
 		name, value := field[1:], c.memory[field]
 		switch field[0] {
 		case 'i':
 			c.checkID(name, value, remove)
 		case 'r':
 			if !c.remembers(name) || c.memory["i"+value] == "" {
-				c.report(enhanced.RuleRequestStray, "memory", field, "the lock to which the request leads was not got by it").
+				c.report(enhanced.RuleRequestStray, "state", field, "the lock to which the request leads was not got by it").
 					repairs("remove it", remove)
 			}
 		default:
-			c.report(enhanced.RuleUnknownEntry, "memory", field, "the store's format has no such entry")
+			c.report(enhanced.RuleUnknownEntry, "state", field, "the store's format has no such entry")
 		}
 	}
 	for _, token := range sortedKeys(c.forget) {
@@ -50,17 +50,17 @@ func (c *redisInspection) checkID(token, value string, remove redisChange) {
 	if !ended {
 		r := c.read[value]
 		if !c.unreadable[value] && (r == nil || strconv.FormatInt(r.Token, 10) != token) {
-			c.report(enhanced.RuleIDStray, "memory", "i"+token, "no lock there has this token").repairs("remove it", remove)
+			c.report(enhanced.RuleIDStray, "state", "i"+token, "no lock there has this token").repairs("remove it", remove)
 		}
 		return
 	}
 	if !e.isSound(c.name) {
-		c.report(enhanced.RuleEnding, "memory", "i"+token, "what is remembered of the lock can't be read").
+		c.report(enhanced.RuleEnding, "state", "i"+token, "what is remembered of the lock can't be read").
 			repairs("remove it", remove, redisChange{"LREM", "forget", c.forget[token], ""})
 		return
 	}
 	if _, timed := c.forget[token]; !timed {
-		c.report(enhanced.RuleEnding, "memory", "i"+token, "nothing says when to forget the lock").
+		c.report(enhanced.RuleEnding, "state", "i"+token, "nothing says when to forget the lock").
 			repairs("forget it in "+memoryTime.String(), redisChange{"RPUSH", "forget", strconv.FormatInt(c.now, 10) + " " + token, ""})
 	}
 }
@@ -69,13 +69,13 @@ func (c *redisInspection) checkID(token, value string, remove redisChange) {
 func (c *redisInspection) checkLog() {
 	last, err := strconv.ParseUint(c.meta["sequence"], 10, 64)
 	if err != nil && c.meta["sequence"] != "" {
-		c.report(enhanced.RuleLogSequence, "meta", "sequence", "%q is no number", c.meta["sequence"])
+		c.report(enhanced.RuleLogSequence, "state", "sequence", "%q is no number", c.meta["sequence"])
 		return
 	}
 	trimmed, _ := strconv.ParseUint(c.meta["trimmed"], 10, 64) //nolint:errcheck // 0 then, which the first record contradicts
 	for _, sequence := range c.stray {
 		c.report(enhanced.RuleLogSequence, "log", strconv.FormatUint(sequence, 10), "it lies behind the latest record, %d: nothing more can be logged", last).
-			repairs("go on after it", redisChange{"HSET", "meta", "sequence", strconv.FormatUint(sequence, 10)})
+			repairs("go on after it", redisChange{"HSET", "state", "sequence", strconv.FormatUint(sequence, 10)})
 	}
 	words := make(map[string]lastWord)
 	next, at, token := trimmed+1, time.Time{}, int64(0)
@@ -87,7 +87,7 @@ func (c *redisInspection) checkLog() {
 		case record.Sequence > next:
 			c.report(enhanced.RuleLogGap, "log", strconv.FormatUint(next, 10), "%s missing from the log", records(next, record.Sequence-1))
 		case record.Sequence < next:
-			c.report(enhanced.RuleLogCheckpoint, "meta", "trimmed", "it says that the log begins after %d, it begins with %s", trimmed, name)
+			c.report(enhanced.RuleLogCheckpoint, "state", "trimmed", "it says that the log begins after %d, it begins with %s", trimmed, name)
 		}
 		next = record.Sequence + 1
 		if record.Type == enhanced.EventUnreadable {
@@ -122,11 +122,11 @@ func (c *redisInspection) checkWords(words map[string]lastWord) {
 		switch {
 		case c.unreadable[key]:
 		case r == nil && word.after != nil:
-			p := c.report(enhanced.RuleLogLock, "locks", key, "log record %d, the last one on the resource, says: %s; nothing is stored",
+			p := c.report(enhanced.RuleLogLock, "state", "l"+key, "log record %d, the last one on the resource, says: %s; nothing is stored",
 				word.sequence, describeSummary(word.after)).repairs("log that the lock is lost")
 			p.resource, p.lock = key, &lockRecord{Owner: word.after.Owner, Token: word.after.Token, Expires: micros(word.after.ExpiresAt)}
 		case r != nil && !sameSummary(word.after, r.summary()):
-			c.report(enhanced.RuleLogLock, "locks", key, "log record %d, the last one on the resource, says otherwise: %s, and stored is %s",
+			c.report(enhanced.RuleLogLock, "state", "l"+key, "log record %d, the last one on the resource, says otherwise: %s, and stored is %s",
 				word.sequence, describeSummary(word.after), describeSummary(r.summary())).about(key, r).
 				repairs("log the lock as it is stored")
 		}

@@ -55,11 +55,16 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 	ctx := context.Background()
 	ownerEntry := func(lock *enhanced.EnhancedLock) string { return lock.Owner + "\n" + lock.Resource.Key() }
 	replaced := func(d *damaged, lock *enhanced.EnhancedLock, old, text string) error {
-		record, err := d.client.HGet(ctx, d.key("locks"), lock.Resource.Key()).Result()
-		if err != nil {
-			return err
+		for _, part := range []string{"l", "d"} {
+			value, err := d.client.HGet(ctx, d.key("state"), part+lock.Resource.Key()).Result()
+			if err != nil {
+				return err
+			}
+			if err := d.client.HSet(ctx, d.key("state"), part+lock.Resource.Key(), strings.Replace(value, old, text, 1)).Err(); err != nil {
+				return err
+			}
 		}
-		return d.client.HSet(ctx, d.key("locks"), lock.Resource.Key(), strings.Replace(record, old, text, 1)).Err()
+		return nil
 	}
 	for name, c := range map[string]struct {
 		plant  func(d *damaged) error
@@ -70,14 +75,14 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleUnknownEntry, person: true},
 		"a key of another type": {plant: func(d *damaged) error { return d.client.Set(ctx, d.key("owners"), 1, 0).Err() },
 			rule: enhanced.RuleUnknownEntry, person: true},
-		"another name": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("meta"), "name", "org/other").Err() },
+		"another name": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "name", "org/other").Err() },
 			rule: enhanced.RuleRepositoryName, person: true},
-		"a lower token": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("meta"), "token", 5).Err() },
+		"a lower token": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "token", 5).Err() },
 			rule: enhanced.RuleTokenCounter},
-		"a lock of no resource": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("locks"), "x", "y").Err() },
+		"a lock of no resource": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "lx", "y").Err() },
 			rule: enhanced.RuleLockKey},
 		"an unreadable lock": {plant: func(d *damaged) error {
-			return d.client.HSet(ctx, d.key("locks"), d.plain.Resource.Key(), "y").Err()
+			return d.client.HSet(ctx, d.key("state"), "l"+d.plain.Resource.Key(), "y").Err()
 		}, rule: enhanced.RuleLockUnreadable},
 		"stock's form of another": {plant: func(d *damaged) error { return replaced(d, d.plain, `"plain"`, `"other"`) },
 			rule: enhanced.RuleLockContent, person: true},
@@ -86,6 +91,10 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 		}, rule: enhanced.RuleCredential, person: true},
 		"a token of two": {plant: func(d *damaged) error { return replaced(d, d.plain, token(d.plain), token(d.leased)) },
 			rule: enhanced.RuleLockToken, person: true},
+		"details of no lock": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "dx", "{}").Err() },
+			rule: enhanced.RuleUnknownEntry},
+		"another count": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "locks", 7).Err() },
+			rule: enhanced.RuleLockCount},
 		"no owner": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("owners"), ownerEntry(d.plain)).Err() },
 			rule: enhanced.RuleOwnerMissing},
 		"an owner too many": {plant: func(d *damaged) error {
@@ -96,17 +105,17 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 		"a deadline too many": {plant: func(d *damaged) error {
 			return d.client.ZAdd(ctx, d.key("deadlines"), redis.Z{Member: d.plain.Resource.Key(), Score: 1e15}).Err()
 		}, rule: enhanced.RuleDeadlineStray},
-		"no ID": {plant: func(d *damaged) error { return d.client.HDel(ctx, d.key("memory"), "i"+token(d.plain)).Err() },
+		"no ID": {plant: func(d *damaged) error { return d.client.HDel(ctx, d.key("state"), "i"+token(d.plain)).Err() },
 			rule: enhanced.RuleIDMissing},
 		"an ID too many": {plant: func(d *damaged) error {
-			return d.client.HSet(ctx, d.key("memory"), "i7", d.plain.Resource.Key()).Err()
+			return d.client.HSet(ctx, d.key("state"), "i7", d.plain.Resource.Key()).Err()
 		}, rule: enhanced.RuleIDStray},
-		"no request": {plant: func(d *damaged) error { return d.client.HDel(ctx, d.key("memory"), "r"+plainRequest).Err() },
+		"no request": {plant: func(d *damaged) error { return d.client.HDel(ctx, d.key("state"), "r"+plainRequest).Err() },
 			rule: enhanced.RuleRequestMissing},
-		"a request too many": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("memory"), "rx", token(d.plain)).Err() },
+		"a request too many": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "rx", token(d.plain)).Err() },
 			rule: enhanced.RuleRequestStray},
 		"an unreadable ending": {plant: func(d *damaged) error {
-			return d.client.HSet(ctx, d.key("memory"), "i"+token(d.ended), "a\nb\nc\nd").Err()
+			return d.client.HSet(ctx, d.key("state"), "i"+token(d.ended), "a\nb\nc\nd").Err()
 		}, rule: enhanced.RuleEnding},
 		"an ending for ever": {plant: func(d *damaged) error { return d.client.LTrim(ctx, d.key("forget"), 0, 0).Err() },
 			rule: enhanced.RuleEnding},
@@ -119,16 +128,16 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleLogGap, person: true},
 		"the lost end of the log": {plant: func(d *damaged) error { return d.client.XDel(ctx, d.key("log"), "4-0").Err() },
 			rule: enhanced.RuleLogGap, person: true},
-		"a log beyond its end": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("meta"), "sequence", 3).Err() },
+		"a log beyond its end": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "sequence", 3).Err() },
 			rule: enhanced.RuleLogSequence},
-		"another checkpoint": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("meta"), "trimmed", 2).Err() },
+		"another checkpoint": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "trimmed", 2).Err() },
 			rule: enhanced.RuleLogCheckpoint, person: true},
 		"a lost lock": {plant: func(d *damaged) error {
 			key := d.plain.Resource.Key()
 			pipe := d.client.Pipeline()
-			pipe.HDel(ctx, d.key("locks"), key)
+			pipe.HDel(ctx, d.key("state"), "l"+key, "d"+key)
 			pipe.ZRem(ctx, d.key("owners"), ownerEntry(d.plain))
-			pipe.HDel(ctx, d.key("memory"), "i"+token(d.plain), "r"+plainRequest)
+			pipe.HDel(ctx, d.key("state"), "i"+token(d.plain), "r"+plainRequest)
 			_, err := pipe.Exec(ctx)
 			return err
 		}, rule: enhanced.RuleLogLock},
@@ -183,10 +192,10 @@ func TestRedisRepairKeepsWhatItMoves(t *testing.T) {
 	d := newDamaged(t)
 	ctx := t.Context()
 	const bytes = "\x00\xff\n not a record"
-	require.NoError(t, d.client.HSet(ctx, d.key("locks"), d.plain.Resource.Key(), bytes).Err())
+	require.NoError(t, d.client.HSet(ctx, d.key("state"), "l"+d.plain.Resource.Key(), bytes).Err())
 	_, err := d.Repair(ctx, "user:admin", "a test")
 	require.NoError(t, err)
-	kept, err := d.client.HGet(ctx, d.key("aside"), d.plain.Resource.Key()).Result()
+	kept, err := d.client.HGet(ctx, d.key("aside"), "l"+d.plain.Resource.Key()).Result()
 	require.NoError(t, err)
 	require.Equal(t, bytes, kept)
 	_, err = d.AcquireLock(ctx, by("org/app", "plain", "bob"))

@@ -119,7 +119,7 @@ func givenRedis(t *testing.T) *redis.Client {
 func removeRepository(t *testing.T, client *redis.Client, repository string) {
 	t.Helper()
 	prefix := enhanced.DefaultConfig().RedisKeyPrefix
-	for _, suffix := range []string{"meta", "locks", "deadlines", "owners", "memory", "forget", "log"} {
+	for _, suffix := range []string{"state", "deadlines", "owners", "forget", "log"} {
 		key := prefix + "{" + enhanced.RepositoryTag(repository) + "}:" + suffix
 		require.NoError(t, client.Del(context.WithoutCancel(t.Context()), key).Err())
 	}

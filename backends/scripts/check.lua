@@ -40,6 +40,7 @@ try('RPUSH', list, 'a')
 try('LLEN', list)
 try('LRANGE', list, 0, -1)
 try('LREM', list, 0, 'a')
+try('RPOP', list)
 try('LTRIM', list, 1, 0)
 for i = 5, #KEYS do
   local text = KEYS[i]

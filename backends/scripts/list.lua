@@ -2,29 +2,27 @@
 -- place in it stays right whatever is added or removed, and on another server.
 -- It stands alone and writes nothing.
 --
--- KEYS  1 meta  2 locks  3 owners
+-- KEYS  1 state  2 owners
 -- ARGV  1 entry after which to go on, empty for the beginning  2 how many
 --
--- Answers  {microseconds, name of the repository, "1" when the index and the
---          records do not match, last entry or "" at the end, RESOURCE RECORD ...}
+-- Answers  {microseconds, name of the repository or "", "1" when the index has
+--          more or fewer entries than there are locks, last entry or "" at the
+--          end, RESOURCE HEADER DETAILS ...}
 local clock = redis.call('TIME')
-local name = redis.call('HGET', KEYS[1], 'name') or ''
-local entries = redis.call('ZRANGEBYLEX', KEYS[3], ARGV[1] == '' and '-' or '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+local state = redis.call('HMGET', KEYS[1], 'name', 'locks')
+local entries = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1] == '' and '-' or '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+local count = redis.call('ZCARD', KEYS[2]) - 1
 local answer = {
-  string.format('%.0f', clock[1] * 1000000 + clock[2]), name,
-  redis.call('HLEN', KEYS[2]) == redis.call('ZCARD', KEYS[3]) and '' or '1', #entries == tonumber(ARGV[2]) and entries[#entries] or '',
+  string.format('%s%06d', clock[1], clock[2]), state[1] or '',
+  state[1] and count ~= tonumber(state[2] or '') and '1' or '', #entries == tonumber(ARGV[2]) and entries[#entries] or '',
 }
-local resources = {}
 for _, entry in ipairs(entries) do
-  local resource = string.match(entry, '^[^\n]*\n(.*)$')
-  if resource then resources[#resources + 1] = resource end
-end
-if #resources > 0 then
-  for i, record in ipairs(redis.call('HMGET', KEYS[2], unpack(resources))) do
-    if record then
-      answer[#answer + 1] = resources[i]
-      answer[#answer + 1] = record
-    end
+  local at = string.find(entry, '\n', 1, true)
+  local resource = at and string.sub(entry, at + 1)
+  local lock = resource and redis.call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
+  if lock and lock[1] then
+    local n = #answer
+    answer[n + 1], answer[n + 2], answer[n + 3] = resource, lock[1], lock[2] or ''
   end
 end
 return answer

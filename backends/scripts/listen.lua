@@ -1,17 +1,17 @@
 -- Says that somebody reads the log of a repository and wants to be woken, for
 -- some time. It stands alone.
 --
--- KEYS  1 meta  2 log
+-- KEYS  1 state  2 log
 -- ARGV  1 microseconds
 --
 -- Answers  {name of the repository or "", last sequence of its log or "",
 --          microseconds of the log's last record or ""}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local meta = redis.call('HMGET', KEYS[1], 'name', 'sequence', 'readers')
+local meta = redis.call('HMGET', KEYS[1], 'name', 'sequence', 'wake')
 -- Not each time: it is a write.
 if meta[1] and (tonumber(meta[3] or 0) or 0) < now + ARGV[1] / 2 then
-  redis.pcall('HSET', KEYS[1], 'readers', string.format('%.0f', now + ARGV[1]))
+  redis.pcall('HSET', KEYS[1], 'wake', string.format('%d', now + ARGV[1]))
 end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 return { meta[1] or '', meta[2] or '', last and string.match(last[2][2] or '', '^(%d+)\n') or '' }

@@ -1,7 +1,8 @@
 -- Says what is known of a token. It stands alone and writes nothing.
 --
--- KEYS  1 meta  2 memory
+-- KEYS  1 state  2 owners
 -- ARGV  1 token
 --
--- Answers  {name of the repository or "", what the memory has or ""}
-return { redis.call('HGET', KEYS[1], 'name') or '', redis.call('HGET', KEYS[2], 'i' .. ARGV[1]) or '' }
+-- Answers  {name of the repository or "", what is known or ""}
+local values = redis.call('HMGET', KEYS[1], 'name', 'i' .. ARGV[1])
+return { values[1] or '', values[2] or '' }

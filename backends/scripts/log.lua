@@ -1,7 +1,7 @@
 -- Reads records of a repository's log at one moment. It stands alone and writes
 -- nothing.
 --
--- KEYS  1 meta  2 log
+-- KEYS  1 state  2 log
 -- ARGV  1 sequence of the first record  2 how many at most
 --
 -- Answers  {trimmed or "", last sequence or "", SEQUENCE TEXT ...}

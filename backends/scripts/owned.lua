@@ -1,7 +1,7 @@
 -- Reads the entries of the owners' index with a prefix. It stands alone and
 -- writes nothing.
 --
--- KEYS  1 meta  2 owners
+-- KEYS  1 state  2 owners
 -- ARGV  1 prefix  2 how many at most
 --
 -- Answers  {name of the repository or "", ENTRY ...}

@@ -1,9 +1,9 @@
 -- Shared by all scripts that change a repository; a script's own text follows.
 --
--- KEYS  1 meta  2 locks  3 deadlines  4 owners  5 memory  6 forget  7 log,
+-- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log,
 --       then, where there is one server, two keys for each resource: stock
---       Atlantis' key, and the one that Atlantis had before v0.40; meta stands
---       for one that the resource does not have
+--       Atlantis' key, and the one that Atlantis had before v0.40, or the first
+--       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
 --       2 LogMaxRecords  3 LogMaxAge in microseconds
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
@@ -12,119 +12,169 @@
 --
 -- Every script answers {status, endings, ...}: endings are "EVENT MICROSECONDS"
 -- joined by ";", one for each lock that the step has ended, with how long it
--- was held.
+-- was held. A LOCK in an answer is two parts, header and details.
+--
+-- The state is one hash, so that one command reads all that a step decides on,
+-- and one stores what it has decided. backends/redis_keys.go lists its fields.
 --
 -- Numbers are exact below 2^53: microseconds until the year 2255. They are
--- written with %.0f, since tostring loses digits. A step reads all that it
--- decides on and checks the types of what it writes; its first write is the log
--- record, which a full server and a log of another type refuse. So it fails as
--- a whole or not at all.
+-- written with %d, since tostring loses digits.
+--
+-- A step reads all that it decides on and checks the types of what it writes;
+-- its first write is the log record, which a full server and a log of another
+-- type refuse. So it fails as a whole or not at all.
+--
+-- What makes scripts slow, by count of instructions: each command, each letter
+-- of each string that Lua gets or makes (it hashes them), patterns, and functions
+-- that capture many locals. So the functions here share one table.
 
 -- Redis 6.2 replicates scripts by effect only when asked to.
 if not redis.REDIS_VERSION_NUM and redis.replicate_commands then redis.replicate_commands() end
 
-local call = redis.call
-local META, LOCKS, DEADLINES, OWNERS, MEMORY, FORGET, LOG = unpack(KEYS, 1, 7)
-local MEMORY_TIME = 600000000
-local clock = call('TIME')
-local NOW = clock[1] * 1000000 + clock[2]
-local NOW_TEXT = string.format('%.0f', NOW)
-local meta = call('HMGET', META, 'name', 'token', 'sequence', 'trimmed', 'readers', 'closing')
-local known = meta[1]
-local NAME = ARGV[1] ~= '' and ARGV[1] or known or ''
-local TOKEN, SEQUENCE, TRIMMED = tonumber(meta[2] or 0), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
-if not (TOKEN and SEQUENCE and TRIMMED) then
-  return { err = 'CORRUPT a counter in ' .. META .. ' is no number; nothing was done' }
-end
-local endings = ''
-local ready, changed = false, false
+local call, find, sub = redis.call, string.find, string.sub
+-- What the functions share: the counters of the state, the time, what is done.
+local S = { endings = '' }
 
 local function int(n)
-  return string.format('%.0f', n)
+  return string.format('%d', n)
 end
 
--- prepare is called before the first write. When frees is set the step works
--- on a server that has no memory left: such a server refuses a script only at
--- its first write, and removing what is not there is allowed.
-local function prepare(frees)
-  if ready then return end
-  ready = true
-  call('ZCARD', OWNERS)
-  call('ZCARD', DEADLINES)
-  call('LLEN', FORGET)
-  if frees then call('HDEL', META, '') end
-  if known then return end
-  call('HLEN', LOCKS)
-  call('HLEN', MEMORY)
+-- load reads the time, the counters and further fields of the state, of which
+-- it returns the values.
+local function load(...)
+  local clock = call('TIME')
+  S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
+  S.now = tonumber(S.text)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', ...)
+  S.known, S.wake, S.closing = v[1], v[6], v[7]
+  S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
+  S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
+  if not (S.token and S.sequence and S.locks and S.trimmed) then
+    -- The server's own error for a counter that is none ends the step.
+    for _, field in ipairs({ 'token', 'sequence', 'locks', 'trimmed' }) do
+      call('HINCRBY', KEYS[1], field, '0')
+    end
+  end
+  return v[8], v[9], v[10]
+end
+
+-- prepare is called before the first write. It checks the types of the keys
+-- that are written: the index of owners, with lease the deadlines, with ending
+-- the list of what to forget. When frees is set the step works on a server that
+-- has no memory left.
+local function prepare(frees, lease, ending)
+  if S.ready then return end
+  S.ready, S.frees = true, frees
+  call('ZCARD', KEYS[3])
+  if lease or not S.known then call('ZCARD', KEYS[2]) end
+  if ending or not S.known then call('LLEN', KEYS[4]) end
+  if S.known then return end
   -- A log whose counter is lost goes on where it was.
-  local last = call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-  if last then SEQUENCE = math.max(SEQUENCE, tonumber(string.match(last[1], '^%d+'))) end
+  local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+  if last then S.sequence = math.max(S.sequence, tonumber(string.match(last[1], '^%d+'))) end
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
   -- moves their slot.
-  call('HSET', META, 'name', NAME)
-  call('HSET', LOCKS, '', '')
-  call('HSET', MEMORY, '', '')
-  call('ZADD', DEADLINES, '+inf', '')
-  call('ZADD', OWNERS, 0, '')
-  if call('LLEN', FORGET) == 0 then call('RPUSH', FORGET, '') end
+  call('HSET', KEYS[1], 'name', S.name)
+  call('ZADD', KEYS[2], '+inf', '')
+  call('ZADD', KEYS[3], '0', '')
+  if call('LLEN', KEYS[4]) == 0 then call('RPUSH', KEYS[4], '') end
 end
 
--- parse reads a lock record; nil when it can't.
-local function parse(raw)
-  local flag, token, owner, priority, acquired, expires, request, note, metadata, payload = string.match(raw,
-    '^([mc-])\n(%d+)\n([^\n]+)\n(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n({[^\n]*})$')
-  if not flag then return nil end
+-- cut returns the first n lines of a text, and what is behind them; nil when it
+-- has fewer line breaks.
+local function cut(text, n)
+  local lines, from = {}, 1
+  for i = 1, n do
+    local at = find(text, '\n', from, true)
+    if not at then return nil end
+    lines[i] = sub(text, from, at - 1)
+    from = at + 1
+  end
+  lines[n + 1] = sub(text, from)
+  return lines
+end
+
+-- parse reads the header of a lock, and takes its details; nil when it can't.
+-- The details are stock's form of the lock and, behind a line break, metadata.
+local function parse(header, details)
+  local l = cut(header, 7)
+  if not l or not details then return nil end
+  local flag = l[4]
+  if flag ~= '-' and flag ~= 'm' and flag ~= 'c' or l[6] == '' or find(l[8], '\n', 1, true) then return nil end
+  if not (tonumber(l[1]) and tonumber(l[2]) and tonumber(l[3]) and tonumber(l[5])) or tonumber(l[1]) < 1 then return nil end
+  if sub(details, 1, 1) ~= '{' then return nil end
   return {
-    flag = flag, token = token, owner = owner, priority = priority, acquired = acquired, expires = expires,
-    request = request, note = note, metadata = metadata, payload = payload,
+    token = l[1], acquired = l[2], expires = l[3], flag = flag, priority = l[5], owner = l[6], request = l[7], note = l[8],
+    header = header, details = details,
   }
 end
 
-local function format(r)
-  return table.concat({ r.flag, r.token, r.owner, r.priority, r.acquired, r.expires, r.request, r.note, r.metadata, r.payload }, '\n')
+-- formOf returns stock's form of a lock.
+local function formOf(r)
+  local at = find(r.details, '\n', 1, true)
+  return at and sub(r.details, 1, at - 1) or r.details
+end
+
+-- headerOf writes a header.
+local function headerOf(r)
+  r.header = r.token .. '\n' .. r.acquired .. '\n' .. r.expires .. '\n' .. r.flag .. '\n' .. r.priority .. '\n' ..
+    r.owner .. '\n' .. r.request .. '\n' .. r.note
+  return r.header
 end
 
 -- ownerEntry starts, for a pull request, with its number: stock's unlock by
 -- pull request knows no host.
 local function ownerEntry(owner, resource)
-  local host, number = string.match(owner, '^pr:([^/]*)/[^/]*/(-?%d+)$')
-  if host then return 'p' .. number .. '/' .. host .. '\n' .. resource end
-  return owner .. '\n' .. resource
+  if sub(owner, 1, 3) ~= 'pr:' then return owner .. '\n' .. resource end
+  local host = find(owner, '/', 4, true)
+  local number = host and find(owner, '/', host + 1, true)
+  if not number then return owner .. '\n' .. resource end
+  return 'p' .. sub(owner, number + 1) .. '/' .. sub(owner, 4, host - 1) .. '\n' .. resource
+end
+
+-- store writes the counters, and further fields with them.
+local function store(...)
+  S.changed = false
+  call('HSET', KEYS[1], 'sequence', int(S.sequence), 'token', int(S.token), 'locks', int(S.locks), ...)
 end
 
 -- tidy trims the log and drops what is remembered of ended locks when its time
 -- has come, up to limit records of each.
 local function tidy(limit)
-  local excess, oldest, last, at = SEQUENCE - TRIMMED - tonumber(ARGV[2]), NOW - tonumber(ARGV[3])
-  local first = redis.pcall('XRANGE', LOG, '-', '+', 'COUNT', 1)[1]
+  local excess, oldest, last, at = S.sequence - S.trimmed - tonumber(ARGV[2]), S.now - tonumber(ARGV[3])
+  local first = redis.pcall('XRANGE', KEYS[5], '-', '+', 'COUNT', '1')[1]
   local time = first and tonumber(string.match(first[2][2] or '', '^(%d+)\n') or 0)
   if first and (excess > 0 or time < oldest) then
-    for i, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', limit)) do
+    for i, entry in ipairs(call('XRANGE', KEYS[5], '-', '+', 'COUNT', int(limit))) do
       time = tonumber(string.match(entry[2][2] or '', '^(%d+)\n') or 0)
+      -- One that can't be read goes with its neighbours.
       if i > excess and time >= oldest then break end
       last, at = tonumber(string.match(entry[1], '^%d+')), time
     end
   end
   if last then
-    call('XTRIM', LOG, 'MINID', int(last + 1))
-    call('HSET', META, 'trimmed', int(last), 'trimmed_time', int(at))
-    TRIMMED = last
+    call('XTRIM', KEYS[5], 'MINID', int(last + 1))
+    call('HSET', KEYS[1], 'trimmed', int(last), 'trimmed_time', int(at))
+    S.trimmed = last
   end
-  local list, count = call('LRANGE', FORGET, 0, limit), 0
+  local list, count = redis.pcall('LRANGE', KEYS[4], '0', int(limit)), 0
+  if list.err then return end
   for _, entry in ipairs(list) do
     local ended, token = string.match(entry, '^(%d+) (%d+)$')
-    if ended and ended + MEMORY_TIME > NOW then break end
+    -- Ten minutes.
+    if ended and ended + 600000000 > S.now then break end
     count = count + 1
-    local request = token and string.match(call('HGET', MEMORY, 'i' .. token) or '', '^[^\n]*\n[^\n]*\n[^\n]*\n([^\n]*)$')
-    if request then
-      call('HDEL', MEMORY, 'i' .. token)
-      if request ~= '' and call('HGET', MEMORY, 'r' .. request) == token then call('HDEL', MEMORY, 'r' .. request) end
+    local ending = token and cut(call('HGET', KEYS[1], 'i' .. token) or '', 3)
+    if ending then
+      local request = 'r' .. ending[4]
+      call('HDEL', KEYS[1], 'i' .. token)
+      if request ~= 'r' and call('HGET', KEYS[1], request) == token then call('HDEL', KEYS[1], request) end
     end
   end
   -- The last entry stays, so that the key does.
   count = math.min(count, #list - 1)
-  if count > 0 then call('LTRIM', FORGET, count, -1) end
+  if count > 0 then call('LTRIM', KEYS[4], int(count), '-1') end
 end
 
 -- append writes the one log record of a change, as lines: time, event,
@@ -132,138 +182,146 @@ end
 -- note of the lock before and after. An actor who is the owner is left out, and
 -- so are the record's own token and what there is none of.
 local function append(event, resource, actor, cause, request, reason, before, after)
-  prepare()
   local r = after or before
   if actor == r.owner then actor = '' end
-  local bo, bn, bx, bk, ao, an, ax, ak = '', '', '', '', '', '', '', ''
+  local b, a = '\n\n\n', '\n\n\n'
   if before then
-    bo, bx, bk = before.owner, before.expires, before.note or ''
-    if before.token ~= r.token then bn = before.token end
+    b = before.owner .. '\n' .. (before.token == r.token and '' or before.token) .. '\n' .. before.expires .. '\n' .. (before.note or '')
   end
-  if after then ao, ax, ak = after.owner, after.expires, after.note or '' end
-  local text = table.concat({ NOW_TEXT, event, resource, r.token, actor, cause, request, reason, bo, bn, bx, bk, ao, an, ax, ak }, '\n')
-  SEQUENCE = SEQUENCE + 1
-  if type(redis.pcall('XADD', LOG, int(SEQUENCE) .. '-0', 'd', text)) == 'table' then
-    -- The log is ahead of its counter, unless this fails as well.
-    local last = call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-    if last then SEQUENCE = tonumber(string.match(last[1], '^%d+')) + 1 end
-    call('XADD', LOG, int(SEQUENCE) .. '-0', 'd', text)
+  if after then a = after.owner .. '\n\n' .. after.expires .. '\n' .. (after.note or '') end
+  local text = S.text .. '\n' .. event .. '\n' .. resource .. '\n' .. r.token .. '\n' .. actor .. '\n' .. cause .. '\n' ..
+    request .. '\n' .. reason .. '\n' .. b .. '\n' .. a
+  S.sequence = S.sequence + 1
+  if type(redis.pcall('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)) == 'table' then
+    -- A server without memory refuses a script at its first write only, and
+    -- removing what is not there is allowed.
+    if S.frees then call('HDEL', KEYS[1], '') end
+    -- Or the log is ahead of its counter, unless this fails as well.
+    local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+    if last then S.sequence = tonumber(string.match(last[1], '^%d+')) + 1 end
+    call('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)
   end
-  changed = true
+  S.changed, S.logged = true, true
 end
 
--- finish stores what the step has counted, wakes readers of the log where there
--- are any, and makes the answer.
+-- finish stores the counters if that is not done, wakes readers of the log where
+-- there are any, and makes the answer.
 local function finish(status, ...)
-  if changed then
-    local excess = SEQUENCE - TRIMMED - ARGV[2]
-    if SEQUENCE % 16 == 0 or excess > 16 or excess > 0 and tonumber(ARGV[2]) < 1000 then tidy(20) end
-    call('HSET', META, 'sequence', int(SEQUENCE), 'token', int(TOKEN))
+  if S.logged then
+    local excess = S.sequence - S.trimmed - ARGV[2]
+    if S.sequence % 64 == 0 or excess > 64 or excess > 0 and tonumber(ARGV[2]) < 1000 then tidy(80) end
+    if S.closing and S.closing + 0 <= S.now then call('HDEL', KEYS[1], 'closing') end
+    if S.changed then store() end
     -- Without the right to publish, readers come by themselves.
-    if not known then
-      redis.pcall('PUBLISH', ARGV[6], META)
-    elseif meta[5] and meta[5] + 0 > NOW then
-      redis.pcall(ARGV[4], ARGV[5], META)
+    if not S.known then
+      redis.pcall('PUBLISH', ARGV[6], KEYS[1])
+    elseif S.wake and S.wake + 0 > S.now then
+      redis.pcall(ARGV[4], ARGV[5], KEYS[1])
     end
   end
-  return { status, endings, ... }
+  return { status, S.endings, ... }
 end
 
--- put writes a record with what leads to it.
-local function put(resource, r)
-  call('HSET', LOCKS, resource, format(r))
-  call('ZADD', OWNERS, 0, ownerEntry(r.owner, resource))
-  if r.expires ~= '0' then call('ZADD', DEADLINES, r.expires, resource) end
-end
-
--- drop removes a record, what leads to it and, if it is ours, stock's copy, and
--- remembers how the lock ended.
-local function drop(resource, r, how, mirror, stock)
-  call('HDEL', LOCKS, resource)
-  call('ZREM', OWNERS, ownerEntry(r.owner, resource))
-  if r.expires ~= '0' then call('ZREM', DEADLINES, resource) end
-  if mirror and stock == r.payload then call('DEL', mirror) end
-  call('HSET', MEMORY, 'i' .. r.token, how .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request)
-  call('RPUSH', FORGET, NOW_TEXT .. ' ' .. r.token)
-end
-
+-- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
+-- is ours, stock's copy, and remembers how it ended.
 local function finishLock(resource, r, event, actor, cause, reason, mirror, stock)
-  prepare(true)
+  prepare(true, true, true)
   append(event, resource, actor, cause, '', reason, r, nil)
-  drop(resource, r, event, mirror, stock)
-  local ended = event == 'timeout' and tonumber(r.expires) or NOW
-  endings = endings .. (endings == '' and '' or ';') .. event .. ' ' .. int(ended - r.acquired)
+  S.locks = S.locks - 1
+  call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
+  store('i' .. r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request)
+  call('ZREM', KEYS[3], ownerEntry(r.owner, resource))
+  if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
+  if stock and stock == formOf(r) then call('DEL', mirror) end
+  call('RPUSH', KEYS[4], S.text .. ' ' .. r.token)
+  local ended = event == 'timeout' and tonumber(r.expires) or S.now
+  S.endings = S.endings .. (S.endings == '' and '' or ';') .. event .. ' ' .. int(ended - r.acquired)
 end
 
--- grant writes a new lock with a new token. before is the lock that it follows,
--- if any.
-local function grant(resource, r, event, actor, cause, before, mirror)
-  prepare()
-  TOKEN = math.max(TOKEN + 1, NOW)
-  r.token = TOKEN == NOW and NOW_TEXT or int(TOKEN)
-  append(event, resource, actor, cause, r.request, '', before, r)
-  put(resource, r)
+-- nextToken is larger than every earlier one.
+local function nextToken()
+  S.token = math.max(S.token + 1, S.now)
+  return S.token == S.now and S.text or int(S.token)
+end
+
+-- grant writes a new lock with a new token.
+local function grant(resource, r, event, actor, cause, mirror)
+  prepare(false, r.expires ~= '0', false)
+  r.token = nextToken()
+  append(event, resource, actor, cause, r.request, '', nil, r)
+  S.locks = S.locks + 1
   if r.request ~= '' then
-    call('HSET', MEMORY, 'i' .. r.token, resource, 'r' .. r.request, r.token)
+    store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource, 'r' .. r.request, r.token)
   else
-    call('HSET', MEMORY, 'i' .. r.token, resource)
+    store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource)
   end
-  if r.flag == 'm' then call('SET', mirror, r.payload) end
+  call('ZADD', KEYS[3], '0', ownerEntry(r.owner, resource))
+  if r.expires ~= '0' then call('ZADD', KEYS[2], r.expires, resource) end
+  if r.flag == 'm' then call('SET', mirror, formOf(r)) end
+end
+
+-- isClosing reports whether all locks of an owner are being released.
+local function isClosing(owner)
+  if not S.closing or S.closing + 0 <= S.now then return false end
+  local number = string.match(owner, '^pr:.*/(-?%d+)$')
+  local mark = number and call('HGET', KEYS[1], 'closing:' .. number)
+  local ends, who = string.match(mark or '', '^(%d+) (.*)$')
+  return who == owner and ends + 0 > S.now
 end
 
 -- stockKeys returns stock's keys of the resource with a number, from 1, nil for
 -- those that it does not have.
 local function stockKeys(n)
-  local mirror, old = KEYS[6 + 2 * n], KEYS[7 + 2 * n]
-  if mirror == META then mirror = nil end
-  if old == META then old = nil end
-  return mirror, old
+  local mirror, old = KEYS[4 + 2 * n], KEYS[5 + 2 * n]
+  if mirror == KEYS[1] then return nil, nil end
+  return mirror, old ~= mirror and old or nil
 end
 
 -- follow does what stock's key says about a lock that is held here. It returns
 -- the lock, nil when stock has ended it.
 local function follow(resource, r, mirror, stock)
-  if r.flag == '-' and not stock or stock == r.payload then return r end
+  if r.flag == '-' and not stock or stock and stock == formOf(r) then return r end
   local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note }
   if not stock and r.flag == 'm' then
     finishLock(resource, r, 'released', 'system:atlantis', 'legacy', '', mirror, stock)
     return nil
   elseif not stock then
     -- The other holder of a conflict has gone.
-    prepare(true)
+    prepare(true, true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', 'the other holder has released', before, r)
     r.flag = 'm'
-    put(resource, r)
-    call('SET', mirror, r.payload)
+    store('l' .. resource, headerOf(r))
+    call('SET', mirror, formOf(r))
   elseif r.flag ~= 'c' then
     -- Stock has overwritten our copy, or has not seen the lock, which was taken
     -- while no copy was kept: two believe that they hold it.
-    prepare(true)
+    prepare(true, true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', '', before, r)
     r.flag = 'c'
-    put(resource, r)
+    store('l' .. resource, headerOf(r))
   end
   return r
 end
 
--- settle does first what is due on a resource. It returns
+-- settle does first what is due on a resource, of which header and details were
+-- read. It returns
 --   free                  nobody holds it
---   held, record, value   somebody does; value is what is under stock's key
+--   held, lock, value     somebody does; value is what is under stock's key
 --   unreadable, key       what is stored can't be read: it counts as held
 --   stock, value          stock Atlantis has put a value where ours is missing
 --   old, value            so has an Atlantis before v0.40, under its own key
-local function settle(resource, mirror, old)
-  local raw, stock = call('HGET', LOCKS, resource), false
-  if raw then
-    local r = parse(raw)
-    if not r then return 'unreadable', LOCKS end
+local function settle(resource, header, details, mirror, old)
+  local stock = false
+  if header then
+    local r = parse(header, details)
+    if not r then return 'unreadable', KEYS[1] end
     if mirror then
       stock = redis.pcall('GET', mirror)
       if type(stock) == 'table' then return 'unreadable', mirror end
     end
-    if r.expires ~= '0' and r.expires + 0 <= NOW then
+    if r.expires ~= '0' and r.expires + 0 <= S.now then
       finishLock(resource, r, 'timeout', 'system:store', 'expired', '', mirror, stock)
-      if stock == r.payload then stock = false end
+      if stock and stock == formOf(r) then stock = false end
     elseif not mirror then
       return 'held', r, false
     else
@@ -284,26 +342,25 @@ local function settle(resource, mirror, old)
   return 'free'
 end
 
--- identify returns the resource of the lock with a token, and how the lock
--- ended if it did; nil when the token is unknown.
-local function identify(token)
-  local value = call('HGET', MEMORY, 'i' .. token)
-  if not value then return nil end
-  local how, resource, owner = string.match(value, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n[^\n]*$')
-  if how then return resource, how, owner end
-  return value
+-- identify returns the resource of a token, whose entry was read, and how the
+-- lock ended if it did, and who had it; nil when the token is unknown.
+local function identify(entry)
+  if not entry then return nil end
+  local ending = cut(entry, 3)
+  if ending then return ending[2], ending[1], ending[3] end
+  return entry
 end
 
--- heldByToken returns the record of the lock with a token, settled, and what is
--- under stock's key; else nil and the answer that says why there is none.
-local function heldByToken(token, resource, mirror, old)
-  local found, how = identify(token)
+-- heldByToken returns the lock with a token, settled, and what is under stock's
+-- key; else nil and the answer that says why there is none.
+local function heldByToken(token, resource, entry, header, details, mirror, old)
+  local found, how = identify(entry)
   if found ~= resource then return nil, { 'unknown' } end
   if not how then
-    local status, r, stock = settle(resource, mirror, old)
+    local status, r, stock = settle(resource, header, details, mirror, old)
     if status == 'unreadable' then return nil, { 'unreadable', r } end
     if status == 'held' and r.token == token then return r, stock end
-    found, how = identify(token)
+    found, how = identify(call('HGET', KEYS[1], 'i' .. token))
   end
   return nil, { 'gone', how or '' }
 end

@@ -5,14 +5,16 @@
 --
 -- Answers  refreshed, permanent for a lock without lease, unknown, gone HOW,
 --          unreadable KEY
-local resource = ARGV[7]
+local resource, token = ARGV[7], ARGV[8]
+local header, details, entry = load('l' .. resource, 'd' .. resource, 'i' .. token)
 local mirror, old = stockKeys(1)
-local r, refusal = heldByToken(ARGV[8], resource, mirror, old)
+local r, refusal = heldByToken(token, resource, entry, header, details, mirror, old)
 if not r then return finish(unpack(refusal)) end
 if r.expires == '0' then return finish('permanent') end
 local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note }
-prepare(true)
-r.expires = int(NOW + ARGV[9])
+prepare(true, true, false)
+r.expires = int(S.now + ARGV[9])
 append('refreshed', resource, r.owner, 'request', '', '', before, r)
-put(resource, r)
+store('l' .. resource, headerOf(r))
+call('ZADD', KEYS[2], r.expires, resource)
 return finish('refreshed')

@@ -6,30 +6,36 @@
 --       that must, empty for any  11 "1" to release whoever holds it
 --       12 actor, empty for the holder  13 reason
 --
--- Answers  released RECORD, denied RECORD, missing, unknown, gone HOW,
+-- Answers  released LOCK, denied LOCK, missing, unknown, gone HOW,
 --          unreadable KEY, stock VALUE, old VALUE
 local resource, token = ARGV[7], ARGV[8]
+local header, details, entry
+if token == '' then
+  header, details = load('l' .. resource, 'd' .. resource)
+else
+  header, details, entry = load('l' .. resource, 'd' .. resource, 'i' .. token)
+end
 local mirror, old = stockKeys(1)
 local r, stock
 if token ~= '' then
-  r, stock = heldByToken(token, resource, mirror, old)
+  r, stock = heldByToken(token, resource, entry, header, details, mirror, old)
   if not r then return finish(unpack(stock)) end
 else
   local status
-  status, r, stock = settle(resource, mirror, old)
+  status, r, stock = settle(resource, header, details, mirror, old)
   if status == 'free' then return finish('missing') end
   if status ~= 'held' then return finish(status, r) end
 end
-local forced = ARGV[11] == '1'
+local forced, wanted = ARGV[11] == '1', ARGV[9]
 if not forced then
-  local wanted = ARGV[9]
-  if ARGV[10] ~= '' and string.match(r.owner, '^pr:.*/(-?%d+)$') ~= ARGV[10] then return finish('denied', format(r)) end
+  if ARGV[10] ~= '' and string.match(r.owner, '^pr:.*/(-?%d+)$') ~= ARGV[10] then return finish('denied', r.header, r.details) end
   if wanted ~= '' and wanted ~= r.owner then
     -- A record from before Atlantis stored the host is any host's.
     local mine = string.match(wanted, '^pr:[^/]*(/.*)$')
-    if not mine or r.owner ~= 'pr:' .. mine then return finish('denied', format(r)) end
+    if not mine or r.owner ~= 'pr:' .. mine then return finish('denied', r.header, r.details) end
   end
 end
+prepare(true, r.expires ~= '0', true)
 finishLock(resource, r, 'released', ARGV[12] ~= '' and ARGV[12] or r.owner, forced and 'forced' or 'request', ARGV[13], mirror, stock)
 if forced and r.flag == 'c' and mirror then call('DEL', mirror) end
-return finish('released', format(r))
+return finish('released', r.header, r.details)

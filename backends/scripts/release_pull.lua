@@ -5,47 +5,46 @@
 --       than are listed: until they are released it gets no new ones
 --       from 10 on the entries of the owners' index
 --
--- Answers  released RECORD RESOURCE ..., or again when the pull request holds
+-- Answers  released LOCK RESOURCE ..., or again when the pull request holds
 --          more than was listed; after it come the resources that can't be
---          read, each with "" in place of its record
+--          read, each with "" in place of its lock's parts
+load()
 local more = ARGV[9] == '1'
 local listed = {}
 for i = 10, #ARGV do listed[ARGV[i]] = true end
 if not more then
-  for _, entry in ipairs(call('ZRANGEBYLEX', OWNERS, '[p' .. ARGV[7] .. '/', '[p' .. ARGV[7] .. '/\255')) do
+  for _, entry in ipairs(call('ZRANGEBYLEX', KEYS[3], '[p' .. ARGV[7] .. '/', '[p' .. ARGV[7] .. '/\255')) do
     if not listed[entry] then return finish('again') end
   end
 end
-local answer, owners = {}, {}
+local answer, owner = {}, nil
 for i = 10, #ARGV do
   local entry = ARGV[i]
-  local resource = string.match(entry, '^[^\n]*\n(.*)$') or ''
+  local at = find(entry, '\n', 1, true)
+  local resource = at and sub(entry, at + 1) or ''
   local mirror, old = stockKeys(i - 9)
-  local status, r, stock = settle(resource, mirror, old)
+  local parts = call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
+  local status, r, stock = settle(resource, parts[1], parts[2], mirror, old)
+  local n = #answer
   if status == 'held' and ownerEntry(r.owner, resource) == entry then
-    owners[r.owner] = true
+    owner = r.owner
     finishLock(resource, r, 'released', ARGV[8], 'pull', '', mirror, stock)
-    answer[#answer + 1] = format(r)
-    answer[#answer + 1] = resource
-  elseif call('ZSCORE', OWNERS, entry) then
+    answer[n + 1], answer[n + 2], answer[n + 3] = r.header, r.details, resource
+  elseif call('ZSCORE', KEYS[3], entry) then
     -- An entry that leads to nothing must not come up on every page.
-    prepare(true)
-    call('ZREM', OWNERS, entry)
+    prepare(true, true, true)
+    call('ZREM', KEYS[3], entry)
     if status == 'unreadable' then
-      answer[#answer + 1] = ''
-      answer[#answer + 1] = resource
+      answer[n + 1], answer[n + 2], answer[n + 3] = '', '', resource
     end
   end
 end
--- Markers come last: what was removed has made room for them.
-if more then
-  local ends = int(NOW + 60000000)
-  for owner in pairs(owners) do
-    call('HSET', META, 'closing', ends, 'closing:' .. owner, ends)
-  end
-elseif meta[6] then
-  for _, field in ipairs(call('HKEYS', META)) do
-    if string.match(field, '^closing:pr:[^/]*/[^/]*/(-?%d+)$') == ARGV[7] then call('HDEL', META, field) end
-  end
+-- The mark comes last: what was removed has made room for it. It names the
+-- owner, since a pull request of another host can have the number.
+if more and owner then
+  local ends = int(S.now + 60000000)
+  call('HSET', KEYS[1], 'closing', ends, 'closing:' .. ARGV[7], ends .. ' ' .. owner)
+elseif not more and S.closing then
+  call('HDEL', KEYS[1], 'closing:' .. ARGV[7])
 end
 return finish('released', unpack(answer))

@@ -1,16 +1,19 @@
 -- Changes entries of a repository, unless it has changed since it was looked
 -- at, and logs each repair.
 --
--- KEYS  see the prelude; 8 what was moved aside
+-- KEYS  see the prelude; 6 what was moved aside
 -- ARGV  7 sequence that it had  8 actor  9 cause  10 number of changes
 --       then for each change: command, key, and two arguments, the second may
 --       be empty; then for each repair: resource, owner, token and expiry of its
 --       lock, "1" if the lock is there still, and the reason
 --
 -- Answers  repaired, or again
-if int(SEQUENCE) ~= ARGV[7] then return finish('again') end
-prepare(true)
-local keys = { meta = META, locks = LOCKS, deadlines = DEADLINES, owners = OWNERS, memory = MEMORY, forget = FORGET, aside = KEYS[8] }
+load()
+if int(S.sequence) ~= ARGV[7] then return finish('again') end
+prepare(true, true, true)
+-- Works while the server has no memory left, see append.
+call('HDEL', KEYS[1], '')
+local keys = { state = KEYS[1], deadlines = KEYS[2], owners = KEYS[3], forget = KEYS[4], aside = KEYS[6] }
 local at = 11
 for _ = 1, tonumber(ARGV[10]) do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]
@@ -29,8 +32,7 @@ for _ = 1, tonumber(ARGV[10]) do
   end
   at = at + 4
 end
-meta = call('HMGET', META, 'name', 'token', 'sequence', 'trimmed')
-TOKEN, SEQUENCE, TRIMMED = tonumber(meta[2] or 0), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
+load()
 while at < #ARGV do
   local resource, owner, token, expires, stays, reason = unpack(ARGV, at, at + 5)
   local r = { owner = owner, token = token, expires = expires }

@@ -3,24 +3,30 @@
 -- KEYS  see the prelude, with each resource
 -- ARGV  from 7 on the resources
 --
--- Answers  settled STATUS VALUE ...: for each resource what settle says; VALUE
---          is the record of a held lock
+-- Answers  settled STATUS VALUE DETAILS ...: for each resource what settle
+--          says; the values are the parts of a held lock
+load()
 local answer = {}
 for i = 7, #ARGV do
   local resource = ARGV[i]
   local mirror, old = stockKeys(i - 6)
-  local status, value = settle(resource, mirror, old)
+  local parts = call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
+  local status, value = settle(resource, parts[1], parts[2], mirror, old)
   -- A deadline that is not the lock's must not be due again and again.
-  local deadline = call('ZSCORE', DEADLINES, resource)
+  local deadline = call('ZSCORE', KEYS[2], resource)
   if deadline and status ~= 'unreadable' then
     local expires = status == 'held' and value.expires or '0'
     if deadline + 0 ~= expires + 0 then
-      prepare(true)
-      call('ZREM', DEADLINES, resource)
-      if expires ~= '0' then call('ZADD', DEADLINES, expires, resource) end
+      prepare(true, true, true)
+      call('ZREM', KEYS[2], resource)
+      if expires ~= '0' then call('ZADD', KEYS[2], expires, resource) end
     end
   end
-  answer[#answer + 1] = status
-  answer[#answer + 1] = status == 'held' and format(value) or value or ''
+  local n = #answer
+  if status == 'held' then
+    answer[n + 1], answer[n + 2], answer[n + 3] = status, value.header, value.details
+  else
+    answer[n + 1], answer[n + 2], answer[n + 3] = status, value or '', ''
+  end
 end
 return finish('settled', unpack(answer))

@@ -4,7 +4,6 @@
 -- ARGV  7 how much of each at most
 --
 -- Answers  swept
-if not known then return finish('swept') end
-prepare(true)
-tidy(ARGV[7] + 0)
+load()
+if S.known then tidy(ARGV[7] + 0) end
 return finish('swept')

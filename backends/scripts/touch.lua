@@ -1,7 +1,7 @@
 -- Writes something, so that the connection's next WAIT is about all that came
 -- before. It stands alone.
 --
--- KEYS  1 meta, or a key that a process has of its own
+-- KEYS  1 state, or a key that a process has of its own
 --
 -- Answers  touched
 -- Works while the server has no memory left, see the prelude.

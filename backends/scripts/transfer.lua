@@ -1,26 +1,28 @@
 -- Gives a held lock to another owner, with a new token.
 --
 -- KEYS  see the prelude, with one resource
--- ARGV  7 resource  8 token  9 new owner  10 stock's form for the new owner
+-- ARGV  7 resource  8 token  9 new owner  10 metadata  11 stock's form for the
+--       new owner
 --
--- Answers  transferred TOKEN, own when the owner has it already, unknown, gone
---          HOW, unreadable KEY
-local resource = ARGV[7]
+-- Answers  transferred TOKEN, own when the owner has it already, closing, unknown,
+--          gone HOW, unreadable KEY
+local resource, token, owner = ARGV[7], ARGV[8], ARGV[9]
+local header, details, entry = load('l' .. resource, 'd' .. resource, 'i' .. token)
 local mirror, old = stockKeys(1)
-local r, stock = heldByToken(ARGV[8], resource, mirror, old)
-if not r then return finish(unpack(stock)) end
-if r.owner == ARGV[9] then return finish('own') end
-local before = {
-  owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request, payload = r.payload,
-}
-r.owner, r.request, r.payload = ARGV[9], '', ARGV[10]
--- The log record comes first; a conflict with stock stays one.
-prepare()
-TOKEN = math.max(TOKEN + 1, NOW)
-r.token = int(TOKEN)
+local r, refusal = heldByToken(token, resource, entry, header, details, mirror, old)
+if not r then return finish(unpack(refusal)) end
+if r.owner == owner then return finish('own') end
+if isClosing(owner) then return finish('closing') end
+local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request }
+prepare(true, true, true)
+r.owner, r.request, r.token = owner, '', nextToken()
+r.details = ARGV[10] ~= '' and ARGV[11] .. '\n' .. ARGV[10] or ARGV[11]
 append('transferred', resource, before.owner, 'request', '', '', before, r)
-drop(resource, before, 'transferred')
-put(resource, r)
-call('HSET', MEMORY, 'i' .. r.token, resource)
-if r.flag == 'm' then call('SET', mirror, r.payload) end
+store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
+  'i' .. before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request)
+call('ZREM', KEYS[3], ownerEntry(before.owner, resource))
+call('ZADD', KEYS[3], '0', ownerEntry(owner, resource))
+call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)
+-- A conflict with stock stays one: its key is not ours.
+if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 return finish('transferred', r.token)

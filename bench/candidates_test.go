@@ -1,0 +1,153 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/go-redsync/redsync/v4"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	stock "github.com/runatlantis/atlantis/server/core/redis"
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// acquire takes a lock, which must be free, and returns what gives it back.
+type acquire func(ctx context.Context, lock models.ProjectLock) (release func() error, err error)
+
+// lockTime is the lease of candidates that have no locks without one. It is far
+// longer than any lock is held here.
+const lockTime = time.Minute
+
+// candidates are the lock systems that use a Redis server.
+func candidates() map[string]func(b *testing.B, client *redis.Client) acquire {
+	return map[string]func(b *testing.B, client *redis.Client) acquire{
+		"adapter":        func(b *testing.B, client *redis.Client) acquire { return throughAdapter(b, client, false) },
+		"adapter-mirror": func(b *testing.B, client *redis.Client) acquire { return throughAdapter(b, client, true) },
+		"manager":        func(b *testing.B, client *redis.Client) acquire { return throughManager(b, client, false) },
+		"manager-mirror": func(b *testing.B, client *redis.Client) acquire { return throughManager(b, client, true) },
+		"stock":          throughStock,
+		"redsync":        throughRedsync,
+		"redislock":      throughRedislock,
+	}
+}
+
+func newManager(b *testing.B, client *redis.Client, mirror bool) (*enhanced.EnhancedLockManager, *enhanced.LockingAdapter) {
+	b.Helper()
+	config := enhanced.DefaultConfig()
+	config.Enabled, config.Backend, config.PreserveLegacyFormat = true, enhanced.BackendRedis, mirror
+	backend := backends.NewRedisBackend(client, config, nil)
+	b.Cleanup(func() {
+		if err := backend.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	manager := enhanced.NewEnhancedLockManager(backend, config, nil)
+	return manager, enhanced.NewLockingAdapter(manager, backend, config, nil, nil)
+}
+
+// throughAdapter is as Atlantis itself does it: by pull request, without lease.
+func throughAdapter(b *testing.B, client *redis.Client, mirror bool) acquire {
+	b.Helper()
+	_, adapter := newManager(b, client, mirror)
+	return func(_ context.Context, lock models.ProjectLock) (func() error, error) {
+		acquired, _, err := adapter.TryLock(lock)
+		if err == nil && !acquired {
+			err = errHeld
+		}
+		return func() error {
+			_, err := adapter.Unlock(lock.Project, lock.Workspace)
+			return err
+		}, err
+	}
+}
+
+// throughManager is as a program does it that has a context.
+func throughManager(b *testing.B, client *redis.Client, mirror bool) acquire {
+	b.Helper()
+	manager, _ := newManager(b, client, mirror)
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		held, acquired, err := manager.TryAcquire(ctx, &enhanced.EnhancedLockRequest{
+			Project: lock.Project, Workspace: lock.Workspace, User: lock.User, Pull: &lock.Pull, Timeout: enhanced.NoTimeout,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !acquired {
+			return nil, errHeld
+		}
+		return func() error {
+			_, err := manager.Release(ctx, enhanced.ReleaseRequest{Resource: held.Resource, Owner: held.Owner})
+			return err
+		}, nil
+	}
+}
+
+func throughStock(b *testing.B, client *redis.Client) acquire {
+	b.Helper()
+	database, err := stock.NewWithClient(client, "", "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(_ context.Context, lock models.ProjectLock) (func() error, error) {
+		acquired, _, err := database.TryLock(lock)
+		if err == nil && !acquired {
+			err = errHeld
+		}
+		return func() error {
+			_, err := database.Unlock(lock.Project, lock.Workspace)
+			return err
+		}, err
+	}
+}
+
+func throughRedsync(_ *testing.B, client *redis.Client) acquire {
+	sync := redsync.New(goredis.NewPool(client))
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		mutex := sync.NewMutex(models.GenerateLockKey(lock.Project, lock.Workspace), redsync.WithExpiry(lockTime), redsync.WithTries(1))
+		if err := mutex.LockContext(ctx); err != nil {
+			return nil, err
+		}
+		return func() error {
+			_, err := mutex.UnlockContext(ctx)
+			return err
+		}, nil
+	}
+}
+
+func throughRedislock(_ *testing.B, client *redis.Client) acquire {
+	locker := redislock.New(client)
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		held, err := locker.Obtain(ctx, models.GenerateLockKey(lock.Project, lock.Workspace), lockTime, nil)
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return held.Release(ctx) }, nil
+	}
+}
+
+// newLock is a lock with a repository of 60 bytes, a path of 40 and a full head
+// commit.
+func newLock(repository, number int) models.ProjectLock {
+	owner := "some-organisation-with-a-name"
+	name := fmt.Sprintf("terraform-live-infrastructure-%05d", repository)
+	full := owner + "/" + name
+	host := models.VCSHost{Hostname: "github.com", Type: models.Github}
+	return models.ProjectLock{
+		Project:   models.NewProject(full, fmt.Sprintf("environments/production/eu-west/%08d", number), ""),
+		Workspace: "default",
+		User:      models.User{Username: "some-developer"},
+		Time:      time.Now(),
+		Pull: models.PullRequest{
+			Num: number + 1, HeadCommit: "8f14e45fceea167a5a36dedd4bea2543f6a1b2c3", Author: "some-developer",
+			URL:        "https://github.com/" + full + "/pull/" + strconv.Itoa(number+1),
+			HeadBranch: "feature/some-change", BaseBranch: "main", State: models.OpenPullState,
+			BaseRepo: models.Repo{FullName: full, Owner: owner, Name: name, VCSHost: host},
+		},
+	}
+}
