@@ -41,6 +41,8 @@ type RedisBackend struct {
 	calls  sync.WaitGroup
 	nodes  nodes
 
+	repositories redisRepositories
+
 	// ending ends with Close; subscriptions live in it.
 	ending context.Context
 	end    context.CancelFunc

@@ -2,8 +2,10 @@ package backends
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -41,15 +43,10 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 }
 
 func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
-	owner := r.Owner().String()
-	original := r.ProjectLock()
+	owner, original := r.Owner(), r.ProjectLock()
 	payload, err := encodeProjectLock(original)
 	if err != nil {
 		return nil, false, enhanced.NewInvalidError("the request can't be stored: %v", err)
-	}
-	note, metadata, err := metadataLines(r.Metadata)
-	if err != nil {
-		return nil, false, enhanced.NewInvalidError("metadata: %v", err)
 	}
 	lease := int64(0)
 	if r.Timeout != enhanced.NoTimeout {
@@ -59,8 +56,31 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	if b.config.Load().PreserveLegacyFormat && b.mirrors(r.Resource) {
 		flag = "m"
 	}
+	repository := b.repository(r.Resource.Namespace)
+	if len(r.Metadata) == 0 && b.checked.Load() {
+		text := owner.String()
+		d, err := b.decide(ctx, decision{repository: repository, stock: b.stockKeys(r.Resource), args: []string{
+			"a", r.Resource.Key(), text, indexPrefix(owner), strconv.Itoa(int(r.Priority)), strconv.FormatInt(lease, 10), r.ID, flag, string(payload),
+		}})
+		switch {
+		case errors.Is(err, errElse):
+		case err != nil:
+			return nil, false, failure(ctx, "acquire "+r.Resource.String(), true, err)
+		case d.parts[0] == "granted":
+			lock, err := grantedLock(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
+			return lock, err == nil, err
+		case d.parts[0] == "held":
+			lock, err := b.lockIn(d.parts[1], d.parts[2], r.Resource)
+			return lock, false, err
+		}
+	}
+	note, metadata, err := metadataLines(r.Metadata)
+	if err != nil {
+		return nil, false, enhanced.NewInvalidError("metadata: %v", err)
+	}
+	text := owner.String()
 	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource,
-		owner, int(r.Priority), lease, r.ID, note, metadata, payload, flag)
+		text, int(r.Priority), lease, r.ID, note, metadata, payload, flag)
 	switch {
 	case err != nil:
 		return nil, false, err
@@ -69,40 +89,52 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	}
 	switch a.status {
 	case "granted":
-		lock, err := grantedLock(r, owner, original, a.values)
+		lock, err := grantedLock(r, repository.tag, text, original, a.value(0), a.value(1), a.value(2))
 		return lock, err == nil, err
 	case "again", "own", "held":
-		lock, err := redisLock(a.value(0), a.value(1), r.Resource)
-		if err != nil {
-			return nil, false, enhanced.NewCorruptError(r.Resource, b.keys.state(enhanced.RepositoryTag(r.Resource.Namespace)))
-		}
-		return lock, a.status == "again", nil
+		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
+		return lock, a.status == "again" && err == nil, err
 	case "ended":
 		return nil, false, endedRequestError(r)
 	case "reused":
 		return nil, false, reusedError(r)
 	case "closing":
-		return nil, false, closingError(r.Resource, owner)
+		return nil, false, closingError(r.Resource, text)
 	}
 	return nil, false, b.refusal(a, "", r.Resource)
 }
 
+// indexPrefix is an owner's part of the owners' index, see ownerEntry in the
+// prelude.
+func indexPrefix(owner enhanced.Owner) string {
+	if owner.Kind != enhanced.OwnerPull {
+		return owner.String()
+	}
+	return "p" + strconv.Itoa(owner.Number) + "/" + url.PathEscape(owner.Host)
+}
+
+// lockIn decodes a lock that a script has answered.
+func (b *RedisBackend) lockIn(header, details string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	lock, err := redisLock(header, details, resource)
+	if err != nil {
+		return nil, enhanced.NewCorruptError(resource, b.keys.state(enhanced.RepositoryTag(resource.Namespace)))
+	}
+	return lock, nil
+}
+
 // grantedLock is the new lock of a request. The answer says token, time and end
 // of the lease; all else is the request's.
-func grantedLock(r *enhanced.EnhancedLockRequest, owner string, original models.ProjectLock, values []string) (*enhanced.EnhancedLock, error) {
-	if len(values) != 3 {
-		return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), fmt.Errorf("script acquire answered %q", values))
-	}
+func grantedLock(r *enhanced.EnhancedLockRequest, tag, owner string, original models.ProjectLock, token, acquired, expires string) (*enhanced.EnhancedLock, error) {
 	record := &lockRecord{Owner: owner, Priority: r.Priority, Metadata: maps.Clone(r.Metadata)}
-	for i, field := range []*int64{&record.Token, &record.Acquired, &record.Expires} {
-		n, err := strconv.ParseInt(values[i], 10, 64)
+	for text, field := range map[*string]*int64{&token: &record.Token, &acquired: &record.Acquired, &expires: &record.Expires} {
+		n, err := strconv.ParseInt(*text, 10, 64)
 		if err != nil {
 			return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), err)
 		}
 		*field = n
 	}
 	sanitized := enhanced.SanitizeProjectLock(original)
-	return newLock(enhanced.RepositoryTag(r.Resource.Namespace), r.Resource, record, &sanitized), nil
+	return newLock(tag, r.Resource, record, &sanitized), nil
 }
 
 // refusal is the error for what a step has answered instead of success.

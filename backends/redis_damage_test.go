@@ -240,7 +240,9 @@ func TestRedisLostState(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	client := redistest.Start(t, redistest.Options{}).Client()
-	b := openRedis(t, client, nil)
+	config := enhanced.DefaultConfig()
+	config.PreserveLegacyFormat = false // else stock's copies count
+	b := openRedis(t, client, config)
 	before, err := b.AcquireLock(ctx, by("org/app", ".", "ann"))
 	require.NoError(t, err)
 	require.NoError(t, client.Del(ctx, repositoryKey("org/app", "state")).Err())

@@ -13,6 +13,9 @@ import (
 
 // hasErrorPrefix recognizes a server's error by its code, however it is wrapped.
 func hasErrorPrefix(err error, code string) bool {
+	if err == nil {
+		return false
+	}
 	var reply redis.Error
 	return errors.As(err, &reply) && strings.HasPrefix(strings.TrimPrefix(reply.Error(), "ERR "), code)
 }

@@ -16,12 +16,13 @@ const (
 	maxPipelined = 128
 )
 
-// pipeline sends the commands of all callers to one server. A command is sent
-// at once when nothing is on its way; what comes meanwhile goes together, as in
-// the bbolt backend's committer. Its goroutines exist only while there is
-// something to send.
+// pipeline sends the commands and decisions of all callers to one server. What
+// comes is sent at once when nothing is on its way; what comes meanwhile goes
+// together, as in the bbolt backend's committer. Its goroutines exist only while
+// there is something to send.
 type pipeline struct {
 	client *redis.Client
+	common script
 	calls  *sync.WaitGroup // counts the goroutines, too
 
 	mu      sync.Mutex // protects all below
@@ -29,9 +30,10 @@ type pipeline struct {
 	running int
 }
 
-// sending is a command on its way.
+// sending is a command or a decision on its way.
 type sending struct {
-	cmd  *redis.Cmd
+	cmd *redis.Cmd // nil for a decision
+	decision
 	done chan struct{}
 	// state is unsent at first; whoever changes it decides.
 	state atomic.Int32
@@ -43,11 +45,16 @@ const (
 	withdrawn
 )
 
-// do sends a command and returns its reply. It returns when ctx ends, whatever
-// the client library does underneath. An error that is no unsentError says
-// nothing about whether the server has got the command.
-func (p *pipeline) do(ctx context.Context, cmd *redis.Cmd) (any, error) {
-	s := &sending{cmd: cmd, done: make(chan struct{})}
+// unsentError is the end of a context before its command was sent.
+type unsentError struct{ error }
+
+func (e *unsentError) Unwrap() error { return e.error }
+
+// do sends and returns when there is a reply, or when ctx ends, whatever the
+// client library does underneath. An error that is no unsentError says nothing
+// about whether the server has got the command.
+func (p *pipeline) do(ctx context.Context, s *sending) error {
+	s.done = make(chan struct{})
 	p.mu.Lock()
 	p.waiting = append(p.waiting, s)
 	if p.running < pipelines {
@@ -58,19 +65,14 @@ func (p *pipeline) do(ctx context.Context, cmd *redis.Cmd) (any, error) {
 	p.mu.Unlock()
 	select {
 	case <-s.done:
-		return cmd.Result()
+		return nil
 	case <-ctx.Done():
 		if s.state.CompareAndSwap(unsent, withdrawn) {
-			return nil, &unsentError{ctx.Err()}
+			return &unsentError{ctx.Err()}
 		}
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
-
-// unsentError is the end of a context before its command was sent.
-type unsentError struct{ error }
-
-func (e *unsentError) Unwrap() error { return e.error }
 
 // run sends until nothing waits.
 func (p *pipeline) run() {
@@ -84,38 +86,64 @@ func (p *pipeline) run() {
 			p.mu.Unlock()
 			return
 		}
-		batch := p.waiting[:n:n]
+		all := p.waiting[:n:n]
 		p.waiting = p.waiting[n:]
 		p.mu.Unlock()
-		p.send(batch)
+		p.send(all)
 	}
 }
 
-// send sends a batch and tells the callers.
-func (p *pipeline) send(batch []*sending) {
-	live := batch[:0]
-	for _, s := range batch {
-		if s.state.CompareAndSwap(unsent, sent) {
-			live = append(live, s)
+// send sends what was not withdrawn and tells the callers.
+func (p *pipeline) send(all []*sending) {
+	live := all[:0]
+	var commands []*redis.Cmd
+	var batches []*batched
+	for _, s := range all {
+		switch {
+		case !s.state.CompareAndSwap(unsent, sent):
+			continue
+		case s.cmd != nil:
+			commands = append(commands, s.cmd)
+		default:
+			batches = s.join(batches)
+		}
+		live = append(live, s)
+	}
+	for _, b := range batches {
+		b.cmd = b.evaluation("evalsha", p.common.hash)
+		commands = append(commands, b.cmd)
+	}
+	p.process(commands)
+	var again []*redis.Cmd
+	for _, b := range batches {
+		if hasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
+			b.cmd = b.evaluation("eval", p.common.text)
+			again = append(again, b.cmd)
 		}
 	}
-	// The client's own time-outs bound it: a batch has many callers, and ends
-	// with none of them.
-	ctx := context.Background()
-	switch len(live) {
-	case 0:
-		return
-	case 1:
-		_ = p.client.Process(ctx, once{live[0].cmd}) //nolint:errcheck // the command has it
-	default:
-		pipe := p.client.Pipeline()
-		for _, s := range live {
-			_ = pipe.Process(ctx, once{s.cmd}) //nolint:errcheck // it only queues
-		}
-		_, _ = pipe.Exec(ctx) //nolint:errcheck // each command has its own
+	p.process(again)
+	for _, b := range batches {
+		b.tell()
 	}
 	for _, s := range live {
 		close(s.done)
+	}
+}
+
+// process sends commands, each once. The client's own time-outs bound it: they
+// have many callers, and end with none of them.
+func (p *pipeline) process(commands []*redis.Cmd) {
+	ctx := context.Background()
+	switch len(commands) {
+	case 0:
+	case 1:
+		_ = p.client.Process(ctx, once{commands[0]}) //nolint:errcheck // the command has it
+	default:
+		pipe := p.client.Pipeline()
+		for _, cmd := range commands {
+			_ = pipe.Process(ctx, once{cmd}) //nolint:errcheck // it only queues
+		}
+		_, _ = pipe.Exec(ctx) //nolint:errcheck // each command has its own
 	}
 }
 
@@ -137,7 +165,7 @@ func (b *RedisBackend) pipeline(client *redis.Client) *pipeline {
 		if len(b.nodes.all) >= maxNodes || b.nodes.all == nil {
 			b.nodes.all = make(map[*redis.Client]*pipeline)
 		}
-		p = &pipeline{client: client, calls: &b.calls}
+		p = &pipeline{client: client, common: b.scripts.common, calls: &b.calls}
 		b.nodes.all[client] = p
 	}
 	return p

@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ func (b *RedisBackend) Release(ctx context.Context, request enhanced.ReleaseRequ
 		return b.releaseID(ctx, request)
 	}
 	resource := request.Resource.Normalized()
+	if lock, err := b.releaseCommon(ctx, request, "", resource); !errors.Is(err, errElse) {
+		return lock, err
+	}
 	a, elsewhere, err := b.decideOn(ctx, "release "+resource.String(), b.scripts.release, resource, releaseArgs("", request)...)
 	switch {
 	case err != nil:
@@ -52,13 +56,51 @@ func (b *RedisBackend) releaseID(ctx context.Context, request enhanced.ReleaseRe
 	if request.Resource != (enhanced.ResourceIdentifier{}) && request.Resource.Normalized() != resource {
 		return nil, enhanced.NewUnknownLockError(request.LockID)
 	}
-	args := releaseArgs(strconv.FormatInt(located.token, 10), request)
+	token := strconv.FormatInt(located.token, 10)
+	if lock, err := b.releaseCommon(ctx, request, token, resource); !errors.Is(err, errElse) {
+		return lock, err
+	}
+	args := releaseArgs(token, request)
 	a, err := b.step(ctx, "release lock "+request.LockID, b.scripts.release, enhanced.RepositoryTag(resource.Namespace), resource.Namespace,
 		b.stockKeys(resource), append([]any{resource.Key()}, args...)...)
 	if err != nil {
 		return nil, err
 	}
 	return b.released(a, request, resource)
+}
+
+// releaseCommon has the common script release a lock. It answers errElse where
+// the general one has to.
+func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.ReleaseRequest, token string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	if request.PullNumber != nil || !b.checked.Load() {
+		return nil, errElse
+	}
+	force, actor := "", cmp.Or(request.Actor, request.Owner)
+	if request.Force {
+		force = "1"
+	}
+	d, err := b.decide(ctx, decision{
+		repository: b.repository(resource.Namespace), stock: b.stockKeys(resource),
+		args: []string{"r", resource.Key(), token, request.Owner, force, actor, request.Reason},
+	})
+	switch {
+	case errors.Is(err, errElse):
+		return nil, err
+	case err != nil:
+		return nil, failure(ctx, "release "+resource.String(), true, err)
+	}
+	lock, err := redisLock(d.parts[1], d.parts[2], resource)
+	if err != nil {
+		lock, err = withoutOriginal(d.parts[1], d.parts[2], resource)
+	}
+	if err != nil {
+		return nil, enhanced.NewCorruptError(resource, b.keys.state(d.repository.tag))
+	}
+	if now, err := strconv.ParseInt(d.micros, 10, 64); err == nil {
+		b.recorder.Released(time.UnixMicro(now).Sub(lock.AcquiredAt))
+	}
+	lock.State = enhanced.LockStateReleased
+	return lock, nil
 }
 
 func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
@@ -69,11 +111,7 @@ func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
 	if request.Force {
 		force = "1"
 	}
-	actor := request.Actor
-	if actor == "" {
-		actor = request.Owner
-	}
-	return []any{token, request.Owner, number, force, actor, request.Reason}
+	return []any{token, request.Owner, number, force, cmp.Or(request.Actor, request.Owner), request.Reason}
 }
 
 func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {

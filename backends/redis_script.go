@@ -31,6 +31,8 @@ type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
 	read, locate, list, owned, recorded, log, due, snapshot                        script
 	status, touch, listen, check                                                   script
+	// common decides common cases of acquire and release, for several callers.
+	common script
 }
 
 func loadScripts() scripts {
@@ -47,15 +49,11 @@ func loadScripts() scripts {
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
 	}
 	step := func(name string, acked map[string]bool) script { return named(name, prelude+file(name), true, acked) }
-	// The common case comes before the prelude, see acquire_fast.lua.
-	fast := func(name string, acked map[string]bool) script {
-		return named(name, file(name+"_fast")+prelude+file(name), true, acked)
-	}
 	reading := func(name string) script { return named(name, file(name), false, nil) }
 	const now, earlier = false, true
 	return scripts{
-		acquire:     fast("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
-		release:     fast("release", map[string]bool{"released": now, "gone": earlier}),
+		acquire:     step("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
+		release:     step("release", map[string]bool{"released": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
@@ -64,6 +62,7 @@ func loadScripts() scripts {
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
 		touch:  named("touch", file("touch"), true, nil),
+		common: named("common", file("common"), true, nil),
 	}
 }
 
@@ -111,7 +110,7 @@ func (b *RedisBackend) run(ctx context.Context, operation string, s script, keys
 		}
 		return nil, failure(ctx, operation, s.changes, err)
 	}
-	answer, err := texts(s, reply)
+	answer, err := texts(s.name, reply)
 	if err != nil {
 		return nil, enhanced.NewBackendError(operation, err)
 	}
@@ -119,15 +118,15 @@ func (b *RedisBackend) run(ctx context.Context, operation string, s script, keys
 }
 
 // texts are the parts of a script's answer.
-func texts(s script, reply any) ([]string, error) {
+func texts(name string, reply any) ([]string, error) {
 	list, ok := reply.([]any)
 	if !ok || len(list) == 0 {
-		return nil, fmt.Errorf("script %s answered %T", s.name, reply)
+		return nil, fmt.Errorf("script %s answered %T", name, reply)
 	}
 	answer := make([]string, len(list))
 	for i, part := range list {
 		if answer[i], ok = part.(string); !ok {
-			return nil, fmt.Errorf("script %s answered %T as part %d", s.name, part, i)
+			return nil, fmt.Errorf("script %s answered %T as part %d", name, part, i)
 		}
 	}
 	return answer, nil
@@ -142,10 +141,9 @@ func (b *RedisBackend) send(ctx context.Context, s script, keys []string, args [
 	if err != nil {
 		return nil, err
 	}
-	p := b.pipeline(node)
-	reply, err := p.do(ctx, evaluation(ctx, "evalsha", s.hash, keys, args))
+	reply, err := b.pipelined(ctx, node, evaluation(ctx, "evalsha", s.hash, keys, args))
 	if hasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = p.do(ctx, evaluation(ctx, "eval", s.text, keys, args))
+		reply, err = b.pipelined(ctx, node, evaluation(ctx, "eval", s.text, keys, args))
 	}
 	if b.isCluster() && (hasErrorPrefix(err, "MOVED") || hasErrorPrefix(err, "ASK")) {
 		// The cluster's own client follows. It is not asked first: it looks up in
@@ -154,6 +152,14 @@ func (b *RedisBackend) send(ctx context.Context, s script, keys []string, args [
 		return apart(ctx, b, func() (any, error) { return evaluate(context.WithoutCancel(ctx), b.client, s, keys, args) })
 	}
 	return reply, err
+}
+
+// pipelined sends a command with those of others.
+func (b *RedisBackend) pipelined(ctx context.Context, node *redis.Client, cmd *redis.Cmd) (any, error) {
+	if err := b.pipeline(node).do(ctx, &sending{cmd: cmd}); err != nil {
+		return nil, err
+	}
+	return cmd.Result()
 }
 
 // apart runs fn and returns when it does or when ctx ends. It is only called

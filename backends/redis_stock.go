@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,10 +35,11 @@ func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []str
 			continue
 		}
 		present := stockKey(resource)
-		keys = append(keys, present, present)
-		if old, had := oldStockKey(resource); had {
-			keys[len(keys)-1] = old
+		old := present
+		if resource.Name == "" {
+			old = strings.TrimSuffix(present, "/") // see oldStockKey
 		}
+		keys = append(keys, present, old)
 	}
 	return keys
 }
@@ -246,7 +248,7 @@ func (b *RedisBackend) followAll(ctx context.Context, operation, repository stri
 		switch {
 		case err == nil && lock.ID == "":
 			f.unrecorded = append(f.unrecorded, lock)
-		case isCorrupt(err):
+		case isCorrupt(err), hasErrorPrefix(err, "WRONGTYPE"):
 			f.unreadable = append(f.unreadable, stockKey(resource))
 		case err != nil && !isNotFound(err):
 			return f, err
