@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,38 +21,6 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/stretchr/testify/require"
 )
-
-// Servers forget scripts at any time; no caller notices.
-func TestRedisScriptFlush(t *testing.T) {
-	t.Parallel()
-	client := redistest.Start(t, redistest.Options{}).Client()
-	b := openRedis(t, client, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	flushed := make(chan int)
-	go func() {
-		n := 0
-		defer func() { flushed <- n }()
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if client.ScriptFlush(context.WithoutCancel(ctx)).Err() == nil {
-					n++
-				}
-			}
-		}
-	}()
-	for start := time.Now(); time.Since(start) < time.Second; {
-		lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
-		require.NoError(t, err)
-		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
-	}
-	cancel()
-	require.Greater(t, <-flushed, 20, "scripts were forgotten often")
-}
 
 // A server that answers nothing holds no caller past its context.
 func TestRedisFrozenServer(t *testing.T) {
@@ -258,22 +224,4 @@ func connections(t *testing.T, server *redistest.Server) int {
 	list, err := client.ClientList(t.Context()).Result()
 	require.NoError(t, err)
 	return strings.Count(list, "\n") - 1
-}
-
-// A script touches no key but those it is given: on a cluster any other is on
-// another server sooner or later.
-func TestRedisScriptsDeclareTheirKeys(t *testing.T) {
-	t.Parallel()
-	files, err := os.ReadDir("scripts")
-	require.NoError(t, err)
-	literal := regexp.MustCompile(`redis\.p?call\(\s*'[A-Z]+',\s*['"]`)
-	for _, file := range files {
-		text, err := os.ReadFile("scripts/" + file.Name())
-		require.NoError(t, err)
-		require.NotRegexp(t, literal, string(text), file.Name())
-		require.Regexp(t, `(?m)^-- KEYS `, string(text), file.Name())
-		if file.Name() != "prelude.lua" {
-			require.Regexp(t, `(?m)^-- Answers `, string(text), file.Name())
-		}
-	}
 }
