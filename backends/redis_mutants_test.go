@@ -102,7 +102,7 @@ func TestRedisScriptFlush(t *testing.T) {
 
 // confirmedByNobody takes locks that have to be confirmed by replicas that are
 // frozen, and answers what was acknowledged all the same.
-func confirmedByNobody(t *testing.T, sentinel *redistest.Sentinel, client *redis.Client) error {
+func confirmedByNobody(t *testing.T, sentinel *redistest.Sentinel, client *redis.Client, repository string) error {
 	t.Helper()
 	config := enhanced.DefaultConfig()
 	config.RedisMinReplicasAck = 1
@@ -115,7 +115,7 @@ func confirmedByNobody(t *testing.T, sentinel *redistest.Sentinel, client *redis
 		defer replica.Signal(syscall.SIGCONT)
 	}
 	for i := range 3 {
-		lock, err := b.AcquireLock(t.Context(), by("org/app", fmt.Sprint("p", i), "ann"))
+		lock, err := b.AcquireLock(t.Context(), by(repository, fmt.Sprint("p", i), "ann"))
 		if err == nil {
 			return fmt.Errorf("%s was acknowledged", lock.Resource)
 		}
@@ -128,7 +128,7 @@ func confirmedByNobody(t *testing.T, sentinel *redistest.Sentinel, client *redis
 func TestRedisWaitsOnTheSameConnection(t *testing.T) {
 	t.Parallel()
 	sentinel := redistest.StartSentinel(t, redistest.Options{})
-	require.NoError(t, confirmedByNobody(t, sentinel, sentinel.Primary.Client()))
+	require.NoError(t, confirmedByNobody(t, sentinel, sentinel.Primary.Client(), "org/right"))
 
 	mutant, other := sentinel.Primary.Client(), sentinel.Primary.Client()
 	// Its connection has written once, which replicas have.
@@ -141,7 +141,7 @@ func TestRedisWaitsOnTheSameConnection(t *testing.T) {
 		}
 		return next(ctx, cmd)
 	}))
-	require.ErrorContains(t, confirmedByNobody(t, sentinel, mutant), "acknowledged")
+	require.ErrorContains(t, confirmedByNobody(t, sentinel, mutant, "org/mutant"), "acknowledged")
 }
 
 // undeclared returns the first command of a script on a key that is not one of
