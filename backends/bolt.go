@@ -111,6 +111,12 @@ func prepare(db *bbolt.DB) (err error) {
 		}
 	}
 	root := tx.Bucket(rootBucket())
+	if root.Get(probeKey()) != nil {
+		changed = true
+		if err := root.Delete(probeKey()); err != nil {
+			return err
+		}
+	}
 	switch version := string(root.Get(formatKey())); version {
 	case formatVersion:
 	case "":
@@ -145,18 +151,6 @@ func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error
 func (b *BoltBackend) Close() error {
 	b.committer.close()
 	b.feeds.close()
-	return nil
-}
-
-// HealthCheck returns nil when the file can be read and the latest write
-// reached the disk.
-func (b *BoltBackend) HealthCheck(ctx context.Context) error {
-	if err := b.view(ctx, "health check", func(*bbolt.Tx) error { return nil }); err != nil {
-		return err
-	}
-	if err := b.committer.lastError(); err != nil {
-		return enhanced.NewBackendError("the latest write failed", err)
-	}
 	return nil
 }
 
