@@ -75,6 +75,9 @@ const (
 	RuleStockKey = "stock-key"
 	// RuleStockShared: a record of stock Atlantis is the copy of one lock only.
 	RuleStockShared = "stock-shared"
+	// RuleStockRival: stock Atlantis has no record of another owner on a resource
+	// that is held.
+	RuleStockRival = "stock-rival"
 
 	// RuleLogUnreadable: every log record can be read.
 	RuleLogUnreadable = "log-unreadable"

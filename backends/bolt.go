@@ -36,10 +36,10 @@ type BoltBackend struct {
 	clean struct {
 		sync.Mutex
 		// txid is the newest transaction up to which stock's locks are known to
-		// agree with ours. Only ours keep them so, see drift.
+		// agree with ours. Only our own commits keep them so, see compare.
 		txid int
-		// unreadable are the keys of stock's bucket that could not be read then.
-		unreadable []string
+		// found is what was found then beside.
+		found difference
 	}
 }
 

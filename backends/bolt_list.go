@@ -14,7 +14,7 @@ import (
 
 // ListLocks returns all held locks. See [enhanced.Backend].
 func (b *BoltBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock, error) {
-	if err := b.reconcile(ctx); err != nil {
+	if _, err := b.reconcile(ctx, ""); err != nil {
 		return nil, err
 	}
 	l := lister{problems: slices.Clone(b.unreadableLegacy()), slots: make(chan struct{}, runtime.GOMAXPROCS(0))}

@@ -183,10 +183,3 @@ func (s *repositoryStep) logRepair(p problem, by change) error {
 	}
 	return s.log(enhanced.EventRepaired, resource, before, after, by)
 }
-
-// forgetClean has the next look at all locks compare with stock's again.
-func (b *BoltBackend) forgetClean() {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	b.clean.txid = 0
-}
