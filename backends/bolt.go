@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
-	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 	"github.com/runatlantis/atlantis/server/logging"
@@ -30,17 +28,8 @@ type BoltBackend struct {
 	committer *committer
 	clock     clock
 	recorder  recorder.Recorder
-	stock     *boltdb.BoltDB
 	feeds     feeds
-
-	clean struct {
-		sync.Mutex
-		// txid is the newest transaction up to which stock's locks are known to
-		// agree with ours. Only our own commits keep them so, see compare.
-		txid int
-		// found is what was found then beside.
-		found difference
-	}
+	clean     cleanState
 }
 
 var (
@@ -71,11 +60,6 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 	if err := prepare(db); err != nil {
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
-	stock, err := boltdb.NewWithDB(db, legacyLocksBucket, legacyCommandsBucket)
-	if err != nil {
-		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
-	}
-	b.stock = stock
 	b.startCommitter()
 	return b, nil
 }
@@ -194,7 +178,7 @@ func (b *batch) nextToken() int64 {
 
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
-	b.extendClean(batch.txid)
+	b.clean.extend(batch.txid)
 	for _, after := range batch.after {
 		after()
 	}

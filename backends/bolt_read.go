@@ -223,7 +223,7 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 // countStock counts the locks that only stock has recorded, and names its
 // unreadable records. It returns the resources of ours that stock has released.
 func (b *BoltBackend) countStock(tx *bbolt.Tx, now int64, stats *enhanced.BackendStats) map[enhanced.ResourceIdentifier]bool {
-	found, clean := b.known(tx, now)
+	found, clean := b.known(tx, now, "")
 	if !clean {
 		found = drift(tx, now, b.config.Load().PreserveLegacyFormat, "")
 	}

@@ -3,6 +3,7 @@ package backends
 import (
 	"bytes"
 	"context"
+	"sync"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
@@ -25,12 +26,12 @@ type difference struct {
 }
 
 // reconcile takes over what stock has locked and drops what it has released, in
-// one repository, or in all of them when only is empty. It returns the rivals
-// that stay.
-func (b *BoltBackend) reconcile(ctx context.Context, only string) ([]rival, error) {
+// one repository, or in all of them when only is empty. It returns the
+// differences that stay.
+func (b *BoltBackend) reconcile(ctx context.Context, only string) (difference, error) {
 	d, err := b.compare(ctx, only)
 	if err != nil || len(d.behind) == 0 {
-		return d.rivals, err
+		return d, err
 	}
 	for behind := d.behind; len(behind) > 0; {
 		page := behind[:min(len(behind), maxStep)]
@@ -44,24 +45,23 @@ func (b *BoltBackend) reconcile(ctx context.Context, only string) ([]rival, erro
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return difference{}, err
 		}
 	}
 	// A lock that stock takes right now is for the next scan.
-	d, err = b.compare(ctx, only)
-	return d.rivals, err
+	return b.compare(ctx, only)
 }
 
 // compare looks for differences, and notes when there are none.
 func (b *BoltBackend) compare(ctx context.Context, only string) (d difference, err error) {
 	err = b.viewNow(ctx, "compare with stock's locks", func(tx *bbolt.Tx, now int64) error {
 		var clean bool
-		if d, clean = b.known(tx, now); clean {
+		if d, clean = b.known(tx, now, only); clean {
 			return nil
 		}
 		d = drift(tx, now, b.config.Load().PreserveLegacyFormat, only)
-		if only == "" && len(d.behind) == 0 {
-			b.setClean(tx.ID(), d)
+		if len(d.behind) == 0 {
+			b.clean.set(tx.ID(), only, d)
 		}
 		return nil
 	})
@@ -145,10 +145,8 @@ func (d *difference) add(any *repository, only, key string, value []byte) {
 
 // known returns the differences without looking for them, if only our own
 // commits have followed since there were none: what time has brought about.
-func (b *BoltBackend) known(tx *bbolt.Tx, now int64) (d difference, clean bool) {
-	b.clean.Lock()
-	d, clean = b.clean.found, b.clean.txid == tx.ID()
-	b.clean.Unlock()
+func (b *BoltBackend) known(tx *bbolt.Tx, now int64, only string) (difference, bool) {
+	d, clean := b.clean.get(tx.ID(), only)
 	if !clean {
 		return difference{}, false
 	}
@@ -160,33 +158,52 @@ func (b *BoltBackend) known(tx *bbolt.Tx, now int64) (d difference, clean bool) 
 	return d, true
 }
 
-func (b *BoltBackend) setClean(txid int, found difference) {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	if txid >= b.clean.txid {
-		b.clean.txid, b.clean.found = txid, found
+// cleanState is where stock's locks are known to agree with ours.
+type cleanState struct {
+	mu sync.Mutex // protects all below
+	// txid is the newest transaction up to which they do: only our own commits
+	// keep them so.
+	txid int
+	// found is what was found beside then, by the repository that was looked
+	// at, "" for all.
+	found map[string]difference
+}
+
+func (s *cleanState) get(txid int, only string) (difference, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, clean := s.found[""]
+	if !clean {
+		d, clean = s.found[only]
+	}
+	return d, clean && s.txid == txid
+}
+
+func (s *cleanState) set(txid int, only string, found difference) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if txid < s.txid {
+		return
+	}
+	if txid > s.txid || s.found == nil {
+		s.txid, s.found = txid, make(map[string]difference)
+	}
+	s.found[only] = found
+}
+
+// extend keeps the store clean over our own commit: bbolt numbers its write
+// transactions without gaps.
+func (s *cleanState) extend(txid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.txid == txid-1 {
+		s.txid = txid
 	}
 }
 
-// extendClean keeps the store clean over our own commit: bbolt numbers its
-// write transactions without gaps.
-func (b *BoltBackend) extendClean(txid int) {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	if b.clean.txid == txid-1 {
-		b.clean.txid = txid
-	}
-}
-
-// forgetClean has the next look at all locks compare with stock's again.
-func (b *BoltBackend) forgetClean() {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	b.clean.txid = 0
-}
-
-func (b *BoltBackend) unreadableLegacy() []string {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	return b.clean.found.unreadable
+// forget has the next look compare with stock's locks again.
+func (s *cleanState) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.found = nil
 }

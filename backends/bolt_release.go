@@ -124,7 +124,7 @@ func releaseChange(request enhanced.ReleaseRequest, f *finding) (change, error) 
 
 // ReleaseByPull releases all locks of a pull request. See [enhanced.Backend].
 func (b *BoltBackend) ReleaseByPull(ctx context.Context, repository string, number int, actor string) ([]*enhanced.EnhancedLock, error) {
-	rivals, err := b.reconcile(ctx, repository)
+	stock, err := b.reconcile(ctx, repository)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (b *BoltBackend) ReleaseByPull(ctx context.Context, repository string, numb
 	var released []*enhanced.EnhancedLock
 	for {
 		page, err := decide(ctx, b.committer, "release the locks of a pull request of "+repository, func(batch *batch) (releasedPage, error) {
-			return b.repositoryStep(batch, repository).releaseByPull(number, rivals, c)
+			return b.repositoryStep(batch, repository).releaseByPull(number, stock.rivals, c)
 		})
 		released = append(released, page.locks...)
 		if err != nil || !page.more {

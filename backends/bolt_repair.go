@@ -61,7 +61,7 @@ func (b *BoltBackend) Repair(ctx context.Context, actor, reason string) ([]enhan
 		}
 	}
 	if len(work) > 0 {
-		b.forgetClean()
+		b.clean.forget()
 	}
 	return repaired, nil
 }
