@@ -252,9 +252,7 @@ func (a *LockingAdapter) enhancedConfig() (*EnhancedConfig, error) {
 		return nil, state.err
 	case state.config.Enabled:
 		return state.config, nil
-	case a.legacy == nil:
-		return nil, NewInvalidError("enabled: false and no legacy database; one of them must decide")
 	default:
-		return nil, nil
+		return nil, a.servedBy(state.config)
 	}
 }
