@@ -239,7 +239,7 @@ func (a *LockingAdapter) UnlockByPull(repoFullName string, pullNum int) ([]model
 func systemUnlockDenied() error {
 	return &LockError{
 		Code:    ErrCodePermissionDenied,
-		Message: fmt.Sprintf("deny_system_unlock: true; %s may not release locks that it has no owner for", SystemAtlantis),
+		Message: fmt.Sprintf("deny_system_unlock: true; %s may not release locks that it has no owner for", DescribeOwner(SystemAtlantis)),
 	}
 }
 

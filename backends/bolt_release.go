@@ -206,7 +206,7 @@ func ambiguousHosts(repository string, number int, owners []string) error {
 	var named []string
 	for _, text := range owners {
 		if owner, err := enhanced.ParseOwner(text); err == nil && owner.Host != "" {
-			named = append(named, text)
+			named = append(named, owner.Describe())
 		}
 	}
 	if len(named) < 2 {

@@ -57,7 +57,7 @@ func requireRivals(t *testing.T, s *opened) {
 	require.Equal(t, []string{enhanced.RuleStockRival}, rulesOf(found))
 	require.Equal(t, "runLocks/"+oldKey, found[0].Record)
 	require.Equal(t, "org/app", found[0].Repository)
-	require.Contains(t, found[0].Detail, "pr:github.com/org%2Fapp/5 has a lock on org/app (path envs/prod, workspace default), too, which pr:github.com/org%2Fapp/6 holds")
+	require.Contains(t, found[0].Detail, "pull request 5 on github.com has a lock on org/app (path envs/prod, workspace default), too, which pull request 6 on github.com holds")
 	require.Empty(t, found[0].Repair, "a person has to decide")
 	lock, acquired, err := s.ours.TryAcquireLock(t.Context(), request(rivalLock(7)))
 	require.NoError(t, err)

@@ -81,7 +81,7 @@ func rivalProblem(tx *bbolt.Tx, key string, value []byte) (stockProblem, bool) {
 	}
 	return stockProblem{key: key, problem: problem{Violation: enhanced.Violation{
 		Rule: enhanced.RuleStockRival, Record: legacyName(key), Repository: resource.Namespace,
-		Detail: fmt.Sprintf("%s has a lock on %s, too, which %s holds: it counts when that one ends", owner, resource, f.owner()),
+		Detail: fmt.Sprintf("%s has a lock on %s, too, which %s holds: it counts when that one ends", owner.Describe(), resource, f.owner().Describe()),
 	}}}, true
 }
 

@@ -73,7 +73,7 @@ func TestImport(t *testing.T) {
 		"/./default/ skipped INVALID_REQUEST",
 		"acme/infra/pull-zero/default/ taken ",
 	}, outcomes(report))
-	require.Contains(t, report.Results[1].Why, "user:alice (note: database maintenance)")
+	require.Contains(t, report.Results[1].Why, "user alice (note: database maintenance)")
 	require.Contains(t, report.Results[5].Why, "control character")
 	require.Equal(t, report.Results[0].LockID, report.Results[2].LockID)
 

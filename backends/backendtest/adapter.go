@@ -67,10 +67,10 @@ func testAdapter(t *testing.T, newBackend NewBackend) {
 			want   string
 		}{
 			"same number, other host": {pullRequestOf("gitlab.com", repo, 5, "."), projectLock(host, repo, 5, "."), "gitlab.com"},
-			"zero and a user":         {userRequest("alice", "."), projectLock(host, repo, 0, "."), "user:alice"},
-			"a number and a user":     {userRequest("alice", "."), projectLock(host, repo, 5, "."), "user:alice"},
+			"zero and a user":         {userRequest("alice", "."), projectLock(host, repo, 0, "."), "user alice"},
+			"a number and a user":     {userRequest("alice", "."), projectLock(host, repo, 5, "."), "user alice"},
 			"no host and a host":      {pullRequest(5, "."), projectLock("", repo, 5, "."), host},
-			"author's user lock":      {userRequest("author", "."), projectLock(host, repo, 5, "."), "user:author"},
+			"author's user lock":      {userRequest("author", "."), projectLock(host, repo, 5, "."), "user author"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				a, b := newAdapter(t, newBackend, nil)

@@ -80,7 +80,7 @@ func testClient(t *testing.T, newBackend NewBackend) {
 		require.False(t, refused.LockAcquired)
 		require.Contains(t, refused.LockFailureReason, "#5")
 		_, err = try(pull("gitlab.com", repo, 5))
-		require.ErrorContains(t, err, "pr:github.com/org%2Fapp/5", "the same number of another host is not the holder")
+		require.ErrorContains(t, err, "pull request 5 on github.com", "the same number of another host is not the holder")
 
 		require.NoError(t, first.UnlockFn())
 		next, err := try(pull(host, repo, 55))

@@ -58,8 +58,8 @@ func testRelease(t *testing.T, newBackend NewBackend) {
 		} {
 			_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource("."), Owner: foreign})
 			require.ErrorIs(t, err, enhanced.ErrPermissionDenied, foreign)
-			require.ErrorContains(t, err, lock.Owner)
-			require.ErrorContains(t, err, foreign)
+			require.ErrorContains(t, err, enhanced.DescribeOwner(lock.Owner))
+			require.ErrorContains(t, err, enhanced.DescribeOwner(foreign))
 		}
 		released, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource("."), Owner: lock.Owner})
 		require.NoError(t, err)
@@ -171,8 +171,8 @@ func testByPull(t *testing.T, newBackend NewBackend) {
 		acquire(t, b, pullRequestOf("gitlab.com", repo, 5, "b"))
 		_, err := b.ReleaseByPull(t.Context(), repo, 5, enhanced.SystemAtlantis)
 		require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
-		require.ErrorContains(t, err, "pr:github.com/org%2Fapp/5")
-		require.ErrorContains(t, err, "pr:gitlab.com/org%2Fapp/5")
+		require.ErrorContains(t, err, "pull request 5 on github.com")
+		require.ErrorContains(t, err, "pull request 5 on gitlab.com")
 		locks, err := b.ListLocks(t.Context())
 		require.NoError(t, err)
 		require.Len(t, locks, 2)
