@@ -125,8 +125,8 @@ func ValidateRepair(actor, reason string) error {
 	if err := validateText("reason", reason); err != nil {
 		return err
 	}
-	if len(reason) > maxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), maxMetadataBytes)
+	if len(reason) > MaxMetadataBytes {
+		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), MaxMetadataBytes)
 	}
 	return nil
 }

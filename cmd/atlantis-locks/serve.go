@@ -167,7 +167,6 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 
 // greet says what to open and type next.
 func (o *serveOptions) greet(env environment, address, store string) error {
-	program := printable(env.program)
 	server := ""
 	if address != defaultServer {
 		server = "     export " + serverVariable + "=" + address + "\n"
@@ -176,10 +175,11 @@ func (o *serveOptions) greet(env environment, address, store string) error {
 
 open %s for the description of the API
 type in another terminal:
-%s     %s lock acme/infra envs/prod default --note "database maintenance until noon"
-     %s list
+%s     %s
+     %s
 stop with Ctrl-C
-`, address, store, address+api.OpenAPIPath, server, program, program)
+`, address, store, address+api.OpenAPIPath, server,
+		env.command(`lock acme/infra envs/prod default --note "database maintenance until noon"`), env.command("list"))
 	return err
 }
 
