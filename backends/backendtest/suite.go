@@ -53,6 +53,7 @@ func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
 		"Log":         testLog,
 		"Memory":      testMemory,
 		"Concurrency": testConcurrency,
+		"Foresee":     testForesee,
 		"Contexts":    testContexts,
 		"Adapter":     testAdapter,
 		"Client":      testClient,
