@@ -131,28 +131,6 @@ func testByPull(t *testing.T, newBackend NewBackend) {
 		return paths
 	}
 
-	t.Run("exactly the locks of one pull request", func(t *testing.T) {
-		b := newBackend(t, nil)
-		acquire(t, b, pullRequest(5, "a"))
-		acquire(t, b, pullRequest(5, "b"))
-		var others []*enhanced.EnhancedLock
-		for _, request := range []*enhanced.EnhancedLockRequest{
-			pullRequest(55, "c"), pullRequest(0, "d"), pullRequest(-5, "e"),
-			pullRequestOf(host, "org/app-prod", 5, "a"), pullRequestOf(host, "org/ap", 5, "a"),
-			pullRequestOf(host, "org/app/sub", 5, "a"), pullRequestOf(host, "org", 5, "app/z"),
-			userRequest("5", "f"), userRequest("p5/", "g"),
-		} {
-			others = append(others, acquire(t, b, request))
-		}
-		require.ElementsMatch(t, []string{"a", "b"}, release(t, b, repo, 5))
-		require.Empty(t, release(t, b, repo, 5))
-		for _, lock := range others {
-			requireHeldBy(t, b, lock.Resource, lock.Owner)
-		}
-		require.Equal(t, []string{"d"}, release(t, b, repo, 0), "number 0 is a pull request, a user's lock is not")
-		require.Equal(t, []string{"e"}, release(t, b, repo, -5))
-	})
-
 	t.Run("names are never patterns", func(t *testing.T) {
 		b := newBackend(t, nil)
 		for _, name := range []string{"org/x[1]", "org/x1", "org/*", "org/a?b", "org/a\\*"} {

@@ -57,6 +57,7 @@ func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
 		"Contexts":    testContexts,
 		"Adapter":     testAdapter,
 		"Client":      testClient,
+		"Layers":      testLayers,
 		"Verify":      testVerify,
 	} {
 		t.Run(name, func(t *testing.T) {
