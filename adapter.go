@@ -63,13 +63,17 @@ func (a *LockingAdapter) IsEnhancedModeEnabled() bool {
 
 // UpdateConfiguration replaces the configuration of the adapter, its manager
 // and its backend. Calls in progress finish with the one they started with. An
-// invalid configuration is refused with INVALID_REQUEST and changes nothing.
+// invalid configuration is refused with INVALID_REQUEST and changes nothing, and
+// so is Enabled: false where there is no legacy database to go back to.
 func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if err := config.Validate(); err != nil {
 		return err
 	}
 	if a.manager == nil || a.backend == nil {
 		return a.state.Load().err
+	}
+	if err := a.servedBy(config); err != nil {
+		return err
 	}
 	a.updates.Lock()
 	defer a.updates.Unlock()
@@ -142,8 +146,19 @@ func (a *LockingAdapter) requireEnabled() error {
 	return nil
 }
 
+// servedBy returns an error if nobody would decide with the configuration.
+func (a *LockingAdapter) servedBy(config *EnhancedConfig) error {
+	if !config.Enabled && a.legacy == nil {
+		return NewInvalidError("enabled: false, and there is no legacy database; one of them must decide")
+	}
+	return nil
+}
+
 // Ping checks the databases that serve this adapter.
 func (a *LockingAdapter) Ping() error {
+	if err := a.servedBy(a.state.Load().config); err != nil {
+		return err
+	}
 	if a.legacy != nil {
 		if err := a.legacy.Ping(); err != nil || !a.IsEnhancedModeEnabled() {
 			return err

@@ -88,14 +88,22 @@ func (a *LockingAdapter) Unlock(project models.Project, workspace string) (*mode
 	}
 	ctx, cancel := a.operationContext()
 	defer cancel()
+	other, err := a.uncleanSplit(project, workspace)
+	if err != nil {
+		return nil, err
+	}
 	release := ReleaseRequest{Resource: ProjectResource(project, workspace), Force: true, Actor: SystemAtlantis}
-	lock, err := a.manager.Release(ctx, release)
-	if errors.Is(err, ErrLockNotFound) {
-		var other *EnhancedLock
-		other, err = a.otherSplit(models.GenerateLockKey(project, workspace))
-		if other == nil {
-			return nil, err
+	var lock *EnhancedLock
+	if other == nil {
+		lock, err = a.manager.Release(ctx, release)
+		if errors.Is(err, ErrLockNotFound) {
+			other, err = a.otherSplit(models.GenerateLockKey(project, workspace))
+			if other == nil {
+				return nil, err
+			}
 		}
+	}
+	if other != nil {
 		release.Resource, release.LockID = other.Resource, other.ID
 		lock, err = a.manager.Release(ctx, release)
 		if errors.Is(err, ErrLockNotFound) {
@@ -107,6 +115,17 @@ func (a *LockingAdapter) Unlock(project models.Project, workspace string) (*mode
 		return nil, err
 	}
 	return lock.OriginalLock, nil
+}
+
+// uncleanSplit returns the held lock with the key of a project whose path is
+// not clean, nil if there is none. Such a path comes from a key that was cut in
+// a workspace's name: cleaned, it could be another project's.
+func (a *LockingAdapter) uncleanSplit(project models.Project, workspace string) (*EnhancedLock, error) {
+	key := models.GenerateLockKey(project, workspace)
+	if key == ProjectResource(project, workspace).LegacyKey() {
+		return nil, nil
+	}
+	return a.otherSplit(key)
 }
 
 // otherSplit returns the one held lock with stock's key, nil if there is none.
@@ -205,9 +224,12 @@ func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*mod
 	}
 	ctx, cancel := a.operationContext()
 	defer cancel()
-	lock, err := a.backend.LookupLock(ctx, ProjectResource(project, workspace))
-	if errors.Is(err, ErrLockNotFound) {
-		lock, err = a.otherSplit(models.GenerateLockKey(project, workspace))
+	lock, err := a.uncleanSplit(project, workspace)
+	if lock == nil && err == nil {
+		lock, err = a.backend.LookupLock(ctx, ProjectResource(project, workspace))
+		if errors.Is(err, ErrLockNotFound) {
+			lock, err = a.otherSplit(models.GenerateLockKey(project, workspace))
+		}
 	}
 	if lock == nil {
 		return nil, err
@@ -239,7 +261,7 @@ func (a *LockingAdapter) UnlockByPull(repoFullName string, pullNum int) ([]model
 func systemUnlockDenied() error {
 	return &LockError{
 		Code:    ErrCodePermissionDenied,
-		Message: fmt.Sprintf("deny_system_unlock: true; %s may not release locks that it has no owner for", SystemAtlantis),
+		Message: fmt.Sprintf("deny_system_unlock: true; %s may not release locks that it has no owner for", DescribeOwner(SystemAtlantis)),
 	}
 }
 
@@ -252,9 +274,7 @@ func (a *LockingAdapter) enhancedConfig() (*EnhancedConfig, error) {
 		return nil, state.err
 	case state.config.Enabled:
 		return state.config, nil
-	case a.legacy == nil:
-		return nil, NewInvalidError("enabled: false and no legacy database; one of them must decide")
 	default:
-		return nil, nil
+		return nil, a.servedBy(state.config)
 	}
 }

@@ -180,6 +180,12 @@ func TestDisabledAdapterWithoutLegacyDatabase(t *testing.T) {
 		require.ErrorIs(t, err, enhanced.ErrInvalidRequest, name)
 		require.ErrorContains(t, err, "enabled: false", name)
 	}
+	err := adapter.Ping()
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest, "it can serve nobody")
+	require.ErrorContains(t, err, "enabled: false")
+	require.ErrorContains(t, err, "no legacy database")
+
+	require.NoError(t, adapter.UpdateConfiguration(enabled()))
 	require.NoError(t, adapter.Ping())
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// NewLockingAdapter: with an invalid config every call but those of the legacy
-// database answers INVALID_REQUEST. The backend's pull status and command
-// locks are still served.
+// With an invalid config every call but those of the legacy database answers
+// INVALID_REQUEST. Without a legacy database that includes pull status and
+// command locks.
 func TestStatusWithAnInvalidConfiguration(t *testing.T) {
 	t.Parallel()
 	backend := newBackend(t, enabled())

@@ -112,7 +112,7 @@ func (m *EnhancedLockManager) authorize(ctx context.Context, request Authorizati
 	}
 	return &LockError{
 		Code:     ErrCodePermissionDenied,
-		Message:  fmt.Sprintf("%s may not %s %s", request.Actor, request.Action, request.target()),
+		Message:  fmt.Sprintf("%s may not %s %s", DescribeOwner(request.Actor), request.Action, request.target()),
 		Resource: request.Resource,
 		Err:      err,
 	}

@@ -156,7 +156,7 @@ func TestAuthorizerDenies(t *testing.T) {
 		require.ErrorIs(t, err, noTeam, name)
 	}
 	_, err = manager.Lock(t.Context(), project("b"), workspace, alice())
-	require.EqualError(t, err, "user:alice may not acquire "+resource("b").String()+": not in the team")
+	require.EqualError(t, err, "user alice may not acquire "+resource("b").String()+": not in the team")
 
 	locks, err := manager.List(t.Context())
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ func TestCallbacksGetEventsInOrder(t *testing.T) {
 	require.Equal(t, "user:bob", refused.Owner)
 	require.Equal(t, enhanced.PriorityCritical, refused.Priority)
 	require.ErrorIs(t, refused.Err, enhanced.ErrLockExists)
-	require.ErrorContains(t, refused.Err, "user:alice")
+	require.ErrorContains(t, refused.Err, "user alice")
 
 	require.Equal(t, lock.ID, released.LockID)
 	require.Equal(t, "user:alice", released.Owner)

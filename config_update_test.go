@@ -48,9 +48,10 @@ func TestConstructorsCopyTheConfiguration(t *testing.T) {
 
 func TestUpdateConfigurationReachesAllLayers(t *testing.T) {
 	t.Parallel()
-	backend := newBackend(t, enabled())
+	file := openFile(t)
+	backend := newBackendOn(t, file, enabled())
 	manager := newManagerOn(t, backend, enabled())
-	adapter := enhanced.NewLockingAdapter(manager, backend, enabled(), nil, nil)
+	adapter := enhanced.NewLockingAdapter(manager, backend, enabled(), stockOn(t, file), nil)
 
 	update := enabled()
 	update.Enabled = false
@@ -86,6 +87,27 @@ func TestRefusedUpdateChangesNothing(t *testing.T) {
 			require.Equal(t, 30*time.Minute, backendLeaseOf(t, backend, "b"))
 		})
 	}
+}
+
+// Switched off without a legacy database, nothing would be locked by anybody.
+func TestSwitchingOffNeedsALegacyDatabase(t *testing.T) {
+	t.Parallel()
+	backend := newBackend(t, enabled())
+	manager := newManagerOn(t, backend, enabled())
+	adapter := enhanced.NewLockingAdapter(manager, backend, enabled(), nil, nil)
+	update := enabled()
+	update.Enabled, update.DefaultTimeout = false, 7*time.Minute
+	err := adapter.UpdateConfiguration(update)
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	require.ErrorContains(t, err, "enabled: false")
+	require.ErrorContains(t, err, "no legacy database")
+
+	require.True(t, adapter.IsEnhancedModeEnabled())
+	require.NoError(t, adapter.Ping())
+	require.Equal(t, 30*time.Minute, leaseOf(t, manager, "a"))
+	require.Equal(t, 30*time.Minute, backendLeaseOf(t, backend, "b"))
+	_, _, err = adapter.TryLock(pullLock(5, "c"))
+	require.NoError(t, err)
 }
 
 func TestUpdateConfigurationMendsAnInvalidOne(t *testing.T) {

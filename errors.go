@@ -131,11 +131,11 @@ func NewInvalidError(format string, args ...any) *LockError {
 }
 
 // NewDeniedError returns the PERMISSION_DENIED error for a resource that holder
-// holds and actor may not touch.
+// holds and actor, an owner in text form or in words, may not touch.
 func NewDeniedError(resource ResourceIdentifier, holder *EnhancedLock, actor string) *LockError {
 	return &LockError{
 		Code:     ErrCodePermissionDenied,
-		Message:  fmt.Sprintf("%s is locked by %s, not by %s", resource, describeHolder(holder), actor),
+		Message:  fmt.Sprintf("%s is locked by %s, not by %s", resource, describeHolder(holder), DescribeOwner(actor)),
 		Resource: resource,
 		Holder:   holder,
 	}
@@ -160,7 +160,7 @@ func NewCorruptError(resource ResourceIdentifier, record string) *LockError {
 }
 
 func describeHolder(holder *EnhancedLock) string {
-	text := holder.Owner
+	text := DescribeOwner(holder.Owner)
 	if note := holder.Metadata[MetadataNote]; note != "" {
 		text += fmt.Sprintf(" (note: %s)", note)
 	}

@@ -56,9 +56,9 @@ func TestErrorMessages(t *testing.T) {
 		code string
 		text string
 	}{
-		"held":           {enhanced.NewHeldError(r, holder), "LOCK_EXISTS", named + " is locked by pr:github.com/org%2Fapp/5"},
-		"held with note": {enhanced.NewHeldError(r, noted), "LOCK_EXISTS", named + " is locked by user:alice (note: incident 42)"},
-		"denied":         {enhanced.NewDeniedError(r, noted, "user:bob"), "PERMISSION_DENIED", named + " is locked by user:alice (note: incident 42), not by user:bob"},
+		"held":           {enhanced.NewHeldError(r, holder), "LOCK_EXISTS", named + " is locked by pull request 5 on github.com"},
+		"held with note": {enhanced.NewHeldError(r, noted), "LOCK_EXISTS", named + " is locked by user alice (note: incident 42)"},
+		"denied":         {enhanced.NewDeniedError(r, noted, "user:bob"), "PERMISSION_DENIED", named + " is locked by user alice (note: incident 42), not by user bob"},
 		"not found":      {enhanced.NewNotFoundError(r), "LOCK_NOT_FOUND", named + " is not locked"},
 		"unknown ID":     {enhanced.NewUnknownLockError("a\nb"), "LOCK_NOT_FOUND", `no lock has the ID "a\nb"`},
 		"expired":        {enhanced.NewExpiredError("tag-7", r), "LOCK_EXPIRED", "the lease of lock tag-7 on " + named + " has ended"},

@@ -20,9 +20,10 @@ const (
 	EventTransferred = "transferred"
 	// EventAdopted: a lock of stock Atlantis was taken over.
 	EventAdopted = "adopted"
-	// EventConflict: stock Atlantis has written its own lock over one that
-	// somebody holds here, so two believe that they hold it. The lock stays until
-	// one of them releases. Only on a Redis that stock shares.
+	// EventConflict: stock Atlantis has a lock of its own on what somebody holds
+	// here, so two believe that they hold it: on a Redis that stock shares it has
+	// written over ours; in a bbolt file it has one from before Atlantis v0.40
+	// beside a later one. The lock that is held stays until one of them releases.
 	EventConflict = "conflict"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"

@@ -43,6 +43,6 @@ func ExampleWithAuthorizer() {
 	}
 
 	// Output:
-	// bob: user:bob may not force_release org/app (path envs/prod, workspace default): ask an administrator
+	// bob: user bob may not force_release org/app (path envs/prod, workspace default): ask an administrator
 	// admin: <nil>
 }

@@ -5,6 +5,7 @@ import (
 	"log"
 	"time"
 
+	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -26,8 +27,13 @@ func Example_dropIn() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	// Atlantis' own database, on the same file: to go back to at run time.
+	legacy, err := boltdb.NewWithDB(db, "runLocks", "globalLocks")
+	if err != nil {
+		log.Fatal(err)
+	}
 	manager := enhanced.NewEnhancedLockManager(backend, config, logger)
-	adapter := enhanced.NewLockingAdapter(manager, backend, config, nil, logger)
+	adapter := enhanced.NewLockingAdapter(manager, backend, config, legacy, logger)
 
 	// All of Atlantis' methods work unchanged.
 	projectLock := models.ProjectLock{
@@ -50,9 +56,14 @@ func Example_dropIn() {
 	unlocked, err := adapter.Unlock(projectLock.Project, projectLock.Workspace)
 	fmt.Println("unlocked:", unlocked.Pull.Num, err)
 
+	config.Enabled, config.LegacyFallback = false, true
+	err = adapter.UpdateConfiguration(config)
+	fmt.Println("enhanced:", adapter.IsEnhancedModeEnabled(), err)
+
 	// Output:
 	// pull request 5: true <nil>
 	// pull request 6: false <nil> held by 5
 	// locks: 1 <nil>
 	// unlocked: 5 <nil>
+	// enhanced: false <nil>
 }

@@ -28,5 +28,5 @@ func ExampleLockingAdapter_LockWithPriority() {
 
 	// Output:
 	// envs/prod is locked by alice
-	// org/app (path envs/prod, workspace default) is locked by user:alice
+	// org/app (path envs/prod, workspace default) is locked by user alice
 }

@@ -38,7 +38,7 @@ func ExampleEnhancedLockManager_maintenance() {
 	}
 
 	// Output:
-	// org/app (path envs/prod, workspace default) is locked by user:alice (note: moving the state until Monday)
+	// org/app (path envs/prod, workspace default) is locked by user alice (note: moving the state until Monday)
 	// held: true
 	// by: user:alice
 }

@@ -299,7 +299,7 @@ func (m *EnhancedLockManager) CancelQueuedRequest(ctx context.Context, project m
 	}
 	return &LockError{
 		Code:     ErrCodeLockNotFound,
-		Message:  fmt.Sprintf("%s does not wait for %s", UserOwner(user.Username), resource),
+		Message:  fmt.Sprintf("%s does not wait for %s", UserOwner(user.Username).Describe(), resource),
 		Resource: resource,
 	}
 }

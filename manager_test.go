@@ -45,7 +45,7 @@ func TestManagerRefusesAHeldLock(t *testing.T) {
 	for _, user := range []models.User{bob(), alice()} {
 		_, err = manager.Lock(t.Context(), project("a"), workspace, user)
 		require.ErrorIs(t, err, enhanced.ErrLockExists, "the owner's own second call included")
-		require.ErrorContains(t, err, "user:alice")
+		require.ErrorContains(t, err, "user alice")
 		require.ErrorContains(t, err, "incident 42")
 		var refusal *enhanced.LockError
 		require.ErrorAs(t, err, &refusal)
@@ -68,8 +68,8 @@ func TestManagerUnlockChecksTheOwner(t *testing.T) {
 
 	_, err = manager.Unlock(t.Context(), project("a"), workspace, bob())
 	require.ErrorIs(t, err, enhanced.ErrPermissionDenied)
-	require.ErrorContains(t, err, "user:alice")
-	require.ErrorContains(t, err, "user:bob")
+	require.ErrorContains(t, err, "user alice")
+	require.ErrorContains(t, err, "user bob")
 	_, err = manager.Unlock(t.Context(), project("b"), workspace, alice())
 	require.ErrorIs(t, err, enhanced.ErrPermissionDenied, "a pull request of the same person is another owner")
 	_, err = manager.Unlock(t.Context(), project("a"), workspace, models.User{})
@@ -198,7 +198,7 @@ func TestManagerQueueIsEmptyWhileNothingWaits(t *testing.T) {
 
 	err = manager.CancelQueuedRequest(t.Context(), project("a"), workspace, bob())
 	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
-	require.ErrorContains(t, err, "user:bob")
+	require.ErrorContains(t, err, "user bob")
 	require.ErrorContains(t, err, resource("a").String())
 }
 

@@ -9,8 +9,8 @@ import (
 // maxNameBytes bounds each name that comes in through the enhanced API.
 const maxNameBytes = 1024
 
-// maxMetadataBytes bounds the metadata of one lock, keys and values together.
-const maxMetadataBytes = 4096
+// MaxMetadataBytes bounds the metadata of one lock, keys and values together.
+const MaxMetadataBytes = 4096
 
 // Validate applies the rules that hold for every resource, however it comes
 // in: valid UTF-8, no control characters, a known type, and a stored form
@@ -109,8 +109,8 @@ func validateMetadata(metadata map[string]string) error {
 			return err
 		}
 	}
-	if size > maxMetadataBytes {
-		return NewInvalidError("metadata has %d bytes, at most %d are allowed", size, maxMetadataBytes)
+	if size > MaxMetadataBytes {
+		return NewInvalidError("metadata has %d bytes, at most %d are allowed", size, MaxMetadataBytes)
 	}
 	return nil
 }

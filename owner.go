@@ -70,6 +70,30 @@ func (o Owner) String() string {
 	return string(o.Kind) + ":" + url.PathEscape(o.Name)
 }
 
+// Describe returns the owner in words, for people: "pull request 5 on
+// github.com", "user alice". It leaves out the repository, which for a pull
+// request is that of the lock.
+func (o Owner) Describe() string {
+	switch {
+	case o.Kind != OwnerPull:
+		return string(o.Kind) + " " + quoteIfOdd(o.Name)
+	case o.Host == "":
+		return "pull request " + strconv.Itoa(o.Number)
+	default:
+		return "pull request " + strconv.Itoa(o.Number) + " on " + quoteIfOdd(o.Host)
+	}
+}
+
+// DescribeOwner is [Owner.Describe] for an owner in text form. Other text stays
+// as it is.
+func DescribeOwner(text string) string {
+	owner, err := ParseOwner(text)
+	if err != nil {
+		return text
+	}
+	return owner.Describe()
+}
+
 // SamePull reports whether both owners are the same pull request. Records that
 // were written before Atlantis stored the host have none; such a record
 // matches the pull request with its repository and number on any host.

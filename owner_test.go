@@ -44,6 +44,21 @@ func TestOwnerText(t *testing.T) {
 	}
 }
 
+func TestOwnerInWords(t *testing.T) {
+	t.Parallel()
+	for text, words := range map[string]string{
+		"pr:github.com/org%2Fapp/5": "pull request 5 on github.com",
+		"pr:/org%2Fapp/5":           "pull request 5",
+		"user:alice":                "user alice",
+		"user:Al%20Ice%2C%20x":      `user "Al Ice, x"`,
+		"user:%1B%5B2J":             `user "\x1b[2J"`,
+		"system:atlantis":           "system atlantis",
+		"no owner":                  "no owner",
+	} {
+		require.Equal(t, words, enhanced.DescribeOwner(text))
+	}
+}
+
 func TestParseOwnerRefusesOtherForms(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

@@ -25,8 +25,8 @@ func (r ReleaseRequest) Validate() error {
 	if err := validateText("reason", r.Reason); err != nil {
 		return err
 	}
-	if len(r.Reason) > maxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(r.Reason), maxMetadataBytes)
+	if len(r.Reason) > MaxMetadataBytes {
+		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(r.Reason), MaxMetadataBytes)
 	}
 	return nil
 }

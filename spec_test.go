@@ -14,10 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The code of the specification, as it stands there but for what needs Redis
-// and for the changes that its comments name. A change of a name that the
-// specification uses breaks this file. Values that a piece of its code leaves
-// unused are assigned to the blank identifier after it.
+// The code of the specification, as it stands there but for what needs Redis,
+// for NewCompatibilityChecker, which does not exist yet, and for the changes that
+// its comments name. A change of a name that the specification uses breaks this
+// file. Values that a piece of its code leaves unused are assigned to the blank
+// identifier after it.
 
 // Each of the specification's partial literals is valid.
 func TestSpecificationConfigurations(t *testing.T) {

@@ -78,6 +78,9 @@ const (
 	RuleStockKey = "stock-key"
 	// RuleStockShared: a record of stock Atlantis is the copy of one lock only.
 	RuleStockShared = "stock-shared"
+	// RuleStockRival: stock Atlantis has no record of another owner on a resource
+	// that is held.
+	RuleStockRival = "stock-rival"
 
 	// RuleLogUnreadable: every log record can be read.
 	RuleLogUnreadable = "log-unreadable"
@@ -125,8 +128,8 @@ func ValidateRepair(actor, reason string) error {
 	if err := validateText("reason", reason); err != nil {
 		return err
 	}
-	if len(reason) > maxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), maxMetadataBytes)
+	if len(reason) > MaxMetadataBytes {
+		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), MaxMetadataBytes)
 	}
 	return nil
 }

@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
-	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 	"github.com/runatlantis/atlantis/server/logging"
@@ -30,17 +28,8 @@ type BoltBackend struct {
 	committer *committer
 	clock     clock
 	recorder  recorder.Recorder
-	stock     *boltdb.BoltDB
 	feeds     feeds
-
-	clean struct {
-		sync.Mutex
-		// txid is the newest transaction up to which stock's locks are known to
-		// agree with ours. Only ours keep them so, see drift.
-		txid int
-		// unreadable are the keys of stock's bucket that could not be read then.
-		unreadable []string
-	}
+	clean     cleanState
 }
 
 var (
@@ -71,11 +60,6 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 	if err := prepare(db); err != nil {
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
-	stock, err := boltdb.NewWithDB(db, legacyLocksBucket, legacyCommandsBucket)
-	if err != nil {
-		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
-	}
-	b.stock = stock
 	b.startCommitter()
 	return b, nil
 }
@@ -111,6 +95,12 @@ func prepare(db *bbolt.DB) (err error) {
 		}
 	}
 	root := tx.Bucket(rootBucket())
+	if root.Get(probeKey()) != nil {
+		changed = true
+		if err := root.Delete(probeKey()); err != nil {
+			return err
+		}
+	}
 	switch version := string(root.Get(formatKey())); version {
 	case formatVersion:
 	case "":
@@ -145,18 +135,6 @@ func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error
 func (b *BoltBackend) Close() error {
 	b.committer.close()
 	b.feeds.close()
-	return nil
-}
-
-// HealthCheck returns nil when the file can be read and the latest write
-// reached the disk.
-func (b *BoltBackend) HealthCheck(ctx context.Context) error {
-	if err := b.view(ctx, "health check", func(*bbolt.Tx) error { return nil }); err != nil {
-		return err
-	}
-	if err := b.committer.lastError(); err != nil {
-		return enhanced.NewBackendError("the latest write failed", err)
-	}
 	return nil
 }
 
@@ -200,7 +178,7 @@ func (b *batch) nextToken() int64 {
 
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
-	b.extendClean(batch.txid)
+	b.clean.extend(batch.txid)
 	for _, after := range batch.after {
 		after()
 	}

@@ -60,7 +60,7 @@ func countRequest(r *recorder.Recorder, acquired bool, wait time.Duration, err e
 func closingError(resource enhanced.ResourceIdentifier, owner string) error {
 	return &enhanced.LockError{
 		Code:     enhanced.ErrCodePermissionDenied,
-		Message:  resource.String() + ": all locks of " + owner + " are being released",
+		Message:  resource.String() + ": all locks of " + enhanced.DescribeOwner(owner) + " are being released",
 		Resource: resource,
 	}
 }

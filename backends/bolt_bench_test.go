@@ -142,8 +142,8 @@ func heldLock(i, repositories int) models.ProjectLock {
 }
 
 // hold fills a store with locks over repositories, in few transactions.
-func hold(b *testing.B, ours *backends.BoltBackend, locks, repositories int) {
-	b.Helper()
+func hold(tb testing.TB, ours *backends.BoltBackend, locks, repositories int) {
+	tb.Helper()
 	var next atomic.Int64
 	together(256, func(int) {
 		for {
@@ -151,8 +151,8 @@ func hold(b *testing.B, ours *backends.BoltBackend, locks, repositories int) {
 			if i >= locks {
 				return
 			}
-			if _, err := ours.AcquireLock(b.Context(), request(heldLock(i, repositories))); err != nil {
-				b.Error(err)
+			if _, err := ours.AcquireLock(tb.Context(), request(heldLock(i, repositories))); err != nil {
+				tb.Error(err)
 				return
 			}
 		}
@@ -166,18 +166,48 @@ func BenchmarkBoltReleaseByPull(b *testing.B) {
 		b.Run(fmt.Sprintf("held=%d", held), func(b *testing.B) {
 			ours := benchmarkBackend(b)
 			hold(b, ours, held, 1)
-			for b.Loop() {
-				b.StopTimer()
-				for i := range 5 {
-					_, err := ours.AcquireLock(b.Context(), request(stockLock("org/held0", 5, "mine"+strconv.Itoa(i))))
-					require.NoError(b, err)
-				}
-				b.StartTimer()
-				released, err := ours.ReleaseByPull(b.Context(), "org/held0", 5, enhanced.SystemAtlantis)
-				require.NoError(b, err)
-				require.Len(b, released, 5)
-			}
+			benchmarkReleaseFive(b, ours, "org/held0", func() error { return nil })
 		})
+	}
+}
+
+// BenchmarkBoltReleaseByPullAfterStatus is the same with the locks of others in
+// their own repositories, after a run has written a status: through the backend,
+// and through stock's code on the same file, which ours does not see.
+func BenchmarkBoltReleaseByPullAfterStatus(b *testing.B) {
+	pull := stockLock("org/app", 5, ".").Pull
+	for _, held := range []int{100, 100_000} {
+		db := benchmarkFile(b)
+		ours, err := backends.NewBoltBackend(db, nil, nil)
+		require.NoError(b, err)
+		b.Cleanup(func() { require.NoError(b, ours.Close()) })
+		hold(b, ours, held, 50)
+		stock, err := boltdb.NewWithDB(db, "runLocks", "globalLocks")
+		require.NoError(b, err)
+		for _, store := range []enhanced.StatusStore{ours, stock} {
+			b.Run(fmt.Sprintf("held=%d/status=%T", held, store), func(b *testing.B) {
+				benchmarkReleaseFive(b, ours, "org/app", func() error {
+					_, err := store.UpdatePullWithResults(pull, planned("."))
+					return err
+				})
+			})
+		}
+	}
+}
+
+func benchmarkReleaseFive(b *testing.B, ours *backends.BoltBackend, repo string, before func() error) {
+	b.Helper()
+	for b.Loop() {
+		b.StopTimer()
+		for i := range 5 {
+			_, err := ours.AcquireLock(b.Context(), request(stockLock(repo, 5, "mine"+strconv.Itoa(i))))
+			require.NoError(b, err)
+		}
+		require.NoError(b, before())
+		b.StartTimer()
+		released, err := ours.ReleaseByPull(b.Context(), repo, 5, enhanced.SystemAtlantis)
+		require.NoError(b, err)
+		require.Len(b, released, 5)
 	}
 }
 

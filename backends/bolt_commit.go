@@ -41,8 +41,16 @@ type committer struct {
 	waiting []*pendingStep
 	running bool
 	closed  bool
-	idle    sync.Cond // signals that running became false
-	lastErr error     // of the latest commit
+	idle    sync.Cond   // signals that running became false
+	failed  failedWrite // the latest write, if it failed
+}
+
+// failedWrite is why a write did not reach the disk; its zero value says that
+// it did.
+type failedWrite struct {
+	err error
+	// size is how much the transaction would have written, in bytes.
+	size int
 }
 
 type pendingStep struct {
@@ -55,6 +63,9 @@ type batch struct {
 	tx    *bbolt.Tx
 	txid  int // bbolt forgets it at the commit
 	dirty bool
+	// probe is the size of a write whose only purpose is to see whether it
+	// reaches the disk.
+	probe int
 	after []func()
 	// touched are the repositories whose log grew.
 	touched map[string]struct{}
@@ -225,7 +236,8 @@ func (c *committer) stopped() {
 func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 	tx, err := c.db.Begin(true)
 	if err != nil {
-		c.finish(steps, nil, err)
+		c.note(failedWrite{err: err})
+		reply(steps, nil, err)
 		return nil
 	}
 	b := &batch{tx: tx, txid: tx.ID(), touched: make(map[string]struct{})}
@@ -241,20 +253,37 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		decisions[i] = err
 	}
 	if b.dirty {
-		err = tx.Commit()
-		if err != nil {
-			// The failed write may have reached the disk.
-			err = errors.Join(enhanced.ErrOutcomeUnknown, err)
-		}
+		err = c.write(b)
 	} else {
+		// What has nothing to write says nothing of the disk.
 		err = tx.Rollback()
 	}
 	if err == nil && b.dirty {
 		c.committed(b)
 	}
 	c.ended()
-	c.finish(steps, decisions, err)
+	reply(steps, decisions, err)
 	return nil
+}
+
+// write commits the batch and notes how that went.
+func (c *committer) write(b *batch) error {
+	err := b.tx.Commit()
+	if err == nil {
+		c.note(failedWrite{})
+		return nil
+	}
+	stats := b.tx.Stats()
+	size := int(stats.GetPageAlloc())
+	if b.probe > 0 {
+		size = b.probe // so that the next one is no larger
+	}
+	// Most failed commits have rolled back already, which is no error here.
+	_ = b.tx.Rollback()
+	// The failed write may have reached the disk.
+	err = errors.Join(enhanced.ErrOutcomeUnknown, err)
+	c.note(failedWrite{err, size})
+	return err
 }
 
 func (c *committer) runStep(b *batch, step func(*batch) error) (err error) {
@@ -267,10 +296,8 @@ func (c *committer) runStep(b *batch, step func(*batch) error) (err error) {
 	return c.run(b, step)
 }
 
-func (c *committer) finish(steps []*pendingStep, decisions []error, err error) {
-	c.mu.Lock()
-	c.lastErr = err
-	c.mu.Unlock()
+// reply tells the callers of the steps what became of them.
+func reply(steps []*pendingStep, decisions []error, err error) {
 	for i, p := range steps {
 		if err != nil {
 			p.done <- err
@@ -280,11 +307,17 @@ func (c *committer) finish(steps []*pendingStep, decisions []error, err error) {
 	}
 }
 
-// lastError returns why the latest commit failed, nil if it did not.
-func (c *committer) lastError() error {
+func (c *committer) note(f failedWrite) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lastErr
+	c.failed = f
+}
+
+// lastFailure returns why the latest write failed.
+func (c *committer) lastFailure() failedWrite {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
 }
 
 // close refuses further steps and waits for those under way.

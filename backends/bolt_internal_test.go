@@ -284,7 +284,7 @@ func TestNoGrantsToAPullRequestThatIsBeingClosed(t *testing.T) {
 		}
 		// The first of several steps, whose process then dies.
 		page, err := decide(t.Context(), b.committer, "first page", func(batch *batch) (releasedPage, error) {
-			return b.repositoryStep(batch, "org/app").releaseByPull(5, change{})
+			return b.repositoryStep(batch, "org/app").releaseByPull(5, nil, change{})
 		})
 		require.NoError(t, err)
 		require.True(t, page.more)

@@ -14,11 +14,12 @@ import (
 
 // ListLocks returns all held locks. See [enhanced.Backend].
 func (b *BoltBackend) ListLocks(ctx context.Context) ([]*enhanced.EnhancedLock, error) {
-	if err := b.reconcile(ctx); err != nil {
+	stock, err := b.reconcile(ctx, "")
+	if err != nil {
 		return nil, err
 	}
-	l := lister{problems: slices.Clone(b.unreadableLegacy()), slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
-	err := b.viewNow(ctx, "list locks", func(tx *bbolt.Tx, now int64) error {
+	l := lister{problems: slices.Clone(stock.unreadable), slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	err = b.viewNow(ctx, "list locks", func(tx *bbolt.Tx, now int64) error {
 		// What is judged points into the transaction.
 		defer l.done.Wait()
 		eachRepository(tx, now, func(r *repository) {

@@ -60,8 +60,16 @@ func (b *BoltBackend) LookupLock(ctx context.Context, resource enhanced.Resource
 		r := b.repository(tx, resource.Namespace, now)
 		f = r.inspect(resource)
 		behind = f.status == heldByStock || f.status == releasedByStock
-		if f.status == releasedByStock {
+		switch f.status {
+		case releasedByStock:
 			f = r.inspectLegacy(resource)
+		case expired, expiredElsewhere:
+			for _, rival := range r.rivalsOf(&f) {
+				if rival.resource == resource {
+					f, behind = rival, true
+				}
+			}
+		default:
 		}
 		return nil
 	})
@@ -215,14 +223,13 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 // countStock counts the locks that only stock has recorded, and names its
 // unreadable records. It returns the resources of ours that stock has released.
 func (b *BoltBackend) countStock(tx *bbolt.Tx, now int64, stats *enhanced.BackendStats) map[enhanced.ResourceIdentifier]bool {
-	if b.isClean(tx.ID()) {
-		stats.UnreadableRecords = append(stats.UnreadableRecords, b.unreadableLegacy()...)
-		return nil
+	found, clean := b.known(tx, now, "")
+	if !clean {
+		found = drift(tx, now, b.config.Load().PreserveLegacyFormat, "")
 	}
+	stats.UnreadableRecords = append(stats.UnreadableRecords, found.unreadable...)
 	overtaken := make(map[enhanced.ResourceIdentifier]bool)
-	behind, unreadable := drift(tx, b.config.Load().PreserveLegacyFormat)
-	stats.UnreadableRecords = append(stats.UnreadableRecords, unreadable...)
-	for _, resource := range behind {
+	for _, resource := range found.behind {
 		if overtaken[resource] {
 			continue
 		}

@@ -26,6 +26,9 @@ type lockRecord struct {
 	Expires  int64             `json:"x,omitzero"`
 	Request  string            `json:"q,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
+	// Disputed says that stock has a record of another owner on the resource, too,
+	// and that the log says so.
+	Disputed bool `json:"d,omitzero"`
 	// Mirror is the checksum of stock's form under its legacy key. When it is
 	// empty there is no such copy, and Lock holds the form itself.
 	Mirror string         `json:"s,omitzero"`

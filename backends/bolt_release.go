@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 // [enhanced.Backend].
 func (b *BoltBackend) ReleaseLock(ctx context.Context, lockID string) error {
 	_, err := b.changeLock(ctx, "release", lockID, func(s *repositoryStep, f *finding) error {
-		return s.end(f, enhanced.EventReleased, change{actor: f.record.Owner, cause: enhanced.CauseRequest})
+		return s.finish(f, change{actor: f.record.Owner, cause: enhanced.CauseRequest})
 	})
 	if errors.Is(err, errReleased) {
 		return nil
@@ -68,11 +69,20 @@ func (b *BoltBackend) releaseResource(ctx context.Context, request enhanced.Rele
 			return nil, err
 		case f.status == unreadable:
 			return nil, enhanced.NewCorruptError(resource, f.name)
-		case f.status != held:
+		case f.status != held && f.status != heldElsewhere:
 			return nil, enhanced.NewNotFoundError(resource)
 		}
 		lock := f.lock()
-		return lock, s.release(&f, request)
+		err = enhanced.NewNotFoundError(resource)
+		if f.status == held {
+			err = s.release(&f, request)
+		}
+		if isDecision(err) {
+			if rival, rivalErr := s.endRequestedRival(&f, request); rival != nil || rivalErr != nil {
+				return rival, rivalErr
+			}
+		}
+		return lock, err
 	})
 }
 
@@ -82,13 +92,14 @@ func (s *repositoryStep) release(f *finding, request enhanced.ReleaseRequest) er
 	if err != nil {
 		return err
 	}
-	return s.end(f, enhanced.EventReleased, c)
+	return s.finish(f, c)
 }
 
 // releaseChange checks the request's right to release what was found.
 func releaseChange(request enhanced.ReleaseRequest, f *finding) (change, error) {
+	holder := f.owner()
 	c := change{
-		actor:  cmp.Or(request.Actor, request.Owner, f.record.Owner),
+		actor:  cmp.Or(request.Actor, request.Owner, holder.String()),
 		cause:  enhanced.CauseRequest,
 		reason: request.Reason,
 	}
@@ -96,11 +107,10 @@ func releaseChange(request enhanced.ReleaseRequest, f *finding) (change, error) 
 		c.cause = enhanced.CauseForced
 		return c, nil
 	}
-	holder := f.owner()
 	if n := request.PullNumber; n != nil && (holder.Kind != enhanced.OwnerPull || holder.Number != *n) {
 		return c, enhanced.NewDeniedError(f.resource, f.lock(), cmp.Or(request.Actor, "that pull request"))
 	}
-	if request.Owner != "" && request.Owner != f.record.Owner {
+	if request.Owner != "" && request.Owner != holder.String() {
 		owner, err := enhanced.ParseOwner(request.Owner)
 		if err != nil {
 			return c, err
@@ -114,14 +124,15 @@ func releaseChange(request enhanced.ReleaseRequest, f *finding) (change, error) 
 
 // ReleaseByPull releases all locks of a pull request. See [enhanced.Backend].
 func (b *BoltBackend) ReleaseByPull(ctx context.Context, repository string, number int, actor string) ([]*enhanced.EnhancedLock, error) {
-	if err := b.reconcile(ctx); err != nil {
+	stock, err := b.reconcile(ctx, repository)
+	if err != nil {
 		return nil, err
 	}
 	c := change{actor: actor, cause: enhanced.CausePull}
 	var released []*enhanced.EnhancedLock
 	for {
 		page, err := decide(ctx, b.committer, "release the locks of a pull request of "+repository, func(batch *batch) (releasedPage, error) {
-			return b.repositoryStep(batch, repository).releaseByPull(number, c)
+			return b.repositoryStep(batch, repository).releaseByPull(number, stock.rivals, c)
 		})
 		released = append(released, page.locks...)
 		if err != nil || !page.more {
@@ -139,8 +150,14 @@ type releasedPage struct {
 
 // releaseByPull releases a page of a pull request's locks, all of them if they
 // fit in one step. While more remain, the pull request can't take new ones.
-func (s *repositoryStep) releaseByPull(number int, c change) (releasedPage, error) {
+func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (releasedPage, error) {
 	resources, owners := s.heldByPull(number, maxStep+1)
+	for _, r := range rivals {
+		text := r.owner.String()
+		if r.resource.Namespace == s.name && r.owner.Number == number && s.legacy.Get([]byte(r.key)) != nil && !slices.Contains(owners, text) {
+			owners = append(owners, text)
+		}
+	}
 	if err := ambiguousHosts(s.name, number, owners); err != nil {
 		return releasedPage{}, err
 	}
@@ -171,11 +188,16 @@ func (s *repositoryStep) releaseByPull(number int, c change) (releasedPage, erro
 		lock := f.lock()
 		lock.State = enhanced.LockStateReleased
 		page.locks = append(page.locks, lock)
-		if err := s.end(&f, enhanced.EventReleased, c); err != nil {
+		if err := s.finish(&f, c); err != nil {
 			return releasedPage{}, err
 		}
 	}
-	return page, nil
+	if page.more {
+		return page, nil
+	}
+	locks, err := s.endRivalsByPull(number, rivals, c)
+	page.locks = append(page.locks, locks...)
+	return page, err
 }
 
 // ambiguousHosts refuses to guess between pull requests of several hosts. A
@@ -184,7 +206,7 @@ func ambiguousHosts(repository string, number int, owners []string) error {
 	var named []string
 	for _, text := range owners {
 		if owner, err := enhanced.ParseOwner(text); err == nil && owner.Host != "" {
-			named = append(named, text)
+			named = append(named, owner.Describe())
 		}
 	}
 	if len(named) < 2 {

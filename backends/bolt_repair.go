@@ -61,7 +61,7 @@ func (b *BoltBackend) Repair(ctx context.Context, actor, reason string) ([]enhan
 		}
 	}
 	if len(work) > 0 {
-		b.forgetClean()
+		b.clean.forget()
 	}
 	return repaired, nil
 }
@@ -182,11 +182,4 @@ func (s *repositoryStep) logRepair(p problem, by change) error {
 		before, after = record, record
 	}
 	return s.log(enhanced.EventRepaired, resource, before, after, by)
-}
-
-// forgetClean has the next look at all locks compare with stock's again.
-func (b *BoltBackend) forgetClean() {
-	b.clean.Lock()
-	defer b.clean.Unlock()
-	b.clean.txid = 0
 }

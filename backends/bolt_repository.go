@@ -194,7 +194,10 @@ func (r *repository) inspectLegacyValue(resource enhanced.ResourceIdentifier, ke
 func (r *repository) sibling(name string) *repository {
 	other := *r
 	other.name, other.tag = name, enhanced.RepositoryTag(name)
-	other.bucket = r.tx.Bucket(rootBucket()).Bucket([]byte(other.tag))
+	other.bucket = nil
+	if root := r.tx.Bucket(rootBucket()); root != nil {
+		other.bucket = root.Bucket([]byte(other.tag))
+	}
 	return &other
 }
 
@@ -216,14 +219,17 @@ func (f *finding) lock() *enhanced.EnhancedLock {
 
 // owner returns the holder, the zero Owner if there is none.
 func (f *finding) owner() enhanced.Owner {
-	if f.record == nil {
-		return enhanced.Owner{}
+	if f.record != nil {
+		owner, err := enhanced.ParseOwner(f.record.Owner)
+		if err != nil {
+			return enhanced.Owner{}
+		}
+		return owner
 	}
-	owner, err := enhanced.ParseOwner(f.record.Owner)
-	if err != nil {
-		return enhanced.Owner{}
+	if f.original != nil {
+		return enhanced.ProjectLockOwner(*f.original)
 	}
-	return owner
+	return enhanced.Owner{}
 }
 
 // heldByPull returns up to limit resources that pull requests with the number

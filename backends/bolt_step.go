@@ -48,21 +48,27 @@ func (b *BoltBackend) repositoryStepByTag(batch *batch, tag string) *repositoryS
 	return b.repositoryStep(batch, name)
 }
 
-// put writes a key of the repository, whose bucket is made at its first change.
+// put writes a key of the repository.
 func (s *repositoryStep) put(key, value []byte) error {
-	s.batch.dirty = true
-	if s.bucket == nil {
-		bucket, err := s.tx.Bucket(rootBucket()).CreateBucketIfNotExists([]byte(s.tag))
-		if err != nil {
-			return fmt.Errorf("repository %q: %w", s.name, err)
-		}
-		s.bucket = bucket
-		s.bucket.FillPercent = fillPercent
-		if err := bucket.Put(nameKey(), []byte(s.name)); err != nil {
-			return err
-		}
+	if err := s.open(); err != nil {
+		return err
 	}
 	return s.bucket.Put(key, value)
+}
+
+// open makes the repository's bucket if there is none.
+func (s *repositoryStep) open() error {
+	s.batch.dirty = true
+	if s.bucket != nil {
+		return nil
+	}
+	bucket, err := s.tx.Bucket(rootBucket()).CreateBucketIfNotExists([]byte(s.tag))
+	if err != nil {
+		return fmt.Errorf("repository %q: %w", s.name, err)
+	}
+	s.bucket = bucket
+	s.bucket.FillPercent = fillPercent
+	return bucket.Put(nameKey(), []byte(s.name))
 }
 
 func (s *repositoryStep) delete(key []byte) error {
@@ -96,6 +102,14 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 			err = s.adopt(&f)
 		case expiredElsewhere:
 			_, _, err = s.backend.repositoryStep(s.batch, f.resource.Namespace).settle(f.resource)
+		case heldElsewhere:
+			if f.record != nil {
+				return f, ended, s.noteRivals(&f)
+			}
+			// Only stock has recorded it there so far.
+			_, _, err = s.backend.repositoryStep(s.batch, f.resource.Namespace).settle(f.resource)
+		case held:
+			return f, ended, s.noteRivals(&f)
 		default:
 			return f, ended, nil
 		}
@@ -246,6 +260,9 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	record.compact()
 	data, err := encode(record)
 	if err != nil {
+		return err
+	}
+	if err := s.open(); err != nil {
 		return err
 	}
 	s.batch.touched[s.tag] = struct{}{}

@@ -141,7 +141,7 @@ func rootProblems(root *bbolt.Bucket, state storeState) (problems []problem) {
 	cursor := root.Cursor()
 	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
 		switch string(key) {
-		case string(formatKey()), string(clockKey()), string(tokenKey()):
+		case string(formatKey()), string(clockKey()), string(tokenKey()), string(probeKey()):
 			continue
 		}
 		if value != nil || root.Bucket(key) == nil {

@@ -99,7 +99,9 @@ func (c *inspection) checkLogRecord(key, value []byte) {
 		return
 	}
 	c.checkLogOrder(key, record)
-	if resourceKey := record.Resource.Key(); resourceKey != noResource() {
+	// The end of stock's second lock on a resource says nothing of the first one.
+	ofRival := record.Type == enhanced.EventReleased && record.Token == 0
+	if resourceKey := record.Resource.Key(); resourceKey != noResource() && !ofRival {
 		l.words[resourceKey] = lastWord{sequence, record.After}
 	}
 }

@@ -2,6 +2,7 @@ package backends
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/runatlantis/atlantis/server/core/locking"
@@ -41,7 +42,7 @@ func stockProblems(tx *bbolt.Tx, claimed map[string]struct{}) (problems []stockP
 func stockProblemAt(tx *bbolt.Tx, key string, value []byte) (stockProblem, bool) {
 	rule, detail := judgeStock(key, value)
 	if rule == "" {
-		return stockProblem{}, false
+		return rivalProblem(tx, key, value)
 	}
 	p := stockProblem{key: key, problem: problem{Violation: enhanced.Violation{
 		Rule: rule, Record: legacyName(key), Repository: stockRepository(tx, key),
@@ -54,6 +55,34 @@ func stockProblemAt(tx *bbolt.Tx, key string, value []byte) (stockProblem, bool)
 		})
 	}
 	return p, true
+}
+
+// rivalProblem judges a record that can be read: two owners of one resource are
+// a person's business.
+func rivalProblem(tx *bbolt.Tx, key string, value []byte) (stockProblem, bool) {
+	lock, err := decodeProjectLock(value)
+	if err != nil {
+		return stockProblem{}, false
+	}
+	resource, owner := enhanced.ProjectResource(lock.Project, lock.Workspace), enhanced.ProjectLockOwner(*lock)
+	any := &repository{tx: tx, legacy: tx.Bucket(legacyLocks()), now: readStoreState(tx).clock}
+	f := any.sibling(resource.Namespace).inspect(resource)
+	switch f.status {
+	case held, heldElsewhere:
+	case heldByStock:
+		if f.legacyKey == key {
+			return stockProblem{}, false
+		}
+	default:
+		return stockProblem{}, false
+	}
+	if isSamePull(f.owner(), owner) {
+		return stockProblem{}, false
+	}
+	return stockProblem{key: key, problem: problem{Violation: enhanced.Violation{
+		Rule: enhanced.RuleStockRival, Record: legacyName(key), Repository: resource.Namespace,
+		Detail: fmt.Sprintf("%s has a lock on %s, too, which %s holds: it counts when that one ends", owner.Describe(), resource, f.owner().Describe()),
+	}}}, true
 }
 
 // judgeStock returns the rule that a record of stock's bucket breaks, "" for

@@ -2,10 +2,8 @@ package backends
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -64,37 +62,6 @@ func (b *RedisBackend) getText(ctx context.Context, operation, key string) (stri
 	})
 }
 
-// statusKey is stock's key of a pull request's status.
-func statusKey(pull models.PullRequest) (string, error) {
-	host, repository := pull.BaseRepo.VCSHost.Hostname, pull.BaseRepo.FullName
-	for _, part := range []string{host, repository} {
-		if strings.Contains(part, "::") {
-			return "", enhanced.NewInvalidError("%q contains \"::\", which stock Atlantis' keys can't have", part)
-		}
-	}
-	return fmt.Sprintf("%s::%s::%d", host, repository, pull.Num), nil
-}
-
-func decodeStatus(key, value string) (*models.PullStatus, error) {
-	if value == "" {
-		return nil, nil
-	}
-	var status models.PullStatus
-	if err := json.Unmarshal([]byte(value), &status); err != nil {
-		return nil, enhanced.NewBackendError("read the status of a pull request", fmt.Errorf("record %q: %w", key, err))
-	}
-	return &status, nil
-}
-
-func encodeStatus(status models.PullStatus) (string, error) {
-	status.Pull = enhanced.SanitizePull(status.Pull)
-	data, err := json.Marshal(status)
-	if err != nil {
-		return "", enhanced.NewBackendError("write the status of a pull request", err)
-	}
-	return string(data), nil
-}
-
 // GetPullStatus returns a pull request's status, nil for none.
 func (b *RedisBackend) GetPullStatus(pull models.PullRequest) (*models.PullStatus, error) {
 	key, err := statusKey(pull)
@@ -103,7 +70,7 @@ func (b *RedisBackend) GetPullStatus(pull models.PullRequest) (*models.PullStatu
 	}
 	ctx, cancel := context.WithTimeout(b.ending, b.config.Load().OperationTimeout)
 	defer cancel()
-	value, err := b.getText(ctx, "read the status of a pull request", key)
+	value, err := b.getText(ctx, readStatus, key)
 	if err != nil {
 		return nil, err
 	}
@@ -127,17 +94,7 @@ func (b *RedisBackend) UpdateProjectStatus(pull models.PullRequest, workspace, r
 		return err
 	}
 	return b.replace("update the status of a project", key, func(value string) (string, error) {
-		status, err := decodeStatus(key, value)
-		if status == nil || err != nil {
-			return value, err
-		}
-		for i := range status.Projects {
-			if p := &status.Projects[i]; p.Workspace == workspace && p.RepoRelDir == repoRelDir {
-				p.Status = newStatus
-				return encodeStatus(*status)
-			}
-		}
-		return value, nil
+		return setProjectStatus(key, value, workspace, repoRelDir, newStatus)
 	})
 }
 
@@ -164,65 +121,6 @@ func (b *RedisBackend) UpdatePullWithResults(pull models.PullRequest, newResults
 	return next, nil
 }
 
-// mergeResults returns a pull request's status after a run, as stock computes
-// it. A run can be of some of the projects; the others stay as they are. When
-// the pull request has moved on only the policies' approvals stay.
-func mergeResults(status *models.PullStatus, pull models.PullRequest, results []command.ProjectResult) models.PullStatus {
-	current := status != nil && status.Pull.HeadCommit == pull.HeadCommit &&
-		(pull.BaseBranch == "" || status.Pull.BaseBranch == pull.BaseBranch)
-	find := func(projects []models.ProjectStatus, r command.ProjectResult) *models.ProjectStatus {
-		for i := range projects {
-			p := &projects[i]
-			if p.Workspace == r.Workspace && p.RepoRelDir == r.RepoRelDir && p.ProjectName == r.ProjectName {
-				return p
-			}
-		}
-		return nil
-	}
-	next := models.PullStatus{Pull: pull}
-	if current {
-		next = *status
-	}
-	for _, r := range results {
-		if current {
-			if p := find(next.Projects, r); p != nil {
-				p.Status = r.PlanStatus()
-				p.PolicyStatus = mergePolicies(p.PolicyStatus, r.PolicyStatus())
-				continue
-			}
-		}
-		added := models.ProjectStatus{
-			Workspace: r.Workspace, RepoRelDir: r.RepoRelDir, ProjectName: r.ProjectName,
-			PolicyStatus: r.PolicyStatus(), Status: r.PlanStatus(),
-		}
-		if !current && status != nil {
-			for _, old := range status.Projects {
-				if find([]models.ProjectStatus{old}, r) != nil && len(old.PolicyStatus) > 0 {
-					added.PolicyStatus = old.PolicyStatus
-					break
-				}
-			}
-		}
-		next.Projects = append(next.Projects, added)
-	}
-	return next
-}
-
-// mergePolicies replaces the policy sets that a run has checked.
-func mergePolicies(before, checked []models.PolicySetStatus) []models.PolicySetStatus {
-	if len(before) == 0 {
-		return checked
-	}
-	for i := range before {
-		for _, set := range checked {
-			if set.PolicySetName == before[i].PolicySetName {
-				before[i] = set
-			}
-		}
-	}
-	return before
-}
-
 const commandLockPrefix = "global/"
 
 func commandLockKey(name command.Name) string {
@@ -231,22 +129,16 @@ func commandLockKey(name command.Name) string {
 
 // LockCommand takes the global lock of a command; it fails if it is taken.
 func (b *RedisBackend) LockCommand(cmdName command.Name, lockTime time.Time) (*command.Lock, error) {
-	lock := command.Lock{CommandName: cmdName, LockMetadata: command.LockMetadata{UnixTime: lockTime.Unix()}}
-	data, err := json.Marshal(lock)
-	if err != nil {
-		return nil, enhanced.NewInvalidError("command %s: %v", cmdName, err)
-	}
 	operation := fmt.Sprintf("lock command %s", cmdName)
-	err = b.replace(operation, commandLockKey(cmdName), func(value string) (string, error) {
-		if value != "" {
-			return "", enhanced.NewBackendError(operation, errors.New("lock already exists"))
-		}
-		return string(data), nil
+	var lock *command.Lock
+	err := b.replace(operation, commandLockKey(cmdName), func(value string) (next string, err error) {
+		lock, next, err = takeCommand(operation, value, cmdName, lockTime)
+		return next, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &lock, nil
+	return lock, nil
 }
 
 // UnlockCommand releases the global lock of a command; it fails if nobody has
@@ -254,10 +146,7 @@ func (b *RedisBackend) LockCommand(cmdName command.Name, lockTime time.Time) (*c
 func (b *RedisBackend) UnlockCommand(cmdName command.Name) error {
 	operation := fmt.Sprintf("unlock command %s", cmdName)
 	return b.replace(operation, commandLockKey(cmdName), func(value string) (string, error) {
-		if value == "" {
-			return "", enhanced.NewBackendError(operation, errors.New("no lock exists"))
-		}
-		return "", nil
+		return releaseCommand(operation, value)
 	})
 }
 
@@ -267,12 +156,8 @@ func (b *RedisBackend) CheckCommandLock(cmdName command.Name) (*command.Lock, er
 	defer cancel()
 	operation := fmt.Sprintf("look up the lock of command %s", cmdName)
 	value, err := b.getText(ctx, operation, commandLockKey(cmdName))
-	if value == "" || err != nil {
+	if err != nil {
 		return nil, err
 	}
-	var lock command.Lock
-	if err := json.Unmarshal([]byte(value), &lock); err != nil {
-		return nil, enhanced.NewBackendError(operation, fmt.Errorf("record %q: %w", commandLockKey(cmdName), err))
-	}
-	return &lock, nil
+	return decodeCommand(operation, commandLockKey(cmdName), value)
 }

@@ -287,7 +287,7 @@ func (d *differential) unlockByPull(t *rapid.T) {
 		d.met(listedHosts)
 		require.Empty(t, ours)
 		for host := range hosts {
-			require.ErrorContains(t, ourErr, enhanced.PullOwner(host, repository, number).String())
+			require.ErrorContains(t, ourErr, enhanced.PullOwner(host, repository, number).Describe())
 		}
 		for _, lock := range expected {
 			takeAgain(lock)

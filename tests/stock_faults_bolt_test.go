@@ -161,14 +161,18 @@ func TestFaultReplanGivesTheLockAway(t *testing.T) {
 	})
 }
 
+func projectLocker(s *boltStore) *events.DefaultProjectLocker {
+	return &events.DefaultProjectLocker{
+		Locker:     locking.NewClient(s),
+		NoOpLocker: locking.NewNoOpLocker(),
+		VCSClient:  bitbucketcloud.New(http.DefaultClient, "", "", "", "https://atlantis.invalid"),
+	}
+}
+
 func TestFaultEqualNumberOfAnotherHostIsTheOwner(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, s *boltStore, ours bool) {
-		locker := &events.DefaultProjectLocker{
-			Locker:     locking.NewClient(s),
-			NoOpLocker: locking.NewNoOpLocker(),
-			VCSClient:  bitbucketcloud.New(http.DefaultClient, "", "", "", "https://atlantis.invalid"),
-		}
+		locker := projectLocker(s)
 		holder, caller := lockOf(project, 5, "."), lockOf(project, 5, ".")
 		caller.Pull.BaseRepo.VCSHost = models.VCSHost{Hostname: "gitlab.com", Type: models.Gitlab}
 		take(t, s, holder)
@@ -179,6 +183,44 @@ func TestFaultEqualNumberOfAnotherHostIsTheOwner(t *testing.T) {
 		}
 		require.NoError(t, err)
 		require.True(t, response.LockAcquired, "two pull requests plan one project")
+	})
+}
+
+// A run without a pull request, through Atlantis' API, has number 0, and so has
+// a lock that belongs to no pull request: one that freezes a project.
+func TestFaultNumberZeroIsTheOwner(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, s *boltStore, ours bool) {
+		frozen := lockOf(project, 0, ".")
+		if adapter, ok := s.Database.(*enhanced.LockingAdapter); ok {
+			_, err := adapter.Manager().Lock(t.Context(), frozen.Project, frozen.Workspace, models.User{Username: "alice"})
+			require.NoError(t, err)
+		} else {
+			frozen.Pull, frozen.User.Username = models.PullRequest{}, "alice"
+			take(t, s, frozen)
+		}
+
+		caller := lockOf(project, 0, ".")
+		response, err := projectLocker(s).TryLock(logging.NewNoopLogger(t), caller.Pull, caller.User, "default", caller.Project, true)
+		if ours {
+			require.ErrorIs(t, err, enhanced.ErrLockExists)
+			require.ErrorContains(t, err, "is locked by user alice")
+		} else {
+			require.NoError(t, err)
+			require.True(t, response.LockAcquired, "a frozen project is planned")
+		}
+
+		released, err := s.UnlockByPull(project, 0)
+		require.NoError(t, err)
+		lock, err := s.GetLock(frozen.Project, frozen.Workspace)
+		require.NoError(t, err)
+		if ours {
+			require.Empty(t, released)
+			require.Equal(t, "alice", lock.User.Username)
+		} else {
+			require.Len(t, released, 1, "closing number 0 ends the freeze")
+			require.Nil(t, lock)
+		}
 	})
 }
 

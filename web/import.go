@@ -41,8 +41,7 @@ type importInput struct {
 }
 
 func (s *server) importLocks(ctx context.Context, input *importInput) (*body[api.ImportReport], error) {
-	store, err := s.store(ctx)
-	if err != nil {
+	if _, err := s.store(ctx); err != nil {
 		return nil, err
 	}
 	records := input.Body.Records
@@ -50,15 +49,7 @@ func (s *server) importLocks(ctx context.Context, input *importInput) (*body[api
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(importWorkers)
 	for _, indexes := range rivals(records) {
-		workers.Go(func() error {
-			for _, i := range indexes {
-				var err error
-				if report.Results[i], err = s.importRecord(ctx, store, records[i], input.Body.DryRun); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		workers.Go(func() error { return s.importRivals(ctx, records, indexes, &report) })
 	}
 	if err := workers.Wait(); err != nil {
 		return nil, err
@@ -77,23 +68,36 @@ func rivals(records []api.ImportRecord) map[string][]int {
 	return groups
 }
 
-// importRecord takes one lock, or says why not. Its error ends the import.
-func (s *server) importRecord(ctx context.Context, store enhanced.Backend, record api.ImportRecord, dryRun bool) (api.ImportResult, error) {
-	request, err := importRequest(record)
-	var holder *enhanced.EnhancedLock
-	var taken bool
-	switch {
-	case err != nil:
-	case dryRun:
-		holder, err = holderOf(ctx, store, request)
-		taken = err == nil && holder == nil
-	default:
-		holder, taken, err = s.manager.TryAcquire(ctx, request)
+// importRivals takes the locks of the records with the indexes, one after the
+// other, or only says what would become of them. Its error ends the import.
+func (s *server) importRivals(ctx context.Context, records []api.ImportRecord, indexes []int, report *api.ImportReport) error {
+	var requests []*enhanced.EnhancedLockRequest
+	var asked []int
+	for _, i := range indexes {
+		request, err := importRequest(records[i])
+		if err != nil {
+			report.Results[i] = s.importResult(records[i].Key, nil, enhanced.Foreseen{Err: err})
+			continue
+		}
+		requests, asked = append(requests, request), append(asked, i)
 	}
-	if endsImport(err) {
-		return api.ImportResult{}, err
+	var foreseen []enhanced.Foreseen
+	if report.DryRun {
+		foreseen = s.manager.Foresee(ctx, requests)
 	}
-	return s.importResult(record.Key, request, holder, taken, err), nil
+	for n, i := range asked {
+		var answer enhanced.Foreseen
+		if report.DryRun {
+			answer = foreseen[n]
+		} else {
+			answer.Lock, answer.Acquired, answer.Err = s.manager.TryAcquire(ctx, requests[n])
+		}
+		if endsImport(answer.Err) {
+			return answer.Err
+		}
+		report.Results[i] = s.importResult(records[i].Key, requests[n], answer)
+	}
+	return nil
 }
 
 // endsImport reports whether err is about more than one record: the records
@@ -119,44 +123,24 @@ func importRequest(record api.ImportRecord) (*enhanced.EnhancedLockRequest, erro
 	}, nil
 }
 
-// holderOf returns the lock that the request would be refused for, nil for none.
-func holderOf(ctx context.Context, store enhanced.Backend, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
-	normalized, err := enhanced.NormalizeRequest(request, time.Minute, time.Minute)
-	if err != nil {
-		return nil, err
-	}
-	resource := normalized.Resource
-	holder, err := store.LookupLock(ctx, resource)
-	if !errors.Is(err, enhanced.ErrLockNotFound) {
-		return holder, err
-	}
-	// Resources with one key in stock's store exclude each other.
-	others, err := store.LocksByLegacyKey(ctx, resource.LegacyKey())
-	if err != nil || len(others) == 0 {
-		return nil, err
-	}
-	return others[0], nil
-}
-
-// importResult says what became of the record, given what holds its resource.
-func (s *server) importResult(key string, request *enhanced.EnhancedLockRequest, holder *enhanced.EnhancedLock, taken bool, err error) api.ImportResult {
+// importResult says what became of the record, or would.
+func (s *server) importResult(key string, request *enhanced.EnhancedLockRequest, answer enhanced.Foreseen) api.ImportResult {
 	result := api.ImportResult{Key: key}
+	holder := answer.Lock
 	switch {
-	case err != nil:
-		p := s.problem(err)
+	case answer.Err != nil:
+		p := s.problem(answer.Err)
 		result.Outcome, result.Code, result.Why = api.OutcomeSkipped, p.Code, p.Detail
-	case taken:
+		return result
+	case answer.Acquired:
 		result.Outcome = api.OutcomeTaken
-		if holder != nil {
-			result.LockID = holder.ID
-		}
 	case holder.Resource == request.Resource && samePull(holder, request):
-		result.Outcome, result.LockID = api.OutcomeAlready, holder.ID
+		result.Outcome = api.OutcomeAlready
 	default:
 		held := enhanced.NewHeldError(holder.Resource, holder)
 		result.Outcome, result.Code, result.Why = api.OutcomeSkipped, held.Code, held.Message
-		result.LockID = holder.ID
 	}
+	result.LockID = holder.ID
 	return result
 }
 

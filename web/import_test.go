@@ -73,7 +73,7 @@ func TestImport(t *testing.T) {
 		"/./default/ skipped INVALID_REQUEST",
 		"acme/infra/pull-zero/default/ taken ",
 	}, outcomes(report))
-	require.Contains(t, report.Results[1].Why, "user:alice (note: database maintenance)")
+	require.Contains(t, report.Results[1].Why, "user alice (note: database maintenance)")
 	require.Contains(t, report.Results[5].Why, "control character")
 	require.Equal(t, report.Results[0].LockID, report.Results[2].LockID)
 
@@ -106,8 +106,15 @@ func TestImportDryRun(t *testing.T) {
 	// The same within a repository and a pull request: still another project.
 	near := stockLock("acme/infra", "envs", 5)
 	near.Workspace = "dev/default"
+	noHost := stockLock("acme/infra", "envs/newer", 6)
+	noHost.Pull.BaseRepo.VCSHost = models.VCSHost{}
 	locks := []models.ProjectLock{
 		stockLock("acme/infra", "envs/new", 5),
+		stockLock("acme/infra", "envs/new", 6),    // another pull request, in the same file
+		stockLock("acme/infra", "envs/new", 5),    // the same one again
+		stockLock("acme/infra", "./envs/new/", 5), // and in other words
+		stockLock("acme", "infra/envs/new", 5),    // another project with the key
+		stockLock("acme/infra", "envs/newer", 6), noHost,
 		stockLock("acme/infra", "envs/dev", 5),
 		stockLock("acme/infra", "envs/prod", 5),
 		stockLock("acme/infra", "a\x1b[2J", 1),
@@ -119,6 +126,12 @@ func TestImportDryRun(t *testing.T) {
 	require.True(t, report.DryRun)
 	require.Equal(t, []string{
 		"acme/infra/envs/new/default/ taken ",
+		"acme/infra/envs/new/default/ skipped LOCK_EXISTS",
+		"acme/infra/envs/new/default/ already ",
+		"acme/infra/./envs/new//default/ already ",
+		"acme/infra/envs/new/default/ skipped LOCK_EXISTS",
+		"acme/infra/envs/newer/default/ taken ",
+		"acme/infra/envs/newer/default/ already ",
 		"acme/infra/envs/dev/default/ already ",
 		"acme/infra/envs/prod/default/ skipped LOCK_EXISTS",
 		"acme/infra/a\x1b[2J/default/ skipped INVALID_REQUEST",
@@ -131,6 +144,9 @@ func TestImportDryRun(t *testing.T) {
 	// The real run does what the dry run said.
 	real := decode[api.ImportReport](t, s.post(t, api.ImportPath, importBody(t, false, locks...)), http.StatusOK)
 	require.Equal(t, outcomes(report), outcomes(real))
+	for i := range real.Results {
+		require.Equal(t, real.Results[i].Why, report.Results[i].Why)
+	}
 }
 
 // A record from before Atlantis stored hosts is the same pull request's lock

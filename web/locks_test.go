@@ -61,7 +61,7 @@ func TestAcquireHeld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := problem(t, s.post(t, api.LocksPath, strings.Replace(freezeProd, `{"user":"alice"}`, owner, 1)), http.StatusConflict, "LOCK_EXISTS")
 			require.Equal(t, &held, p.Holder)
-			require.Contains(t, p.Detail, "user:alice")
+			require.Contains(t, p.Detail, "user alice")
 			require.Contains(t, p.Detail, "database maintenance")
 		})
 	}

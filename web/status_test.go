@@ -81,7 +81,7 @@ func TestAuthorizerIsAsked(t *testing.T) {
 	s := startServer(t, nil, authorizer)
 	decode[api.Lock](t, s.post(t, api.LocksPath, lockByAlice), http.StatusCreated)
 	p := problem(t, s.post(t, api.UnlockPath, `{`+prod+`,"force":true,"actor":"bob","reason":"r"}`), http.StatusForbidden, "PERMISSION_DENIED")
-	require.Contains(t, p.Detail, "user:bob may not force_release")
+	require.Contains(t, p.Detail, "user bob may not force_release")
 	decode[api.Unlocked](t, s.post(t, api.UnlockPath, `{`+prod+`,"force":true,"actor":"carol","reason":"r"}`), http.StatusOK)
 }
 

@@ -85,7 +85,7 @@ func TestRepairRefused(t *testing.T) {
 		problem(t, s.post(t, api.RepairPath, body), http.StatusUnprocessableEntity, code)
 	}
 	p := problem(t, s.post(t, api.RepairPath, `{"actor":"eve","reason":"r"}`), http.StatusForbidden, "PERMISSION_DENIED")
-	require.Contains(t, p.Detail, "user:eve may not repair the store")
+	require.Contains(t, p.Detail, "user eve may not repair the store")
 	require.Len(t, decode[api.Verification](t, s.post(t, api.VerifyPath, ""), http.StatusOK).Violations, 2, "nothing was repaired")
 }
 

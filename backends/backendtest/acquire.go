@@ -45,7 +45,7 @@ func testAcquire(t *testing.T, newBackend NewBackend) {
 		var refusal *enhanced.LockError
 		require.True(t, errors.As(err, &refusal))
 		require.Equal(t, first.ID, refusal.Holder.ID)
-		require.Contains(t, err.Error(), first.Owner)
+		require.Contains(t, err.Error(), enhanced.DescribeOwner(first.Owner))
 		require.Contains(t, err.Error(), repo)
 
 		holder, acquired, err := b.TryAcquireLock(t.Context(), pullRequest(55, "."))

@@ -11,31 +11,6 @@ import (
 )
 
 func testConcurrency(t *testing.T, newBackend NewBackend) {
-	t.Run("one winner in each round", func(t *testing.T) {
-		b := newBackend(t, nil)
-		const callers = 8
-		var lastToken int64
-		for round := range Rounds(10_000) {
-			var winners atomic.Int32
-			var winner atomic.Pointer[enhanced.EnhancedLock]
-			Together(callers, func(i int) {
-				lock, acquired, err := b.TryAcquireLock(t.Context(), pullRequest(i+1, "."))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if acquired {
-					winners.Add(1)
-					winner.Store(lock)
-				}
-			})
-			require.EqualValues(t, 1, winners.Load(), "round %d", round)
-			require.Greater(t, winner.Load().Version, lastToken)
-			lastToken = winner.Load().Version
-			require.NoError(t, b.ReleaseLock(t.Context(), winner.Load().ID))
-		}
-	})
-
 	t.Run("one release in each round", func(t *testing.T) {
 		b := newBackend(t, nil)
 		for round := range Rounds(2_000) {

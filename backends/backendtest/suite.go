@@ -53,9 +53,11 @@ func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
 		"Log":         testLog,
 		"Memory":      testMemory,
 		"Concurrency": testConcurrency,
+		"Foresee":     testForesee,
 		"Contexts":    testContexts,
 		"Adapter":     testAdapter,
 		"Client":      testClient,
+		"Layers":      testLayers,
 		"Verify":      testVerify,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -133,8 +133,8 @@ func (e *auditExport) writeRepository(ctx context.Context, a *auditWriter, name 
 			case page.Trimmed > last:
 				return withHint(fmt.Errorf("the log of %s was trimmed while it was read", printable(name)), "export again")
 			default:
-				fmt.Fprintf(e.env.stderr, "warning: the log of %s has a gap before record %d; \"atlantis-locks verify\" says more\n",
-					printable(name), record.Sequence)
+				fmt.Fprintf(e.env.stderr, "warning: the log of %s has a gap before record %d; %q says more\n",
+					printable(name), record.Sequence, e.env.command("verify"))
 			}
 			last = record.Sequence
 			if err := a.record(record); err != nil {

@@ -26,7 +26,7 @@ func TestCheckUsage(t *testing.T) {
 		"verify --data-dir=":               "--data-dir is empty",
 		"verify --server nonsense":         "no http or https address",
 
-		"audit lsit":                       "there is no command lsit; did you mean list?",
+		"audit lsit":                       "unknown command lsit; did you mean list?",
 		"audit list x":                     "takes no arguments",
 		"audit list --owner alice":         `owner "alice" is neither`,
 		"audit list --owner=":              `owner "" is neither`,
@@ -52,6 +52,35 @@ func TestCheckUsage(t *testing.T) {
 			require.Contains(t, stderr.String(), says)
 			require.Contains(t, stderr.String(), "hint: see ")
 		})
+	}
+}
+
+// What a hint says can be typed where the program was called.
+func TestHintsNameTheProgramAsItWasCalled(t *testing.T) {
+	for program, says := range map[string]string{
+		"atlantis-locks":       `"atlantis-locks `,
+		"bin/atlantis-locks":   `"bin/atlantis-locks `,
+		"../x/atlantis-locks2": `"../x/atlantis-locks2 `,
+		"":                     `"atlantis-locks `,
+	} {
+		for args, rest := range map[string]string{
+			"lock":                               `lock --help"`,
+			"nonsense":                           `--help"`,
+			"audit verify":                       `audit verify --help"`,
+			"list --server http://127.0.0.1:1":   `serve"`,
+			"stats --server http://127.0.0.1:1 ": `stats --help"`,
+		} {
+			var stdout, stderr bytes.Buffer
+			run(environment{
+				program: program, stdout: &stdout, stderr: &stderr, now: time.Now, getenv: func(string) string { return "" },
+			}, strings.Split(args, " "))
+			require.Contains(t, stderr.String(), says+rest)
+		}
+		for _, problem := range []*api.Problem{
+			{Code: "LOCK_NOT_FOUND"}, {Code: "LOCK_EXISTS"}, {Code: "LOCK_EXISTS", Holder: &api.Lock{ID: "x"}}, {OutcomeUnknown: true},
+		} {
+			require.Contains(t, hintFor(environment{program: program}, problem), says)
+		}
 	}
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"net"
+	"strconv"
+
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
@@ -21,9 +24,16 @@ func addConnectionFlag(cmd *cobra.Command, env environment) *connection {
 
 // client returns a client of the server. It does not dial.
 func (c *connection) client(cmd *cobra.Command) (*client.Client, error) {
-	server, err := client.New(c.server)
+	address := c.server
+	// What serve --listen takes, a server is found by, too.
+	if _, port, err := net.SplitHostPort(address); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+			address = "http://" + address
+		}
+	}
+	server, err := client.New(address)
 	if err != nil {
-		return nil, usagef(cmd, "%v", err)
+		return nil, usagef(cmd, "--server: %v; give one such as %s", err, defaultServer)
 	}
 	return server, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
@@ -27,12 +28,33 @@ const (
 type usageError struct {
 	command string
 	message string
+	err     error // nil, or what the server says
 }
 
 func (e *usageError) Error() string { return e.message }
+func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{command: cmd.CommandPath(), message: fmt.Sprintf(format, args...)}
+}
+
+// asUsage returns a server's refusal of a request as wrong usage, in the words
+// of the command line. Other errors stay as they are.
+func asUsage(cmd *cobra.Command, err error) error {
+	problem := (*api.Problem)(nil)
+	if !errors.As(err, &problem) || problem.Code != enhanced.ErrCodeInvalidRequest {
+		return err
+	}
+	message := problem.Detail
+	for _, word := range [][2]string{
+		{"repository", "REPO"}, {"path", "PATH"}, {"workspace", "WORKSPACE"}, {"project name", "--project-name"},
+		{"user", "--user"}, {"host", "--host"}, {"timeout", "--timeout"}, {"metadata note", "--note"}, {"reason", "--reason"},
+	} {
+		if rest, found := strings.CutPrefix(problem.Detail, word[0]+" "); found {
+			message = word[1] + " " + rest
+		}
+	}
+	return &usageError{cmd.CommandPath(), message, err}
 }
 
 // hintedError is an error with a word on what to do next.
@@ -88,18 +110,19 @@ func exitCode(err error) int {
 }
 
 // hintFor says what to do next, "" if there is nothing to say.
-func hintFor(err error) string {
+func hintFor(env environment, err error) string {
 	if hinted := (*hintedError)(nil); errors.As(err, &hinted) {
 		return hinted.hint
 	}
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
-		return fmt.Sprintf("see \"%s --help\"", usage.command)
+		_, subcommand, _ := strings.Cut(usage.command+" ", " ")
+		return fmt.Sprintf("see %q", env.command(subcommand+"--help"))
 	}
 	if unreachable := (*client.UnreachableError)(nil); errors.As(err, &unreachable) {
 		if unreachable.OutcomeUnknown {
-			return `the change may have been made; look with "atlantis-locks list" before repeating it`
+			return fmt.Sprintf("the change may have been made; look with %q before repeating it", env.command("list"))
 		}
-		return `start the server with "atlantis-locks serve", or name another one with --server or ATLANTIS_LOCKS_SERVER`
+		return fmt.Sprintf("start the server with %q, or name another one with --server or %s", env.command("serve"), serverVariable)
 	}
 	problem := (*api.Problem)(nil)
 	if !errors.As(err, &problem) {
@@ -107,13 +130,13 @@ func hintFor(err error) string {
 	}
 	switch {
 	case problem.OutcomeUnknown:
-		return `the change may have been made; look with "atlantis-locks list" before repeating it`
+		return fmt.Sprintf("the change may have been made; look with %q before repeating it", env.command("list"))
 	case problem.Code == enhanced.ErrCodeLockExists && problem.Holder == nil:
-		return `"atlantis-locks stats" names the records that can't be read`
+		return fmt.Sprintf("%q names the records that can't be read", env.command("stats"))
 	case problem.Code == enhanced.ErrCodeLockExists:
-		return fmt.Sprintf(`"atlantis-locks show %s" tells more; its owner can unlock it`, problem.Holder.ID)
+		return fmt.Sprintf("%q tells more; its owner can unlock it", env.command("show "+problem.Holder.ID))
 	case problem.Code == enhanced.ErrCodeLockNotFound, problem.Code == enhanced.ErrCodeLockExpired:
-		return `"atlantis-locks list" shows what is locked`
+		return fmt.Sprintf("%q shows what is locked", env.command("list"))
 	case problem.Code == enhanced.ErrCodePermissionDenied && problem.Holder != nil:
 		return `ask the owner, or override with --force --reason "..."`
 	default:
@@ -136,7 +159,7 @@ func report(env environment, command *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	code, hint := exitCode(err), hintFor(err)
+	code, hint := exitCode(err), hintFor(env, err)
 	if wantsJSON(command) {
 		f := failure{Error: err.Error(), ExitCode: code, Hint: hint}
 		if problem := (*api.Problem)(nil); errors.As(err, &problem) {

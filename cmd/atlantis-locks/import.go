@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
-	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
-	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
@@ -71,58 +67,4 @@ with 3 if one was skipped because another holds its lock.`,
 		return report.outcome()
 	}
 	return cmd
-}
-
-const (
-	// batchRecords and batchBytes bound one request. Far below the server's
-	// limits, so that progress is seen and a request is answered soon.
-	batchRecords = 100
-	batchBytes   = 1 << 20
-)
-
-// sendRecords has the server take the records that could be read, and enters
-// what became of each in the report.
-func sendRecords(ctx context.Context, server *client.Client, records []stockRecord, report *importReport, progress progress) error {
-	defer progress.finish()
-	for start := 0; start < len(records); {
-		end := batchEnd(records, start)
-		request := api.ImportRequest{DryRun: report.DryRun}
-		var rows []int
-		for i := start; i < end; i++ {
-			if records[i].err == nil {
-				rows = append(rows, i)
-				request.Records = append(request.Records, api.ImportRecord{
-					Key:  records[i].key,
-					Lock: enhanced.SanitizeProjectLock(records[i].lock),
-				})
-			}
-		}
-		if len(rows) > 0 {
-			answer, err := server.Import(ctx, request)
-			if err != nil {
-				return err
-			}
-			if len(answer.Results) != len(rows) {
-				return fmt.Errorf("%s answered %s for %s", server.Server(), count(len(answer.Results), "result"), count(len(rows), "record"))
-			}
-			for i, row := range rows {
-				report.enter(row, answer.Results[i])
-			}
-		}
-		progress.add(end - start)
-		start = end
-	}
-	return nil
-}
-
-// batchEnd returns where the batch ends that begins at start.
-func batchEnd(records []stockRecord, start int) int {
-	size := 0
-	for i := start; i < len(records); i++ {
-		size += records[i].size
-		if i > start && (i-start == batchRecords || size > batchBytes) {
-			return i
-		}
-	}
-	return len(records)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
@@ -39,17 +40,16 @@ func TestDecodeStockRecord(t *testing.T) {
 }
 
 func TestBatches(t *testing.T) {
-	sizes := func(sizes ...int) (batches []int) {
+	sizes := func(sizes ...int) (lengths []int) {
 		records := make([]stockRecord, len(sizes))
 		for i, size := range sizes {
+			records[i].lock = stockLock("acme/infra", "p"+strconv.Itoa(i), "default", 5)
 			records[i].size = size
 		}
-		for start := 0; start < len(records); {
-			end := batchEnd(records, start)
-			batches = append(batches, end-start)
-			start = end
+		for _, batch := range batches(records) {
+			lengths = append(lengths, len(batch))
 		}
-		return batches
+		return lengths
 	}
 	require.Empty(t, sizes())
 	require.Equal(t, []int{1}, sizes(1))
@@ -57,6 +57,32 @@ func TestBatches(t *testing.T) {
 	require.Equal(t, []int{1, 2, 1}, sizes(batchBytes, batchBytes/2, batchBytes/2, 1))
 	require.Equal(t, []int{1, 1, 1}, sizes(2*batchBytes, 2*batchBytes, 1), "a record that is too large for any batch goes alone")
 	require.LessOrEqual(t, batchRecords, api.MaxImportRecords)
+}
+
+// Records that exclude each other stay together, the present key first, and no
+// request has more than a server takes.
+func TestBatchesKeepRivalsTogether(t *testing.T) {
+	record := func(key string, path string) stockRecord {
+		return stockRecord{key: key, size: 1, lock: stockLock("acme/infra", path, "default", 5)}
+	}
+	var records []stockRecord
+	for i := range batchRecords - 1 {
+		records = append(records, record("acme/infra/p"+strconv.Itoa(i)+"/default/", "p"+strconv.Itoa(i)))
+	}
+	records = append(records,
+		stockRecord{err: errors.New("unreadable")},
+		record("acme/infra/z/default", "z"), record("acme/infra/z/default/", "z"))
+	got := batches(records)
+	require.Len(t, got, 2)
+	require.Len(t, got[0], batchRecords-1)
+	require.Equal(t, []int{batchRecords + 1, batchRecords}, got[1])
+
+	many := slices.Repeat([]stockRecord{record("k", "same")}, 2*api.MaxImportRecords+1)
+	lengths := []int{}
+	for _, batch := range batches(many) {
+		lengths = append(lengths, len(batch))
+	}
+	require.Equal(t, []int{api.MaxImportRecords, api.MaxImportRecords, 1}, lengths)
 }
 
 func TestImportOutcome(t *testing.T) {

@@ -1,11 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 const defaultListen = "127.0.0.1:4142"
@@ -13,17 +14,17 @@ const defaultListen = "127.0.0.1:4142"
 // listenLoopback listens on a loopback address and refuses all others: whoever
 // can reach the server can release every lock, since there is no
 // authentication yet.
-func listenLoopback(ctx context.Context, address string) (net.Listener, error) {
+func listenLoopback(cmd *cobra.Command, address string) (net.Listener, error) {
 	resolved, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("can't listen on %q: %w", address, err), "give --listen an address and a port, such as %s", defaultListen)
+		return nil, withHint(usagef(cmd, "can't listen on --listen %q: %v", address, err), "give --listen an address and a port, such as %s", defaultListen)
 	}
 	if !resolved.IP.IsLoopback() {
 		return nil, withHint(fmt.Errorf("refusing to listen on %q: it is not a loopback address, and there is no authentication yet", address),
 			"listen on %s, and reach it from elsewhere through an SSH tunnel", defaultListen)
 	}
 	// What was checked is what is used: a name could resolve differently now.
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", resolved.String())
+	listener, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", resolved.String())
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, withHint(fmt.Errorf("port %d on %s is taken by another process", resolved.Port, resolved.IP),
 			"stop that process, or choose another port with --listen %s", net.JoinHostPort(resolved.IP.String(), "0"))

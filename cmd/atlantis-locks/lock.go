@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"strings"
+	"time"
 
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/spf13/cobra"
 )
@@ -20,16 +23,19 @@ itself unless you ask for that with --timeout.`,
 		Example: `  atlantis-locks lock acme/infra envs/prod default --note "database maintenance until noon"
   atlantis-locks lock acme/infra . staging --project-name vpc --timeout 30m
   atlantis-locks lock acme/infra envs/prod default --pull 5 --host github.com`,
-		Args: wantArgs("REPO", "PATH", "WORKSPACE"),
+		Args: wantProject,
 	}
 	connection := addConnectionFlag(cmd, env)
 	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	owner := addOwnerFlags(cmd)
-	note := cmd.Flags().String("note", "", "what others are told who want the lock; no secrets")
-	timeout := cmd.Flags().String("timeout", api.NoTimeout, "when the lock ends by itself, such as 30m; none: when it is unlocked")
-	priority := cmd.Flags().String("priority", "normal", "low, normal, high or critical")
+	note := cmd.Flags().String("note", "", fmt.Sprintf("what others are told who want the lock, at most %d bytes; no secrets", maxNote))
+	timeout := cmd.Flags().String("timeout", api.NoTimeout, "when the lock ends by itself, such as 30m: after "+leaseLimits()+"; none: when it is unlocked")
+	priority := cmd.Flags().String("priority", enhanced.PriorityNormal.String(), "low, normal, high or critical")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkLockFlags(cmd, *priority, *timeout, *note); err != nil {
+			return err
+		}
 		server, err := connection.client(cmd)
 		if err != nil {
 			return err
@@ -50,7 +56,7 @@ itself unless you ask for that with --timeout.`,
 			Note:        *note,
 		})
 		if err != nil {
-			return err
+			return asUsage(cmd, err)
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)
@@ -60,4 +66,27 @@ itself unless you ask for that with --timeout.`,
 		return err
 	}
 	return cmd
+}
+
+// maxNote is how long a note can be.
+const maxNote = enhanced.MaxMetadataBytes - len(enhanced.MetadataNote)
+
+// leaseLimits says what a lease can be. The server has the last word.
+func leaseLimits() string {
+	longest := enhanced.DefaultConfig().MaxTimeout.String()
+	return "1ms to " + strings.TrimSuffix(strings.TrimSuffix(longest, "0s"), "0m") + " (the server's limit, by default)"
+}
+
+// checkLockFlags refuses what no server would accept.
+func checkLockFlags(cmd *cobra.Command, priority, timeout, note string) error {
+	if _, err := enhanced.ParsePriority(priority); err != nil {
+		return usagef(cmd, "--%v", err)
+	}
+	if lease, err := time.ParseDuration(timeout); timeout != api.NoTimeout && (err != nil || lease < time.Millisecond) {
+		return usagef(cmd, "--timeout %q is no lease; give %s, such as 30m, or %s", timeout, leaseLimits(), api.NoTimeout)
+	}
+	if len(note) > maxNote {
+		return usagef(cmd, "--note %q... has %d bytes, at most %d are allowed", note[:40], len(note), maxNote)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -25,12 +26,18 @@ func main() {
 
 // environment is what the program gets from outside.
 type environment struct {
+	// program is how it was called: a name that is in PATH, or a path.
 	program  string
 	stdout   io.Writer
 	stderr   io.Writer
 	getenv   func(string) string
 	username func() (string, error)
 	now      func() time.Time
+}
+
+// command returns a command line of this program, as one would type it.
+func (env environment) command(line string) string {
+	return printable(cmp.Or(env.program, programName)) + " " + line
 }
 
 // run runs one command and returns the exit code. The first SIGINT or SIGTERM

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/spf13/cobra"
 )
@@ -19,6 +21,23 @@ func addProjectFlag(cmd *cobra.Command) *projectFlags {
 
 func (p *projectFlags) resource(args []string) api.Resource {
 	return api.Resource{Repository: args[0], Path: args[1], Workspace: args[2], ProjectName: p.name}
+}
+
+// wantProject checks that the arguments are REPO PATH WORKSPACE.
+func wantProject(cmd *cobra.Command, args []string) error {
+	if err := wantArgs("REPO", "PATH", "WORKSPACE")(cmd, args); err != nil {
+		return err
+	}
+	for i, what := range []string{
+		"REPO %q is empty; give the repository's full name, such as acme/infra",
+		"PATH %q is empty; give the project's directory in the repository, . for its root",
+		"WORKSPACE %q is empty; give the Terraform workspace, which is default where there is no other",
+	} {
+		if strings.TrimSpace(args[i]) == "" {
+			return usagef(cmd, what, args[i])
+		}
+	}
+	return nil
 }
 
 // ownerFlags name who holds a lock.

@@ -7,6 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// programName is what the program is called where nothing else is known.
+const programName = "atlantis-locks"
+
 const exitCodesHelp = `Exit codes:
   0  done
   1  error
@@ -20,7 +23,7 @@ const exitCodesHelp = `Exit codes:
 // newRootCommand returns the program. Each subcommand has a file of its own.
 func newRootCommand(env environment) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "atlantis-locks",
+		Use:   programName,
 		Short: "Serve Atlantis' locks, and work with them",
 		Long: `atlantis-locks keeps locks on Terraform projects for Atlantis, and shows,
 takes and releases them. "serve" opens the store; all other commands talk to it.
@@ -37,11 +40,15 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		SilenceUsage:  true,
 
 		SuggestionsMinimumDistance: 2, // letters that a mistyped name may differ by
+
+		Version: readVersion().String(),
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetHelpCommand(newHelpCommand())
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{command: cmd.CommandPath(), message: err.Error()}
+		return usagef(cmd, "%v", err)
 	})
 	root.AddCommand(
 		newServeCommand(env),
@@ -59,11 +66,31 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {
-	message := "there is no command " + printable(name)
+	message := "unknown command " + printable(name)
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		message += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return &usageError{command: cmd.CommandPath(), message: message}
+	return usagef(cmd, "%s", message)
+}
+
+// newHelpCommand replaces cobra's, which is content with any name.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show what a command does and takes",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return usagef(cmd, "%v", err)
+			}
+			if len(rest) > 0 {
+				return unknownCommand(found, rest[0])
+			}
+			found.InitDefaultHelpFlag()
+			return found.Help()
+		},
+	}
 }
 
 // wantArgs checks that there is one argument for each of the names.

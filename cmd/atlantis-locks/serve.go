@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
+	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
@@ -103,9 +105,28 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	if err != nil {
 		return err
 	}
+	var client redis.UniversalClient
+	if isRedis {
+		if client, err = o.redisClient(cmd, env, config); err != nil {
+			return err
+		}
+	}
+	// Before a store is opened, so that none is made for a server that can't listen.
+	listener, err := listenLoopback(cmd, o.listen)
+	if err != nil {
+		if client != nil {
+			err = errors.Join(err, client.Close())
+		}
+		return err
+	}
+	defer func() {
+		if closeErr := listener.Close(); !errors.Is(closeErr, net.ErrClosed) {
+			err = errors.Join(err, closeErr)
+		}
+	}()
 	var store *openStore
 	if isRedis {
-		store, err = o.openRedisStore(ctx, cmd, env, config, logger)
+		store, err = o.openRedisStore(ctx, client, config, logger)
 	} else {
 		store, err = o.openBoltStore(config, logger)
 	}
@@ -128,19 +149,15 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 		err = errors.Join(err, manager.Stop(stopping))
 	}()
 
-	listener, err := listenLoopback(ctx, o.listen)
-	if err != nil {
-		return err
-	}
 	address := "http://" + listener.Addr().String()
 	if err := o.writeAddress(address); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	defer o.removeAddress()
 
 	logger.Info("listening on %s, locks are in %s", address, store.name)
 	if err := o.greet(env, address, store.name); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	handler := web.NewHandler(manager, web.Options{Logger: logger, LoopbackOnly: true})
 	err = serveUntil(ctx, listener, handler, logger)
@@ -150,7 +167,6 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 
 // greet says what to open and type next.
 func (o *serveOptions) greet(env environment, address, store string) error {
-	program := printable(env.program)
 	server := ""
 	if address != defaultServer {
 		server = "     export " + serverVariable + "=" + address + "\n"
@@ -159,10 +175,11 @@ func (o *serveOptions) greet(env environment, address, store string) error {
 
 open %s for the description of the API
 type in another terminal:
-%s     %s lock acme/infra envs/prod default --note "database maintenance until noon"
-     %s list
+%s     %s
+     %s
 stop with Ctrl-C
-`, address, store, address+api.OpenAPIPath, server, program, program)
+`, address, store, address+api.OpenAPIPath, server,
+		env.command(`lock acme/infra envs/prod default --note "database maintenance until noon"`), env.command("list"))
 	return err
 }
 

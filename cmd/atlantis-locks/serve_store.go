@@ -42,19 +42,25 @@ func (o *serveOptions) openBoltStore(config *enhanced.EnhancedConfig, logger log
 	}, nil
 }
 
-// openRedisStore connects to Redis, and refuses one on which locks would not be
-// safe.
-func (o *serveOptions) openRedisStore(ctx context.Context, cmd *cobra.Command, env environment, config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*openStore, error) {
+// redisClient checks the flags for Redis, enters them in the configuration and
+// returns a client that has not dialled.
+func (o *serveOptions) redisClient(cmd *cobra.Command, env environment, config *enhanced.EnhancedConfig) (redis.UniversalClient, error) {
 	client, err := o.redis.client(cmd, env)
 	if err != nil {
 		return nil, err
 	}
-	redis.SetLogger(redisLogger{logger})
 	config.Backend, config.RedisClusterMode = enhanced.BackendRedis, o.redis.isCluster()
 	config.RedisKeyPrefix, config.RedisMinReplicasAck = o.keyPrefix, o.minReplicasAck
 	if err := config.Validate(); err != nil {
 		return nil, errors.Join(usagef(cmd, "%v", err), client.Close())
 	}
+	return client, nil
+}
+
+// openRedisStore connects to Redis, and refuses one on which locks would not be
+// safe.
+func (o *serveOptions) openRedisStore(ctx context.Context, client redis.UniversalClient, config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*openStore, error) {
+	redis.SetLogger(redisLogger{logger})
 	backend := backends.NewRedisBackend(client, config, logger)
 	closeAll := func() error { return errors.Join(backend.Close(), client.Close()) }
 	starting, cancel := context.WithTimeout(ctx, startTimeout)

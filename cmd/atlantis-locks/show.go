@@ -21,7 +21,7 @@ func newShowCommand(env environment) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) != 1:
-			return wantArgs("REPO", "PATH", "WORKSPACE")(cmd, args)
+			return wantProject(cmd, args)
 		case args[0] == "":
 			return usagef(cmd, "the ID is empty")
 		case project.name != "":
@@ -41,7 +41,7 @@ func newShowCommand(env environment) *cobra.Command {
 			lock, err = server.Lookup(cmd.Context(), project.resource(args))
 		}
 		if err != nil {
-			return err
+			return asUsage(cmd, err)
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)

@@ -28,7 +28,7 @@ name, and says whose lock it was.`,
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case !cmd.Flags().Changed("id"):
-			return wantArgs("REPO", "PATH", "WORKSPACE")(cmd, args)
+			return wantProject(cmd, args)
 		case *id == "":
 			return usagef(cmd, "--id is empty")
 		case len(args) > 0 || project.name != "":
@@ -66,7 +66,7 @@ name, and says whose lock it was.`,
 		}
 		answer, err := server.Unlock(cmd.Context(), request)
 		if err != nil {
-			return err
+			return asUsage(cmd, err)
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, answer)

@@ -30,10 +30,14 @@ func newVersionCommand(env environment) *cobra.Command {
 		if *output == formatJSON {
 			return printJSON(env.stdout, v)
 		}
-		_, err := fmt.Fprintf(env.stdout, "atlantis-locks %s (revision %s, for Atlantis %s, %s)\n", v.Version, v.Revision, v.Atlantis, v.Go)
+		_, err := fmt.Fprintln(env.stdout, v)
 		return err
 	}
 	return cmd
+}
+
+func (v version) String() string {
+	return fmt.Sprintf("%s %s (revision %s, for Atlantis %s, %s)", programName, v.Version, v.Revision, v.Atlantis, v.Go)
 }
 
 func readVersion() version {

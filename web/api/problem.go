@@ -7,7 +7,7 @@ package api
 type Problem struct {
 	Title          string          `json:"title" doc:"The status in words." example:"Conflict"`
 	Status         int             `json:"status" doc:"The HTTP status." example:"409"`
-	Detail         string          `json:"detail" doc:"What happened, for people." example:"acme/infra (path envs/prod, workspace default) is locked by user:alice"`
+	Detail         string          `json:"detail" doc:"What happened, for people." example:"acme/infra (path envs/prod, workspace default) is locked by user alice"`
 	Code           string          `json:"code" doc:"What happened, for programs: a code of the lock errors, or the status in capitals." example:"LOCK_EXISTS"`
 	Holder         *Lock           `json:"holder,omitempty" doc:"The lock that stands in the way."`
 	OutcomeUnknown bool            `json:"outcome_unknown,omitempty" doc:"The change may have been made: look before repeating it."`

@@ -67,6 +67,9 @@ func New(address string) (*Client, error) {
 	case err != nil:
 		// The parser's error repeats the address, and with it a password.
 		return nil, errors.New("the server's address is no URL")
+	case base.User == nil && strings.Contains(address, "@"):
+		// What stands before it may be a password, too.
+		return nil, errors.New("the server's address is no http or https address")
 	case base.Scheme != "http" && base.Scheme != "https" || base.Host == "":
 		return nil, fmt.Errorf("server %q is no http or https address", base.Redacted())
 	case base.User != nil || base.RawQuery != "" || base.Fragment != "":

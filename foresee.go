@@ -1,0 +1,99 @@
+package enhanced
+
+import (
+	"context"
+	"errors"
+)
+
+// LegacyKeyExcluder is a backend that says whether different resources with one
+// legacy key exclude each other in it, as they do in stock Atlantis. One that
+// does not say is taken to.
+type LegacyKeyExcluder interface {
+	ExcludesByLegacyKey() bool
+}
+
+// Foreseen is what [EnhancedLockManager.TryAcquire] would answer. A lock that
+// would be granted has no ID and no token.
+type Foreseen struct {
+	Lock     *EnhancedLock
+	Acquired bool
+	Err      error
+}
+
+// Foresee says what TryAcquire would answer to the requests, one after the
+// other, and takes nothing. The Authorizer is asked as it would be.
+func (m *EnhancedLockManager) Foresee(ctx context.Context, requests []*EnhancedLockRequest) []Foreseen {
+	answers := make([]Foreseen, len(requests))
+	var granted []*EnhancedLock
+	for i, request := range requests {
+		answers[i] = m.foresee(ctx, request, granted)
+		if answers[i].Acquired {
+			granted = append(granted, answers[i].Lock)
+		}
+	}
+	return answers
+}
+
+// foresee answers one request, given what those before it would have got.
+func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLockRequest, granted []*EnhancedLock) Foreseen {
+	config, err := m.ready(ctx)
+	if err != nil {
+		return Foreseen{Err: err}
+	}
+	r, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	if err != nil {
+		return Foreseen{Err: err}
+	}
+	if err := m.authorize(ctx, acquireAuthorization(r)); err != nil {
+		return Foreseen{Err: err}
+	}
+	holder, err := m.holderOf(ctx, r.Resource)
+	if err != nil || holder != nil {
+		return Foreseen{Lock: holder, Err: err}
+	}
+	for _, lock := range granted {
+		if m.excludes(lock.Resource, r.Resource) {
+			return Foreseen{Lock: lock}
+		}
+	}
+	original := r.ProjectLock()
+	return Foreseen{Acquired: true, Lock: &EnhancedLock{
+		Resource: r.Resource, State: LockStateAcquired, Priority: r.Priority,
+		Owner: r.Owner().String(), Metadata: r.Metadata, OriginalLock: &original,
+	}}
+}
+
+// holderOf returns the lock that stands in the way of one on a resource, nil
+// for none.
+func (m *EnhancedLockManager) holderOf(ctx context.Context, resource ResourceIdentifier) (*EnhancedLock, error) {
+	holder, err := m.backend.LookupLock(ctx, resource)
+	if !errors.Is(err, ErrLockNotFound) {
+		return holder, err
+	}
+	if resource.Type != ResourceTypeProject {
+		return nil, nil
+	}
+	others, err := m.backend.LocksByLegacyKey(ctx, resource.LegacyKey())
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range others {
+		if m.excludes(other.Resource, resource) {
+			return other, nil
+		}
+	}
+	return nil, nil
+}
+
+// excludes reports whether a lock on one resource keeps everybody from the
+// other.
+func (m *EnhancedLockManager) excludes(held, wanted ResourceIdentifier) bool {
+	if held == wanted {
+		return true
+	}
+	if held.Type != ResourceTypeProject || wanted.Type != ResourceTypeProject || held.LegacyKey() != wanted.LegacyKey() {
+		return false
+	}
+	excluder, ok := m.backend.(LegacyKeyExcluder)
+	return !ok || excluder.ExcludesByLegacyKey()
+}
