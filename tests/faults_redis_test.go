@@ -44,25 +44,75 @@ func every(interval time.Duration, disturb func()) (stop func() int) {
 	}
 }
 
-// Scripts are forgotten and connections are cut while clients work. Their
-// outcomes may be unknown, but no answer is wrong.
+// A server is disturbed while clients work. Their outcomes may be unknown, but
+// no answer is wrong, and in the end all is sound.
 func TestRedisDisturbed(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t, redistest.Options{})
-	fleet := newFleet(t, func() redis.UniversalClient { return server.Client() }, nil)
-	admin := server.Client()
-	stopFlush := every(50*time.Millisecond, func() { _ = admin.ScriptFlush(context.Background()) })
-	stopKill := every(60*time.Millisecond, func() {
-		_ = admin.ClientKillByFilter(context.Background(), "TYPE", "normal", "SKIPME", "yes")
-	})
-	// What a store that is cut off answers is no fault of it.
-	h, _ := history.Workload{Seed: uint64(time.Now().UnixNano()), Steps: 200}.Run(t.Context(), fleet.stores...) //nolint:gosec,errcheck // any number will do
-	require.Positive(t, stopFlush())
-	require.Positive(t, stopKill())
-	verdict := h.Judge()
-	t.Logf("%d operations, %d contended grants, %d unknown outcomes", len(h.Operations), verdict.Contended, verdict.Unknown)
-	require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
-	fleet.judge(t, h, verdict)
+	for name, c := range map[string]struct {
+		args []string
+		// disturb is called every interval, and returns whether it did.
+		disturb  func(ctx context.Context, admin *redis.Client, n int) bool
+		interval time.Duration
+		// proof answers how often somebody met the disturbance.
+		proof string
+	}{
+		"scripts are forgotten": {interval: 50 * time.Millisecond, proof: "errorstat_NOSCRIPT:count=",
+			disturb: func(ctx context.Context, admin *redis.Client, _ int) bool { return admin.ScriptFlush(ctx).Err() == nil }},
+		"connections are cut": {interval: 60 * time.Millisecond, proof: "",
+			disturb: func(ctx context.Context, admin *redis.Client, _ int) bool {
+				n, err := admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Result()
+				return err == nil && n > 0
+			}},
+		"memory is full now and then": {interval: 30 * time.Millisecond, proof: "errorstat_OOM:count=",
+			disturb: func(ctx context.Context, admin *redis.Client, n int) bool {
+				return admin.ConfigSet(ctx, "maxmemory", strconv.Itoa(n%2)).Err() == nil
+			}},
+		"connections are few": {args: []string{"--maxclients", "5"}, interval: 40 * time.Millisecond, proof: "rejected_connections:",
+			disturb: func(ctx context.Context, admin *redis.Client, _ int) bool {
+				n, err := admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Result()
+				return err == nil && n > 0
+			}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.Options{Args: c.args})
+			admin := server.Client()
+			require.NoError(t, admin.Ping(t.Context()).Err()) // while there are connections
+			fleet := newFleet(t, func() redis.UniversalClient {
+				if c.args == nil {
+					return server.Client()
+				}
+				// Each has one more than the server has room for.
+				options := server.Options()
+				options.MinIdleConns = 2
+				client := redis.NewClient(options)
+				t.Cleanup(func() { require.NoError(t, client.Close()) })
+				return client
+			}, nil)
+			n, disturbed := 0, 0
+			stop := every(c.interval, func() {
+				if n++; c.disturb(context.Background(), admin, n) {
+					disturbed++
+				}
+			})
+			// What a store that is cut off answers is no fault of it.
+			h, _ := history.Workload{Seed: uint64(time.Now().UnixNano()), Steps: 200}.Run(t.Context(), fleet.stores...) //nolint:gosec,errcheck // any number will do
+			stop()
+			require.Positive(t, disturbed)
+			require.NoError(t, admin.ConfigSet(t.Context(), "maxmemory", "0").Err())
+			require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "1000").Err())
+			if c.proof != "" {
+				info, err := admin.Info(t.Context(), "everything").Result()
+				require.NoError(t, err)
+				require.Regexp(t, c.proof+"[1-9]", info, "nobody met it; the run is void")
+			}
+			verdict := h.Judge()
+			t.Logf("disturbed %d times: %d operations, %d contended grants, %d unknown outcomes", disturbed, len(h.Operations), verdict.Contended, verdict.Unknown)
+			require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
+			backendtest.Eventually(t, "the store is served again", func() bool { return fleet.stores[0].HealthCheck(t.Context()) == nil })
+			fleet.judge(t, h, verdict)
+		})
+	}
 }
 
 // A repository moves from one shard to another and back while clients work.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -115,7 +116,8 @@ func gather(ctx context.Context, client *redis.Client, round int) {
 		}
 		return
 	}
-	if err := client.BLPop(ctx, 0, gate).Err(); err != nil {
+	// One that has failed never comes; the others end then, too.
+	if err := client.BLPop(ctx, time.Minute, gate).Err(); err != nil {
 		panic(err)
 	}
 }
