@@ -22,8 +22,8 @@ const (
 	workers = 6
 	// outage is the longest that a repository may be without service, where
 	// servers are dead after a second. It takes two to four seconds; a machine
-	// that is busy with other tests needs longer.
-	outage = 10 * time.Second
+	// that is busy with other tests needs longer than promised.
+	outage, promisedOutage = 10 * time.Second, 5 * time.Second
 	// readTime is a client's limit on each read. A client that asks a frozen
 	// node where the slots are waits that long before it asks another.
 	readTime = time.Second
@@ -91,9 +91,14 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 	require.NoError(t, b.Close())
 	t.Log(sum)
 	require.GreaterOrEqual(t, sum.contended, leastContended, "contended grants; the run is void")
-	require.Less(t, sum.pause, outage)
+	longest := outage
+	if backendtest.Rounds(2) == 2 {
+		longest = promisedOutage // nothing else runs then
+	}
+	require.Less(t, sum.pause, longest)
 	if minReplicas > 0 {
 		require.Zero(t, sum.lost, "acknowledged grants that are lost")
+		require.Zero(t, sum.back, "locks that are back after an acknowledged release")
 		require.Zero(t, sum.twice, "locks acknowledged to two")
 	}
 	return sum
@@ -103,23 +108,33 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 // with it, nothing acknowledged is lost.
 func TestRedisFailover(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
+	type fault struct {
 		servers     func(t *testing.T) *broken
 		minReplicas int
-	}{
-		"sentinel killed":                 {sentinelKilled, 0},
-		"sentinel killed, confirmed":      {sentinelKilled, 1},
-		"sentinel frozen":                 {sentinelFrozen, 0},
-		"sentinel frozen, confirmed":      {sentinelFrozen, 1},
-		"sentinel partitioned":            {sentinelPartitioned, 0},
-		"sentinel partitioned, confirmed": {sentinelPartitioned, 1},
-		"cluster killed":                  {clusterKilled(1), 0},
-		"cluster killed, confirmed":       {clusterKilled(2), 1},
-		"cluster frozen":                  {clusterFrozen(1), 0},
-		"cluster frozen, confirmed":       {clusterFrozen(2), 1},
+	}
+	for setup, faults := range map[string]map[string]fault{
+		"sentinel": {
+			"killed":                 {sentinelKilled, 0},
+			"killed, confirmed":      {sentinelKilled, 1},
+			"frozen":                 {sentinelFrozen, 0},
+			"frozen, confirmed":      {sentinelFrozen, 1},
+			"partitioned":            {sentinelPartitioned, 0},
+			"partitioned, confirmed": {sentinelPartitioned, 1},
+		},
+		"cluster": {
+			"killed":            {clusterKilled(1), 0},
+			"killed, confirmed": {clusterKilled(2), 1},
+			"frozen":            {clusterFrozen(1), 0},
+			"frozen, confirmed": {clusterFrozen(2), 1},
+		},
 	} {
-		// One after the other: ten servers at a time are enough for a machine.
-		t.Run(name, func(t *testing.T) { c.servers(t).run(t, c.minReplicas) })
+		t.Run(setup, func(t *testing.T) {
+			t.Parallel()
+			for name, f := range faults {
+				// One after the other: the servers of two are enough for a machine.
+				t.Run(name, func(t *testing.T) { f.servers(t).run(t, f.minReplicas) })
+			}
+		})
 	}
 }
 
@@ -171,7 +186,7 @@ func sentinelPartitioned(t *testing.T) *broken {
 	return b
 }
 
-func newBrokenCluster(t *testing.T, replicasEach int) (*broken, *redistest.Server) {
+func newBrokenCluster(t *testing.T, replicasEach int, limit time.Duration) (*broken, *redistest.Server) {
 	t.Helper()
 	c := redistest.StartCluster(t, 3, replicasEach, failing())
 	// The node that has the first repository.
@@ -184,7 +199,7 @@ func newBrokenCluster(t *testing.T, replicasEach int) (*broken, *redistest.Serve
 	return &broken{
 		connect: func() redis.UniversalClient {
 			options := c.Options()
-			options.ReadTimeout = readTime
+			options.ReadTimeout = limit
 			client := redis.NewClusterClient(options)
 			t.Cleanup(func() { require.NoError(t, client.Close()) })
 			return client
@@ -200,7 +215,7 @@ func newBrokenCluster(t *testing.T, replicasEach int) (*broken, *redistest.Serve
 func clusterKilled(replicasEach int) func(t *testing.T) *broken {
 	return func(t *testing.T) *broken {
 		t.Helper()
-		b, victim := newBrokenCluster(t, replicasEach)
+		b, victim := newBrokenCluster(t, replicasEach, 0) // the client library's default
 		b.fail = victim.Kill
 		b.heal = func() { require.NoError(t, victim.Run()) }
 		return b
@@ -210,7 +225,7 @@ func clusterKilled(replicasEach int) func(t *testing.T) *broken {
 func clusterFrozen(replicasEach int) func(t *testing.T) *broken {
 	return func(t *testing.T) *broken {
 		t.Helper()
-		b, victim := newBrokenCluster(t, replicasEach)
+		b, victim := newBrokenCluster(t, replicasEach, readTime)
 		b.fail = func() { victim.Signal(syscall.SIGSTOP) }
 		b.heal = func() { victim.Signal(syscall.SIGCONT) }
 		return b

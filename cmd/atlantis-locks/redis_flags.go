@@ -65,8 +65,9 @@ func addRedisFlags(cmd *cobra.Command, env environment) *redisFlags {
 	return &f
 }
 
-// setFromEnvironment gives flags the values of their environment variables as
-// defaults, so that the command line wins. It returns what is wrong with them.
+// setFromEnvironment gives flags the values of their environment variables, over
+// which the command line wins. The help goes on showing the defaults: somebody
+// may have put a password into the wrong variable. It returns what is wrong.
 func setFromEnvironment(flags *pflag.FlagSet, env environment) error {
 	var problems []error
 	flags.VisitAll(func(flag *pflag.Flag) {
@@ -85,7 +86,6 @@ func setFromEnvironment(flags *pflag.FlagSet, env environment) error {
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s=%s: %w", variable, printable(value), err))
 		}
-		flag.DefValue = flag.Value.String()
 	})
 	return errors.Join(problems...)
 }
