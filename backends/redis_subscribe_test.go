@@ -102,27 +102,9 @@ func TestRedisWithoutPubSub(t *testing.T) {
 func TestRedisLogThatLostItsEnd(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, n := range []int{1, 30, 50, 51, 80} {
-		t.Run(fmt.Sprint(n, " records after 50"), func(t *testing.T) {
-			t.Parallel()
-			client := redistest.Start(t, redistest.Options{}).Client()
-			b := openRedis(t, client, nil)
-			events, err := b.Subscribe(ctx, nil)
-			require.NoError(t, err)
-			requireEvents(t, events, takeMany(t, b, "org/app", "old", 50)...)
-			require.NoError(t, client.FlushAll(ctx).Err())
-			paths := takeMany(t, b, "org/app", "new", n)
-			requireEvents(t, events, "") // of type skipped, which names no resource
-			requireEvents(t, events, paths...)
-		})
-	}
-	t.Run("a part is still there", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Start(t, redistest.Options{}).Client()
-		b := openRedis(t, client, nil)
-		events, err := b.Subscribe(ctx, nil)
-		require.NoError(t, err)
-		takeMany(t, b, "org/app", "kept", 20)
+	// image is what a server has, as a replica that is promoted may have it.
+	image := func(t *testing.T, client *redis.Client) map[string]string {
+		t.Helper()
 		dump := make(map[string]string)
 		keys, err := client.Keys(ctx, repositoryKey("org/app", "*")).Result()
 		require.NoError(t, err)
@@ -130,21 +112,54 @@ func TestRedisLogThatLostItsEnd(t *testing.T) {
 			dump[key], err = client.Dump(ctx, key).Result()
 			require.NoError(t, err)
 		}
-		takeMany(t, b, "org/app", "lost", 10)
-		for range 30 {
-			<-events
-		}
-		// As a replica that had not heard of the latest records.
-		pipe := client.TxPipeline()
-		for key, value := range dump {
-			pipe.RestoreReplace(ctx, key, 0, value)
-		}
-		_, err = pipe.Exec(ctx)
+		return dump
+	}
+	replace := func(t *testing.T, client *redis.Client, dump map[string]string) {
+		t.Helper()
+		_, err := client.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			pipe.FlushAll(ctx)
+			for key, value := range dump {
+				pipe.RestoreReplace(ctx, key, 0, value)
+			}
+			return nil
+		})
 		require.NoError(t, err)
-		paths := takeMany(t, b, "org/app", "new", 15)
-		requireEvents(t, events, "")
-		requireEvents(t, events, paths...)
-	})
+	}
+	read := func(t *testing.T, n int) (*backends.RedisBackend, *redis.Client, <-chan *enhanced.LockEvent) {
+		t.Helper()
+		client := redistest.Start(t, redistest.Options{}).Client()
+		b := openRedis(t, client, nil)
+		events, err := b.Subscribe(ctx, nil)
+		require.NoError(t, err)
+		requireEvents(t, events, takeMany(t, b, "org/app", "old", n)...)
+		return b, client, events
+	}
+	for _, n := range []int{1, 30, 50, 51, 80} {
+		t.Run(fmt.Sprint("all, ", n, " records are there after 50"), func(t *testing.T) {
+			t.Parallel()
+			_, client, events := read(t, 50)
+			other := redistest.Start(t, redistest.Options{}).Client()
+			paths := takeMany(t, openRedis(t, other, nil), "org/app", "new", n)
+			replace(t, client, image(t, other))
+			requireEvents(t, events, "") // of type skipped, which names no resource
+			requireEvents(t, events, paths...)
+		})
+	}
+	for _, n := range []int{5, 10, 15} {
+		t.Run(fmt.Sprint("10 records, ", n, " others follow"), func(t *testing.T) {
+			t.Parallel()
+			b, client, events := read(t, 20)
+			kept := image(t, client)
+			requireEvents(t, events, takeMany(t, b, "org/app", "lost", 10)...)
+			// The other server goes on from what it had.
+			other := redistest.Start(t, redistest.Options{}).Client()
+			replace(t, other, kept)
+			paths := takeMany(t, openRedis(t, other, nil), "org/app", "new", n)
+			replace(t, client, image(t, other))
+			requireEvents(t, events, "")
+			requireEvents(t, events, paths...)
+		})
+	}
 }
 
 // A message is sent where somebody listens, and not elsewhere.

@@ -1,0 +1,162 @@
+package backends_test
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/stretchr/testify/require"
+)
+
+// stored is everything on a server, with times and tokens replaced by how many
+// different ones came before.
+func stored(t *testing.T, client *redis.Client) (all []string) {
+	t.Helper()
+	ctx := t.Context()
+	seen := make(map[string]string)
+	micros := regexp.MustCompile(`[0-9]{16}`)
+	note := func(format string, args ...any) {
+		all = append(all, micros.ReplaceAllStringFunc(fmt.Sprintf(format, args...), func(n string) string {
+			if seen[n] == "" {
+				seen[n] = fmt.Sprintf("<%d>", len(seen))
+			}
+			return seen[n]
+		}))
+	}
+	keys, err := client.Keys(ctx, "*").Result()
+	require.NoError(t, err)
+	slices.Sort(keys)
+	// The log has all times in their order.
+	slices.SortStableFunc(keys, func(a, b string) int {
+		isLog := func(key string) int {
+			if key == repositoryKey("org/app", "log") {
+				return 0
+			}
+			return 1
+		}
+		return isLog(a) - isLog(b)
+	})
+	for _, key := range keys {
+		switch client.Type(ctx, key).Val() {
+		case "string":
+			note("%s = %s", key, client.Get(ctx, key).Val())
+		case "hash":
+			values := client.HGetAll(ctx, key).Val()
+			var lines []string
+			for field, value := range values {
+				lines = append(lines, fmt.Sprintf("%s %q = %q", key, field, value))
+			}
+			slices.Sort(lines) // by time where there is one, which both have alike
+			for _, line := range lines {
+				note("%s", line)
+			}
+		case "zset":
+			for _, z := range client.ZRangeWithScores(ctx, key, 0, -1).Val() {
+				note("%s %q at %.0f", key, z.Member, z.Score)
+			}
+		case "list":
+			note("%s %q", key, client.LRange(ctx, key, 0, -1).Val())
+		case "stream":
+			for _, m := range client.XRange(ctx, key, "-", "+").Val() {
+				note("%s %s %q", key, m.ID, m.Values["d"])
+			}
+		}
+	}
+	return all
+}
+
+// The script for common cases stores what the general ones store.
+func TestRedisCommonStoresTheSame(t *testing.T) {
+	t.Parallel()
+	var both [2][]string
+	for i, records := range []int{100_000, 999} { // the latter is for the general ones only
+		client := redistest.Start(t, redistest.Options{}).Client()
+		config := mirroring()
+		config.LogMaxRecords = records
+		b := openRedis(t, client, config)
+		require.NoError(t, b.HealthCheck(t.Context()))
+		take := func(r *enhanced.EnhancedLockRequest, lease time.Duration) *enhanced.EnhancedLock {
+			r.ID, r.Timeout = "request "+r.Resource.Path+r.Project.Path, lease
+			r.RequestedAt = time.Unix(1_800_000_000, 0)
+			lock, acquired, err := b.TryAcquireLock(t.Context(), r)
+			require.NoError(t, err)
+			require.True(t, acquired)
+			return lock
+		}
+		take(by("org/app", "plain", "ann"), enhanced.NoTimeout)
+		take(by("org/app", "leased", "ann"), time.Hour)
+		take(request(stockLock("org/app", 5, "pull")), enhanced.NoTimeout)
+		take(request(stockLock("org/app", 6, "pull leased")), time.Hour)
+		custom := by("org/app", "", "ann")
+		custom.Resource = enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeCustom, Namespace: "org/app", Path: "custom"}
+		take(custom, enhanced.NoTimeout)
+		byID := take(by("org/app", "by ID", "ann"), time.Hour)
+		byOwner := take(request(stockLock("org/app", 7, "by owner")), enhanced.NoTimeout)
+		byForce := take(by("org/app", "by force", "ann"), time.Hour)
+		require.NoError(t, b.ReleaseLock(t.Context(), byID.ID))
+		_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: byOwner.Resource, Owner: byOwner.Owner})
+		require.NoError(t, err)
+		_, err = b.Release(t.Context(), enhanced.ReleaseRequest{Resource: byForce.Resource, Force: true, Actor: "user:eve", Reason: "a test"})
+		require.NoError(t, err)
+		both[i] = stored(t, client)
+		backendtest.RequireSound(t, b)
+	}
+	// A lease's end depends on its beginning; the log's bound is no content.
+	require.Equal(t, both[1], both[0])
+}
+
+// Callers on different resources of one repository are decided in one call, and
+// each gets its own answer; those on one resource one after the other.
+func TestRedisManyCallersOfOneRepository(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, mirroring())
+	require.NoError(t, b.HealthCheck(t.Context()))
+	_, err := b.AcquireLock(t.Context(), by("org/app", "first", "ann")) // the common case has been there before
+	require.NoError(t, err)
+	const callers, paths = 64, 48
+	before := calls(t, client)
+	won := make([][]*enhanced.EnhancedLock, callers)
+	backendtest.Together(callers, func(i int) {
+		for path := range paths {
+			lock, acquired, err := b.TryAcquireLock(t.Context(), by("org/app", fmt.Sprint("p", (path+i)%paths), fmt.Sprint("user", i)))
+			if err != nil {
+				t.Error(err)
+			}
+			if acquired {
+				won[i] = append(won[i], lock)
+			}
+		}
+	})
+	asked := callers * paths
+	require.Less(t, calls(t, client)-before, asked/2, "calls for %d decisions", asked)
+	tokens := make(map[int64]bool)
+	for i, locks := range won {
+		for _, lock := range locks {
+			require.Equal(t, fmt.Sprint("user:user", i), lock.Owner)
+			require.False(t, tokens[lock.Version], "token %d was given twice", lock.Version)
+			tokens[lock.Version] = true
+			there, err := b.GetLock(t.Context(), lock.ID)
+			require.NoError(t, err)
+			require.Equal(t, lock.Owner, there.Owner)
+		}
+	}
+	require.Len(t, tokens, paths)
+	backendtest.Together(callers, func(i int) {
+		for _, lock := range won[i] {
+			if err := b.ReleaseLock(t.Context(), lock.ID); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	locks, err := b.ListLocks(t.Context())
+	require.NoError(t, err)
+	require.Len(t, locks, 1)
+	backendtest.RequireSound(t, b)
+}
