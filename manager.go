@@ -122,7 +122,7 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 		return nil, err
 	}
 	lock, err := m.backend.AcquireLock(ctx, normalized)
-	m.publishAcquire(normalized, lock, err)
+	m.publishAcquire(normalized, lock, err == nil, err)
 	return lock, err
 }
 
@@ -141,11 +141,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 		return nil, false, err
 	}
 	lock, acquired, err := m.backend.TryAcquireLock(ctx, normalized)
-	outcome := err
-	if err == nil && !acquired {
-		outcome = NewHeldError(normalized.Resource, lock)
-	}
-	m.publishAcquire(normalized, lock, outcome)
+	m.publishAcquire(normalized, lock, acquired, err)
 	return lock, acquired, err
 }
 

@@ -129,7 +129,13 @@ func expiry(event *LockEvent) (time.Time, bool) {
 	return time.Now().Add(expires.Sub(event.Timestamp)), true
 }
 
-func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, err error) {
+func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, acquired bool, err error) {
+	if !m.state.Load().config.EnableEvents {
+		return // to make an event takes a while
+	}
+	if err == nil && !acquired {
+		err = NewHeldError(request.Resource, lock)
+	}
 	event := &ManagerEvent{Priority: request.Priority, Err: err}
 	event.Resource = request.Resource
 	event.Owner = request.Owner().String()
@@ -142,6 +148,9 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 }
 
 func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
+	if !m.state.Load().config.EnableEvents {
+		return
+	}
 	event := &ManagerEvent{Priority: lock.Priority}
 	event.Type, event.LockID, event.Resource = EventReleased, lock.ID, lock.Resource
 	event.Owner, event.Timestamp = lock.Owner, time.Now()

@@ -36,7 +36,7 @@ func redactPassword(text string) string {
 	if i := strings.IndexAny(rest, "/?# "); i >= 0 {
 		end = i
 	}
-	authority, rest := rest[:end], redactPassword(rest[end:])
+	authority, after := rest[:end], redactPassword(rest[end:])
 	// A password can itself contain an @: the last one ends it.
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		user, _, hasPassword := strings.Cut(authority[:at], ":")
@@ -46,8 +46,10 @@ func redactPassword(text string) string {
 		case strings.HasSuffix(before, "http"), strings.HasSuffix(before, "https"):
 			authority = redacted + authority[at:]
 		}
+	} else if after == rest[end:] {
+		return text
 	}
-	return before + "://" + authority + rest
+	return before + "://" + authority + after
 }
 
 // TransferProjectLock returns stock's form of a lock after it went to another

@@ -76,7 +76,8 @@ func (r ResourceIdentifier) Normalized() ResourceIdentifier {
 // LegacyKey returns the key under which stock Atlantis stores a lock on this
 // resource. Different resources can share one legacy key.
 func (r ResourceIdentifier) LegacyKey() string {
-	return models.GenerateLockKey(r.Project(), r.Workspace)
+	// As models.GenerateLockKey does it, without its formatting.
+	return r.Namespace + "/" + r.Path + "/" + r.Workspace + "/" + r.Name
 }
 
 // String describes the resource for messages.

@@ -43,7 +43,7 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 }
 
 func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
-	owner, original := r.Owner(), r.ProjectLock()
+	owner, original := r.Owner(), enhanced.SanitizeProjectLock(r.ProjectLock())
 	payload, err := encodeProjectLock(original)
 	if err != nil {
 		return nil, false, enhanced.NewInvalidError("the request can't be stored: %v", err)
@@ -115,7 +115,7 @@ func indexPrefix(owner enhanced.Owner) string {
 
 // lockIn decodes a lock that a script has answered.
 func (b *RedisBackend) lockIn(header, details string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	lock, err := redisLock(header, details, resource)
+	lock, err := redisLock(header, details, b.repository(resource.Namespace).tag, resource)
 	if err != nil {
 		return nil, enhanced.NewCorruptError(resource, b.keys.state(enhanced.RepositoryTag(resource.Namespace)))
 	}
@@ -126,15 +126,10 @@ func (b *RedisBackend) lockIn(header, details string, resource enhanced.Resource
 // of the lease; all else is the request's.
 func grantedLock(r *enhanced.EnhancedLockRequest, tag, owner string, original models.ProjectLock, token, acquired, expires string) (*enhanced.EnhancedLock, error) {
 	record := &lockRecord{Owner: owner, Priority: r.Priority, Metadata: maps.Clone(r.Metadata)}
-	for text, field := range map[*string]*int64{&token: &record.Token, &acquired: &record.Acquired, &expires: &record.Expires} {
-		n, err := strconv.ParseInt(*text, 10, 64)
-		if err != nil {
-			return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), err)
-		}
-		*field = n
+	if err := parseNumbers([]string{token, acquired, expires}, &record.Token, &record.Acquired, &record.Expires); err != nil {
+		return nil, enhanced.NewBackendError("acquire "+r.Resource.String(), err)
 	}
-	sanitized := enhanced.SanitizeProjectLock(original)
-	return newLock(tag, r.Resource, record, &sanitized), nil
+	return newLock(tag, r.Resource, record, &original), nil
 }
 
 // refusal is the error for what a step has answered instead of success.

@@ -181,7 +181,7 @@ func (b *RedisBackend) followOne(ctx context.Context, operation string, resource
 			}
 			_, err = b.follow(ctx, operation, resource, a.value(1))
 		case status == "held":
-			lock, err := redisLock(a.value(1), a.value(2), resource)
+			lock, err := redisLock(a.value(1), a.value(2), b.repository(resource.Namespace).tag, resource)
 			if err != nil {
 				return nil, enhanced.NewCorruptError(resource, b.keys.state(enhanced.RepositoryTag(resource.Namespace)))
 			}

@@ -43,16 +43,12 @@ func decodeRedisRecord(header, details string) (*redisRecord, error) {
 	payload, metadata, _ := cutLine(details)
 	r := &lockRecord{Owner: lines[5], Request: lines[6], Lock: jsontext.Value(payload)}
 	priority := int64(0)
-	for i, field := range map[int]*int64{0: &r.Token, 1: &r.Acquired, 2: &r.Expires, 4: &priority} {
-		n, err := strconv.ParseInt(lines[i], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("line %d of a lock's header: %w", i+1, err)
-		}
-		*field = n
+	if err := parseNumbers([]string{lines[0], lines[1], lines[2], lines[4]}, &r.Token, &r.Acquired, &r.Expires, &priority); err != nil {
+		return nil, fmt.Errorf("lock's header: %w", err)
 	}
 	r.Priority = enhanced.Priority(priority)
-	if _, err := enhanced.ParseOwner(r.Owner); err != nil {
-		return nil, err
+	if !looksLikeOwner(r.Owner) {
+		return nil, fmt.Errorf("lock's owner is %q", r.Owner)
 	}
 	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || !strings.Contains("mc-", lines[3]) || len(lines[3]) != 1 {
 		return nil, fmt.Errorf("lock has flag %q, token %d, acquired %d, expires %d", lines[3], r.Token, r.Acquired, r.Expires)
@@ -71,6 +67,32 @@ func decodeRedisRecord(header, details string) (*redisRecord, error) {
 	return &redisRecord{lockRecord: r, conflict: lines[3] == "c", payload: payload}, nil
 }
 
+func parseNumbers(texts []string, fields ...*int64) error {
+	for i, text := range texts {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return err
+		}
+		*fields[i] = n
+	}
+	return nil
+}
+
+// looksLikeOwner reports whether a text has the form of an owner's, without
+// taking it apart, which takes longer than all else in a record.
+func looksLikeOwner(text string) bool {
+	kind, rest, _ := strings.Cut(text, ":")
+	switch enhanced.OwnerKind(kind) {
+	case enhanced.OwnerPull:
+		number := rest[strings.LastIndexByte(rest, '/')+1:]
+		_, err := strconv.Atoi(number)
+		return err == nil && strings.Count(rest, "/") == 2
+	case enhanced.OwnerUser:
+		return rest != "" && !strings.ContainsAny(rest, "/ ")
+	}
+	return false
+}
+
 // lock returns the record as a lock, of the repository with the tag.
 func (r *redisRecord) lock(tag string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
 	original, err := decodeProjectLock([]byte(r.payload))
@@ -81,12 +103,12 @@ func (r *redisRecord) lock(tag string, resource enhanced.ResourceIdentifier) (*e
 }
 
 // redisLock decodes a lock that a script has answered.
-func redisLock(header, details string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+func redisLock(header, details, tag string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
 	r, err := decodeRedisRecord(header, details)
 	if err != nil {
 		return nil, err
 	}
-	return r.lock(enhanced.RepositoryTag(resource.Namespace), resource)
+	return r.lock(tag, resource)
 }
 
 // withoutOriginal decodes a record whose stock's form is damaged, of a lock that

@@ -89,7 +89,7 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	case err != nil:
 		return nil, failure(ctx, "release "+resource.String(), true, err)
 	}
-	lock, err := redisLock(d.parts[1], d.parts[2], resource)
+	lock, err := redisLock(d.parts[1], d.parts[2], d.repository.tag, resource)
 	if err != nil {
 		lock, err = withoutOriginal(d.parts[1], d.parts[2], resource)
 	}
@@ -118,7 +118,7 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 	if a.status != "released" && a.status != "denied" {
 		return nil, b.refusal(a, request.LockID, resource)
 	}
-	lock, err := redisLock(a.value(0), a.value(1), resource)
+	lock, err := redisLock(a.value(0), a.value(1), b.repository(resource.Namespace).tag, resource)
 	if err != nil && a.status == "released" {
 		lock, err = withoutOriginal(a.value(0), a.value(1), resource)
 	}
@@ -246,7 +246,7 @@ func (b *RedisBackend) releasedPage(repository string, number int, values []stri
 			b.logger.Err("%s of pull request %d stays locked: its record can't be read", resource, number)
 			continue
 		}
-		lock, err := redisLock(values[i], values[i+1], resource)
+		lock, err := redisLock(values[i], values[i+1], b.repository(repository).tag, resource)
 		if err != nil {
 			if lock, err = withoutOriginal(values[i], values[i+1], resource); err != nil {
 				b.logger.Err("%s of pull request %d was released; its record: %v", resource, number, err)

@@ -127,7 +127,7 @@ func (b *RedisBackend) adopt(ctx context.Context, operation string, resource enh
 	if err != nil || a.status != "adopted" {
 		return nil, err
 	}
-	return redisLock(a.value(0), a.value(1), resource)
+	return redisLock(a.value(0), a.value(1), b.repository(resource.Namespace).tag, resource)
 }
 
 // stockValue is what stock has under one of its keys; problem says why it can't
