@@ -3,7 +3,9 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,10 +13,17 @@ import (
 	"github.com/go-redsync/redsync/v4"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+	"github.com/redis/rueidis/rueidislock"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	stock "github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/models"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 )
 
 // acquire takes a lock, which must be free, and returns what gives it back.
@@ -34,6 +43,8 @@ func candidates() map[string]func(b *testing.B, client *redis.Client) acquire {
 		"stock":          throughStock,
 		"redsync":        throughRedsync,
 		"redislock":      throughRedislock,
+		"rueidislock":    throughRueidislock,
+		"etcd":           throughEtcd,
 	}
 }
 
@@ -129,6 +140,85 @@ func throughRedislock(_ *testing.B, client *redis.Client) acquire {
 		}
 		return func() error { return held.Release(ctx) }, nil
 	}
+}
+
+// throughRueidislock leaves loop tracking on: without it a locker whose own
+// release makes no event can wait for ever, see the notes in docs/benchmarks.md.
+func throughRueidislock(b *testing.B, client *redis.Client) acquire {
+	b.Helper()
+	locker, err := rueidislock.NewLocker(rueidislock.LockerOption{
+		ClientOption: rueidis.ClientOption{InitAddress: []string{client.Options().Addr}},
+		KeyValidity:  lockTime, KeyMajority: 1, NoLoopTracking: false,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(locker.Close)
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		_, cancel, err := locker.WithContext(ctx, models.GenerateLockKey(lock.Project, lock.Workspace))
+		return func() error {
+			cancel()
+			return nil
+		}, err
+	}
+}
+
+// throughEtcd uses a server in this process that syncs each write to the disk,
+// as etcd does. The Redis server keeps nothing on disk.
+func throughEtcd(b *testing.B, _ *redis.Client) acquire {
+	b.Helper()
+	client := startEtcd(b)
+	sessions := make(map[int]*concurrency.Session)
+	var mu sync.Mutex
+	session := func(number int) (*concurrency.Session, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if sessions[number] == nil {
+			s, err := concurrency.NewSession(client)
+			if err != nil {
+				return nil, err
+			}
+			sessions[number] = s
+		}
+		return sessions[number], nil
+	}
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		s, err := session(lock.Pull.Num)
+		if err != nil {
+			return nil, err
+		}
+		mutex := concurrency.NewMutex(s, models.GenerateLockKey(lock.Project, lock.Workspace))
+		return func() error { return mutex.Unlock(ctx) }, mutex.Lock(ctx)
+	}
+}
+
+func startEtcd(b *testing.B) *clientv3.Client {
+	b.Helper()
+	config := embed.NewConfig()
+	config.Dir, config.LogLevel = b.TempDir(), "error"
+	addresses := make([]url.URL, 2)
+	for i := range addresses {
+		addresses[i] = url.URL{Scheme: "http", Host: fmt.Sprint("127.0.0.1:", redistest.FreePort(b))}
+	}
+	config.ListenClientUrls, config.AdvertiseClientUrls = addresses[:1], addresses[:1]
+	config.ListenPeerUrls, config.AdvertisePeerUrls = addresses[1:], addresses[1:]
+	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	server, err := embed.StartEtcd(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(server.Close)
+	<-server.Server.ReadyNotify()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{addresses[0].String()}, Logger: zap.NewNop()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return client
 }
 
 // newLock is a lock with a repository of 60 bytes, a path of 40 and a full head
