@@ -188,15 +188,13 @@ func (b *RedisBackend) decide(ctx context.Context, d decision) (decision, error)
 	d.limit = strconv.Itoa(config.LogMaxRecords)
 	s := &sending{decision: d}
 	if err := b.pipeline(node).do(ctx, s); err != nil {
+		b.relocate(ctx) // the server may have failed
 		return d, err
 	}
+	if isNetwork(s.err) {
+		b.relocate(ctx)
+	}
 	switch {
-	case s.err != nil && isNetwork(s.err):
-		b.relocate(ctx) // the server may have failed
-		if !mayHaveTakenEffect(s.err) {
-			return s.decision, errElse
-		}
-		return s.decision, s.err
 	case s.err != nil && !mayHaveTakenEffect(s.err), s.err == nil && s.parts[0] == "else":
 		return s.decision, errElse
 	}

@@ -53,6 +53,7 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 	l := &ledger{
 		granted: make(map[string][]ledgerGrant), asked: make(map[string]map[string]bool),
 		refused: make(map[string]bool), latest: make(map[ledgerPlace]time.Time),
+		last: make(map[ledgerPlace]error),
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -76,6 +77,11 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 	s.fail()
 	backendtest.Eventually(t, "another server takes over", s.failed)
 	over := time.Now()
+	defer func() {
+		if t.Failed() {
+			t.Log(l.unserved(workers, over))
+		}
+	}()
 	backendtest.Eventually(t, "everybody is served after the failover", func() bool { return l.served(workers, over) })
 	s.heal()
 	backendtest.Eventually(t, "the old server obeys", s.healed)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ type ledger struct {
 	unknown int
 	// latest is the time of the latest grant of each worker and repository.
 	latest map[ledgerPlace]time.Time
+	// last are the errors since then.
+	last map[ledgerPlace]error
 	// pause is the longest time between two of them since the fault.
 	fault time.Time
 	pause time.Duration
@@ -124,11 +127,11 @@ func (l *ledger) enter(worker, number int, lock *enhanced.EnhancedLock, acquired
 	case err == nil:
 		l.refused[path] = true
 	}
-	if err != nil {
+	place, now := ledgerPlace{worker, number % repositories}, time.Now()
+	if l.last[place] = err; err != nil {
 		return
 	}
 	// An answer, whoever has the lock, is service.
-	place, now := ledgerPlace{worker, number % repositories}, time.Now()
 	if since := l.latest[place]; !l.fault.IsZero() && now.After(l.fault) {
 		if since.Before(l.fault) {
 			since = l.fault
@@ -158,6 +161,22 @@ func (l *ledger) served(n int, since time.Time) bool {
 		}
 	}
 	return true
+}
+
+// unserved says who has had no answer since a time, and what they got instead.
+func (l *ledger) unserved(n int, since time.Time) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lines strings.Builder
+	for worker := range n {
+		for repository := range repositories {
+			place := ledgerPlace{worker, repository}
+			if at := l.latest[place]; at.Before(since) {
+				fmt.Fprintf(&lines, "worker %d, repository %d: served last at %s, then %v\n", worker, repository, at.Format(time.TimeOnly), l.last[place])
+			}
+		}
+	}
+	return lines.String()
 }
 
 // losses is what a ledger and the store it was written on differ in.
