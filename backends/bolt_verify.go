@@ -56,15 +56,16 @@ func readStoreState(tx *bbolt.Tx) storeState {
 // The file may be open read-only, and may be one that only stock Atlantis has
 // written. It changes nothing. Its error says that the file can't be checked.
 func VerifyBolt(db *bbolt.DB) ([]enhanced.Violation, error) {
-	violations, err := verifyPages(db)
-	if err != nil || len(violations) > 0 {
-		return violations, err
+	unusable, usable, err := verifyFile(db)
+	if err != nil || len(unusable) > 0 {
+		return append(unusable, usable...), err
 	}
+	var violations []enhanced.Violation
 	err = db.View(func(tx *bbolt.Tx) (err error) {
 		violations, err = verifyRules(tx)
 		return err
 	})
-	return violations, err
+	return append(usable, violations...), err
 }
 
 // Verify checks the store. See [enhanced.Verifier]. Writers wait while the
