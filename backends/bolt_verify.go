@@ -37,6 +37,8 @@ type repairFunc func(s *repositoryStep, by change) error
 // storeState is what the rules of a repository need to know of the store.
 type storeState struct {
 	clock, token int64
+	// wall is this machine's clock.
+	wall int64
 	// horizon is the latest time, and the largest token, that makes sense.
 	horizon int64
 }
@@ -45,7 +47,8 @@ type storeState struct {
 const maxAhead = 24 * time.Hour
 
 func readStoreState(tx *bbolt.Tx) storeState {
-	state := storeState{horizon: time.Now().Add(maxAhead).UnixMicro()}
+	now := time.Now()
+	state := storeState{wall: now.UnixMicro(), horizon: now.Add(maxAhead).UnixMicro()}
 	if root := tx.Bucket(rootBucket()); root != nil {
 		state.clock, state.token = number(root.Get(clockKey())), number(root.Get(tokenKey()))
 	}
