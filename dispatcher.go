@@ -59,30 +59,56 @@ func (d *dispatcher) publish(event *ManagerEvent, limit int) {
 		}
 		d.running = true
 		d.idle = make(chan struct{})
-		go d.run(d.idle)
+		go d.run(delivery{}, d.idle)
 	}
 }
 
-func (d *dispatcher) run(idle chan struct{}) {
-	defer close(idle)
-	for {
-		d.mu.Lock()
-		if len(d.waiting) == 0 {
-			d.running = false
-			d.waiting = nil
-			d.mu.Unlock()
+// delivery is an event and the callbacks that have not had it yet.
+type delivery struct {
+	ctx       context.Context //nolint:containedctx // that of the callbacks
+	event     *ManagerEvent
+	callbacks []EventCallback
+}
+
+// run hands the waiting events to the callbacks, after what is left of an
+// earlier delivery, and closes idle when nothing waits.
+func (d *dispatcher) run(rest delivery, idle chan struct{}) {
+	done := false
+	defer func() {
+		if done {
+			close(idle)
 			return
 		}
-		event := d.waiting[0]
-		d.waiting[0] = nil
-		d.waiting = d.waiting[1:]
-		d.delivered++
-		callbacks, ctx := d.callbacks, d.ctx
-		d.mu.Unlock()
-		for _, callback := range callbacks {
-			d.call(ctx, callback, event)
+		// A callback has called runtime.Goexit, as FailNow of a test does. That
+		// can't be stopped, so another goroutine goes on behind it.
+		d.logger.Err("event callback ended its goroutine on %s of %s", rest.event.Type, rest.event.Resource)
+		go d.run(rest, idle)
+	}()
+	for !done {
+		for len(rest.callbacks) > 0 {
+			callback := rest.callbacks[0]
+			rest.callbacks = rest.callbacks[1:]
+			d.call(rest.ctx, callback, rest.event)
 		}
+		rest, done = d.next()
 	}
+}
+
+// next takes the event that has waited longest; done says that there is none,
+// and that the goroutine is about to end.
+func (d *dispatcher) next() (next delivery, done bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.waiting) == 0 {
+		d.running = false
+		d.waiting = nil
+		return delivery{}, true
+	}
+	event := d.waiting[0]
+	d.waiting[0] = nil
+	d.waiting = d.waiting[1:]
+	d.delivered++
+	return delivery{d.ctx, event, d.callbacks}, false
 }
 
 func (d *dispatcher) call(ctx context.Context, callback EventCallback, event *ManagerEvent) {

@@ -97,7 +97,8 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 // AddEventCallback registers a callback for this manager's events. Callbacks
 // are called one at a time, apart from the lock path, while EnableEvents is set;
 // see [EventCallback] for their order. A slow callback loses events beyond
-// EventBufferSize, which BackendStats.DroppedEvents counts; a panic is logged.
+// EventBufferSize, which BackendStats.DroppedEvents counts; one that panics or
+// ends its goroutine (runtime.Goexit) is logged, and the next one called.
 func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 	m.events.add(callback)
 }

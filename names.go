@@ -95,7 +95,9 @@ func validateName(field, value string) error {
 	return nil
 }
 
-func validateMetadata(metadata map[string]string) error {
+// ValidateMetadata applies the rules for what a request stores with its lock. Its
+// error is an INVALID_REQUEST.
+func ValidateMetadata(metadata map[string]string) error {
 	size := 0
 	for key, value := range metadata {
 		size += len(key) + len(value)

@@ -44,7 +44,7 @@ func NormalizeRequest(request *EnhancedLockRequest, defaultLease, maxLease time.
 	case r.Timeout > maxLease:
 		return nil, NewInvalidError("timeout %v is above max_timeout %v", r.Timeout, maxLease)
 	}
-	if err := validateMetadata(r.Metadata); err != nil {
+	if err := ValidateMetadata(r.Metadata); err != nil {
 		return nil, err
 	}
 	if err := validateName("request ID", r.ID); err != nil {

@@ -196,11 +196,20 @@ type BackendStats struct {
 // they return when it ends, with [ErrOutcomeUnknown] where the step may still
 // take effect. Errors are [LockError] values.
 type Backend interface {
-	// A request ID is remembered while its lock is held and for at least 10
-	// minutes after: the same request again answers with the lock that it got,
-	// or LOCK_EXPIRED when that lock has ended, and never acquires a second
-	// time. An ID that was used by another owner or for another resource is an
-	// INVALID_REQUEST. Refused requests are not remembered.
+	// What a request got is remembered, by its ID and in its repository, while
+	// its lock is held and for at least 10 minutes after: the same request again
+	// answers with the lock that it got, or LOCK_EXPIRED when that lock has ended,
+	// and never acquires a second time. An ID that was used in the repository by
+	// another owner or for another resource is an INVALID_REQUEST; in another
+	// repository it names another request.
+	//
+	// Grants and releases are remembered, refusals are not: else a caller that
+	// asks again with its ID would be refused for 10 minutes, though the lock is
+	// free. So the copy of a refused request that the network delivers late, once
+	// the lock is free, takes it, as the request would have by asking again. Its
+	// owner then holds a lock that it does not know of: its next request is
+	// refused with that lock, a lease ends it by itself, and releasing what the
+	// owner has on the resource, or closing the pull request, frees it.
 
 	// AcquireLock takes the lock or, with the queue enabled, waits for it. It
 	// answers LOCK_EXISTS when the resource is held and there is no queue to

@@ -44,6 +44,14 @@ const (
 	RuleLockContent = "lock-content"
 	// RuleLockToken: a lock has a token of its own, not one of the future.
 	RuleLockToken = "lock-token"
+	// RuleLockPriority: a lock has one of the priorities that there are.
+	RuleLockPriority = "lock-priority"
+	// RuleLockTime: a lock was acquired at a time that has come, and before its
+	// lease ends.
+	RuleLockTime = "lock-time"
+	// RuleLockMetadata: the metadata of a lock is such as a request can have, see
+	// [ValidateMetadata].
+	RuleLockMetadata = "lock-metadata"
 	// RuleCredential: no lock contains a credential.
 	RuleCredential = "credential"
 
@@ -67,6 +75,12 @@ const (
 	RuleEnding = "ending"
 	// RuleForgetStray: an entry of what to forget leads to an ended lock.
 	RuleForgetStray = "forget-stray"
+	// RuleForgetLate: an ended lock is forgotten when it has been remembered for
+	// its time, and not long after.
+	RuleForgetLate = "forget-late"
+	// RuleClosing: the mark of a pull request that is being closed is of a time
+	// that has come.
+	RuleClosing = "closing"
 	// RuleRequestMissing: the request of a lock, held or remembered, leads to it.
 	RuleRequestMissing = "request-missing"
 	// RuleRequestStray: a request's entry leads to the lock that it got.

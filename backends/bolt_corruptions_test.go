@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -402,5 +403,6 @@ func corruptions() map[string]corruption {
 			rules: []string{enhanced.RuleUnknownEntry}, left: []string{enhanced.RuleUnknownEntry},
 		},
 	}
+	maps.Copy(all, valueCorruptions())
 	return all
 }

@@ -251,6 +251,10 @@ func (c *inspection) checkCounter() {
 	})
 }
 
+// now is the latest time that anything stored can be of: no clock here or there
+// has gone further.
+func (c *inspection) now() int64 { return max(c.store.clock, c.store.wall, c.log.time) }
+
 // use notes a token that is in use. One of the future is a damage of its own.
 func (c *inspection) use(token int64) {
 	if !c.isOfFuture(token) {

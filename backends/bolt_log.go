@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
@@ -51,37 +50,56 @@ func (r *repository) lastSequence() uint64 {
 	return r.bucket.Sequence()
 }
 
-// trim removes up to limit records that are beyond LogMaxRecords or older than
-// LogMaxAge, and leaves a checkpoint.
-func (s *repositoryStep) trim(limit int) error {
-	config := s.backend.config.Load()
-	last := s.lastSequence()
-	oldest := s.now - config.LogMaxAge.Microseconds()
-	var point checkpoint
-	var keys [][]byte
-	for c := s.logAfter(0); c.valid() && len(keys) < limit; c.next() {
-		sequence := c.sequence()
-		record, err := decodeLogRecord(s.name, sequence, c.data)
-		tooMany := last-sequence >= uint64(config.LogMaxRecords) //nolint:gosec // validated
-		if !tooMany && (err != nil || record.Time.UnixMicro() >= oldest) {
-			break
-		}
-		point.Sequence = sequence
+// outdatedRecord is a log record that is to be removed. Its time is 0 where it
+// can't be read.
+type outdatedRecord struct {
+	sequence uint64
+	time     int64
+}
+
+// outdated returns up to limit of the log's first records that are beyond
+// LogMaxRecords or older than LogMaxAge. One that can't be read is as old as a
+// later one is at least: it must not keep those behind it.
+func (r *repository) outdated(config *enhanced.EnhancedConfig, limit int) []outdatedRecord {
+	last := r.lastSequence()
+	oldest := r.now - config.LogMaxAge.Microseconds()
+	var found []outdatedRecord
+	known := 0 // how many of found are outdated for sure
+	for c := r.logAfter(0); c.valid() && known < limit && len(found) < limit+maxStep; c.next() {
+		next := outdatedRecord{sequence: c.sequence()}
+		tooMany := last-next.sequence >= uint64(config.LogMaxRecords) //nolint:gosec // validated
+		record, err := decodeLogRecord(r.name, next.sequence, c.data)
 		if err == nil {
-			point.Time = record.Time.UnixMicro()
+			if next.time = record.Time.UnixMicro(); !tooMany && next.time >= oldest {
+				break
+			}
 		}
-		keys = append(keys, logKey(sequence))
+		found = append(found, next)
+		if tooMany || err == nil {
+			known = len(found)
+		}
 	}
-	if len(keys) == 0 {
+	return found[:min(known, limit)]
+}
+
+// trim removes up to limit outdated records, and leaves a checkpoint.
+func (s *repositoryStep) trim(limit int) error {
+	outdated := s.outdated(s.backend.config.Load(), limit)
+	if len(outdated) == 0 {
 		return nil
+	}
+	var point checkpoint
+	for _, record := range outdated {
+		point.Sequence = record.sequence
+		point.Time = max(point.Time, record.time)
 	}
 	value, err := encode(point)
 	if err != nil {
 		return err
 	}
 	err = s.put(checkpointKey(), value)
-	for _, key := range keys {
-		err = errors.Join(err, s.delete(key))
+	for _, record := range outdated {
+		err = errors.Join(err, s.delete(logKey(record.sequence)))
 	}
 	return err
 }
@@ -90,15 +108,10 @@ func (s *repositoryStep) trim(limit int) error {
 // any more.
 func (b *BoltBackend) sweep(ctx context.Context) error {
 	var names []string
+	config := b.config.Load()
 	err := b.viewNow(ctx, "look for old records", func(tx *bbolt.Tx, now int64) error {
-		oldest := time.UnixMicro(now).Add(-b.config.Load().LogMaxAge)
 		eachRepository(tx, now, func(r *repository) {
-			old := len(r.keysUntilNow(rangeForget, 1)) > 0
-			if c := r.logAfter(0); c.valid() {
-				record, err := decodeLogRecord(r.name, c.sequence(), c.data)
-				old = old || err == nil && record.Time.Before(oldest)
-			}
-			if old {
+			if len(r.keysUntilNow(rangeForget, 1)) > 0 || len(r.outdated(config, 1)) > 0 {
 				names = append(names, r.name)
 			}
 		})

@@ -13,7 +13,8 @@ import (
 // held and for some time after: the same request again gets the same lock, or
 // learns that it is gone, and never acquires a second time. A release that is
 // repeated in that time is the same release. Refusals had no effect and are
-// not remembered.
+// not remembered, so that asking again can succeed; a copy of a refused request
+// that comes late can, too. See [enhanced.Backend].
 
 const (
 	// memoryTime is how long an ended lock is remembered, at least.

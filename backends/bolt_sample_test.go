@@ -25,6 +25,8 @@ type sample struct {
 	path                             string
 	leased, plain, custom, frozen    *enhanced.EnhancedLock
 	released, elsewhere, transferred *enhanced.EnhancedLock
+	// given is the token that transferred had before.
+	given int64
 }
 
 func (s *sample) locks() []*enhanced.EnhancedLock {
@@ -61,6 +63,7 @@ func newSample(t *testing.T) *sample {
 	require.NoError(t, b.ReleaseLock(t.Context(), s.released.ID))
 	s.elsewhere = take(request(stockLock("org/other", 5, "leased")))
 	s.transferred = take(request(stockLock("org/other", 8, "moved")))
+	s.given = s.transferred.Version
 	require.NoError(t, b.TransferLock(t.Context(), s.transferred.ID, "user:bob"))
 	s.transferred, err = b.LookupLock(t.Context(), s.transferred.Resource)
 	require.NoError(t, err)

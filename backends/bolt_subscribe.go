@@ -135,7 +135,8 @@ func (f *feed) read(ctx context.Context, tag string) (events []*enhanced.LockEve
 			return nil
 		}
 		records := 0
-		c := f.backend.repository(tx, name, 0).logAfter(f.positions[tag])
+		r := f.backend.repository(tx, name, 0)
+		c := r.logAfter(f.positions[tag])
 		for ; c.valid(); c.next() {
 			if records++; records > feedPage {
 				more = true
@@ -154,6 +155,12 @@ func (f *feed) read(ctx context.Context, tag string) (events []*enhanced.LockEve
 			if len(f.types) == 0 || slices.Contains(f.types, record.Type) {
 				events = append(events, record.Event())
 			}
+		}
+		// Those that were removed at the end of the log have no record behind
+		// them that would show the gap.
+		if last := r.lastSequence(); last > f.positions[tag] {
+			events = append(events, skipped(name, last-f.positions[tag]))
+			f.positions[tag] = last
 		}
 		return nil
 	})

@@ -37,6 +37,8 @@ type repairFunc func(s *repositoryStep, by change) error
 // storeState is what the rules of a repository need to know of the store.
 type storeState struct {
 	clock, token int64
+	// wall is this machine's clock.
+	wall int64
 	// horizon is the latest time, and the largest token, that makes sense.
 	horizon int64
 }
@@ -45,7 +47,8 @@ type storeState struct {
 const maxAhead = 24 * time.Hour
 
 func readStoreState(tx *bbolt.Tx) storeState {
-	state := storeState{horizon: time.Now().Add(maxAhead).UnixMicro()}
+	now := time.Now()
+	state := storeState{wall: now.UnixMicro(), horizon: now.Add(maxAhead).UnixMicro()}
 	if root := tx.Bucket(rootBucket()); root != nil {
 		state.clock, state.token = number(root.Get(clockKey())), number(root.Get(tokenKey()))
 	}
@@ -56,15 +59,16 @@ func readStoreState(tx *bbolt.Tx) storeState {
 // The file may be open read-only, and may be one that only stock Atlantis has
 // written. It changes nothing. Its error says that the file can't be checked.
 func VerifyBolt(db *bbolt.DB) ([]enhanced.Violation, error) {
-	violations, err := verifyPages(db)
-	if err != nil || len(violations) > 0 {
-		return violations, err
+	unusable, usable, err := verifyFile(db)
+	if err != nil || len(unusable) > 0 {
+		return append(unusable, usable...), err
 	}
+	var violations []enhanced.Violation
 	err = db.View(func(tx *bbolt.Tx) (err error) {
 		violations, err = verifyRules(tx)
 		return err
 	})
-	return violations, err
+	return append(usable, violations...), err
 }
 
 // Verify checks the store. See [enhanced.Verifier]. Writers wait while the

@@ -2,6 +2,7 @@ package backends
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -14,9 +15,7 @@ func (c *inspection) checkEntry(key, value []byte) {
 	switch key[0] {
 	case rangeLock:
 	case rangeClosing:
-		if _, err := enhanced.ParseOwner(string(key[1:])); err != nil || len(value) != 8 {
-			c.checkUnknown(key)
-		}
+		c.checkClosingEntry(key, value)
 	case rangeDeadline:
 		c.checkDeadlineEntry(key)
 	case rangeForget:
@@ -35,6 +34,19 @@ func (c *inspection) checkEntry(key, value []byte) {
 		if !bytes.Equal(key, nameKey()) && !bytes.Equal(key, checkpointKey()) {
 			c.checkUnknown(key)
 		}
+	}
+}
+
+// checkClosingEntry checks the mark of a pull request whose locks are being
+// released. One of the future would keep it from taking locks until then.
+func (c *inspection) checkClosingEntry(key, value []byte) {
+	owner, err := enhanced.ParseOwner(string(key[1:]))
+	if err != nil || len(value) != 8 {
+		c.checkUnknown(key)
+		return
+	}
+	if since := number(value); since <= 0 || since > c.now() {
+		c.report(enhanced.RuleClosing, key, "%s is marked as being closed since a time that has not come", owner).quarantinesEntry(c, key)
 	}
 }
 
@@ -155,6 +167,14 @@ func (c *inspection) checkForgetEntry(key []byte) {
 		c.report(enhanced.RuleForgetStray, earlierKey, "the lock is to be forgotten later, too").removes(earlierKey)
 	}
 	c.forgotten[token] = at
+	if latest := c.now() + memoryTime.Microseconds(); at < 0 || at > latest {
+		key = bytes.Clone(key)
+		c.report(enhanced.RuleForgetLate, key, "the lock is to be forgotten later than %s after its end", memoryTime).
+			about(known.ending.Resource).writes().
+			repairs("have it forgotten in "+memoryTime.String(), func(s *repositoryStep, _ change) error {
+				return errors.Join(s.delete(key), s.put(forgetKey(s.now+memoryTime.Microseconds(), token), present()))
+			})
+	}
 }
 
 func (c *inspection) checkRequestEntry(key, value []byte) {

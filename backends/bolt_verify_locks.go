@@ -39,6 +39,7 @@ func (c *inspection) checkLock(key, data []byte) {
 	}
 	c.checkOwner(key, resourceKey, record)
 	c.checkDeadline(key, resourceKey, record)
+	c.checkValues(key, resource, record)
 	c.checkLastWord(key, resourceKey, record)
 	c.use(record.Token)
 }

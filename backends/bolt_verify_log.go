@@ -20,6 +20,8 @@ const maxFill = 10_000
 type logInspection struct {
 	// words are the log's last words on each resource, by its key.
 	words map[string]lastWord
+	// acquired is when the lock on each resource was, as far as the log has it.
+	acquired map[string]int64
 	// started says that there was a record; previous is the latest one's
 	// sequence, before the first one the checkpoint's.
 	started  bool
@@ -42,7 +44,7 @@ type lastWord struct {
 
 // checkLog checks the repository's log.
 func (c *inspection) checkLog() {
-	c.log.words = make(map[string]lastWord)
+	c.log.words, c.log.acquired = make(map[string]lastWord), make(map[string]int64)
 	var point checkpoint
 	c.log.pointErr = decode(c.get(checkpointKey()), &point)
 	c.log.previous, c.log.trimmed = point.Sequence, point.Time
@@ -103,6 +105,12 @@ func (c *inspection) checkLogRecord(key, value []byte) {
 	ofRival := record.Type == enhanced.EventReleased && record.Token == 0
 	if resourceKey := record.Resource.Key(); resourceKey != noResource() && !ofRival {
 		l.words[resourceKey] = lastWord{sequence, record.After}
+		switch {
+		case record.Type == enhanced.EventAcquired:
+			l.acquired[resourceKey] = record.Time.UnixMicro()
+		case record.Before == nil || record.After == nil:
+			delete(l.acquired, resourceKey)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package backends_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -172,54 +171,35 @@ func TestVerifyDamagedPages(t *testing.T) {
 	}
 }
 
-// A page that is neither in use nor free is found by bbolt's own check alone.
-// The store can be read, but no repair writes to it.
+// A page that is neither in use nor free is lost space and no more: the store is
+// checked and repaired as usual.
 func TestVerifyLostPage(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "atlantis.db")
 	large(t, path)
-	loseFreePage(t, path)
+	p := editPages(t, path)
+	entries := p.get16(p.freeList(), atCount)
+	require.Positive(t, entries)
+	lost := p.get64(p.freeList(), atContent+8*(entries-1))
+	p.put16(p.freeList(), atCount, uint16(entries-1))
+
 	s := open(t, path, nil)
-	before := dumpOf(t, s.db)
+	damages, err := backends.CheckBoltFile(s.db)
+	require.NoError(t, err)
+	require.Equal(t, []backends.FileDamage{{
+		Detail: "page " + itoa(lost) + " is neither in use nor free: its space is lost, and nothing else", Usable: true,
+	}}, damages)
+	require.NoError(t, s.db.Update(func(tx *bbolt.Tx) error {
+		e := &editor{t: t, tx: tx}
+		e.remove(e.app(), "op5/github.com\x00project/p7/default/")
+		return nil
+	}))
 	found, err := s.ours.Verify(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{enhanced.RuleFile}, rulesOf(found))
-	require.Contains(t, found[0].Detail, "unreachable unfreed")
-	_, err = s.ours.Repair(t.Context(), "user:admin", "why")
-	require.ErrorIs(t, err, enhanced.ErrBackend)
-	require.ErrorContains(t, err, "nothing was changed")
-	require.Equal(t, before, dumpOf(t, s.db))
-}
-
-// loseFreePage takes one page out of the list of free ones. It goes by bbolt's
-// layout: a header of 16 bytes on each page, with a count in its bytes 10 and
-// 11, and in the first two pages the number of the list's page and the
-// transaction that wrote them.
-func loseFreePage(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.Equal(t, []string{enhanced.RuleFile, enhanced.RuleOwnerMissing}, rulesOf(found))
+	repaired, err := s.ours.Repair(t.Context(), "user:admin", "why")
 	require.NoError(t, err)
-	defer f.Close()
-	size := int64(os.Getpagesize())
-	number := func(at int64) int64 {
-		var b [8]byte
-		_, err := f.ReadAt(b[:], at)
-		require.NoError(t, err)
-		return int64(binary.NativeEndian.Uint64(b[:]))
-	}
-	meta := int64(0)
-	if number(size+64) > number(64) {
-		meta = size
-	}
-	list := number(meta+48) * size
-	var count [2]byte
-	_, err = f.ReadAt(count[:], list+10)
-	require.NoError(t, err)
-	n := binary.NativeEndian.Uint16(count[:])
-	require.Positive(t, n)
-	binary.NativeEndian.PutUint16(count[:], n-1)
-	_, err = f.WriteAt(count[:], list+10)
-	require.NoError(t, err)
+	require.Equal(t, []string{enhanced.RuleOwnerMissing}, rulesOf(repaired))
 }
 
 // large makes a store of many pages.

@@ -29,10 +29,13 @@ func TestKilledUnderLoad(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
 	judge := &crashJudge{}
 	for round := range backendtest.Rounds(300) {
-		steps := killedAfter(t, path, 1500+random.IntN(2500))
-		judge.round(t, path, steps)
+		run := &crashRun{Seed: seed, Round: round}
+		run.keepUnlessRight(t, func() {
+			run.kill(t, path, 1500+random.IntN(2500))
+			judge.round(t, path, run.Steps)
+		})
 		if t.Failed() {
-			t.Fatalf("round %d; the file is kept as %s", round, keep(t, path))
+			return
 		}
 	}
 	t.Logf("%d contended grants, %d calls without an answer", judge.contended, judge.open)
@@ -55,10 +58,16 @@ func (c *contention) add(s loadStep) {
 	}
 }
 
-// killedAfter runs a process under load until it has reported n steps, and
-// enough contended grants, kills it, and returns all that it reported.
-func killedAfter(t *testing.T, path string, n int) []loadStep {
+// kill runs a process under load until it has reported n steps, and enough
+// contended grants, and kills it. The run then has all that it reported, and the
+// file as it left it.
+func (r *crashRun) kill(t testing.TB, path string, n int) {
 	t.Helper()
+	defer func() {
+		var err error
+		r.file, err = os.ReadFile(path)
+		require.NoError(t, err)
+	}()
 	executable, err := os.Executable()
 	require.NoError(t, err)
 	child := exec.CommandContext(t.Context(), executable, path)
@@ -67,7 +76,6 @@ func killedAfter(t *testing.T, path string, n int) []loadStep {
 	output, err := child.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, child.Start())
-	var steps []loadStep
 	seen := contention{refusals: map[string]int{}}
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
@@ -76,7 +84,7 @@ func killedAfter(t *testing.T, path string, n int) []loadStep {
 			break // the last line was cut by the kill
 		}
 		seen.add(step)
-		if steps = append(steps, step); len(steps) >= n && seen.grants >= leastContended {
+		if r.Steps = append(r.Steps, step); len(r.Steps) >= n && seen.grants >= leastContended {
 			require.NoError(t, child.Process.Kill())
 		}
 	}
@@ -85,7 +93,6 @@ func killedAfter(t *testing.T, path string, n int) []loadStep {
 	status, ok := exit.Sys().(syscall.WaitStatus)
 	require.True(t, ok)
 	require.Equal(t, syscall.SIGKILL, status.Signal(), "it ended by itself")
-	return steps
 }
 
 // held is a lock that a process was told it has. The ID is unknown between a
@@ -93,6 +100,8 @@ func killedAfter(t *testing.T, path string, n int) []loadStep {
 type held struct {
 	id, owner string
 	token     int64
+	// lease is how long it lasts, at least, from when it was acquired.
+	lease time.Duration
 }
 
 // crashJudge knows what must be in the store.
@@ -103,14 +112,16 @@ type crashJudge struct {
 }
 
 // round checks a store after a kill, and empties it for the next process.
-func (j *crashJudge) round(t *testing.T, path string, steps []loadStep) {
+func (j *crashJudge) round(t testing.TB, path string, steps []loadStep) {
 	t.Helper()
 	acknowledged := j.replay(t, steps)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
 	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
 	requireSound(t, db)
 	b, err := backends.NewBoltBackend(db, nil, nil)
 	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close()) }()
 	locks, err := b.ListLocks(t.Context())
 	require.NoError(t, err)
 	acknowledged.compare(t, locks)
@@ -118,8 +129,6 @@ func (j *crashJudge) round(t *testing.T, path string, steps []loadStep) {
 		j.newest = max(j.newest, lock.Version)
 		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	}
-	require.NoError(t, b.Close())
-	require.NoError(t, db.Close())
 }
 
 // acknowledged is what the answers of a process say, and the calls that it got
@@ -132,7 +141,7 @@ type acknowledged struct {
 
 // replay reads a report. Answers of different workers can be out of order, but
 // not those about one lock: a worker reports a grant before it releases it.
-func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
+func (j *crashJudge) replay(t testing.TB, steps []loadStep) acknowledged {
 	t.Helper()
 	a := acknowledged{map[string]held{}, map[string]bool{}, map[int64]loadStep{}}
 	tokens := map[string]int64{}
@@ -149,10 +158,15 @@ func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
 		case s.Op == "acquire" && s.Granted:
 			require.Greater(t, s.Token, max(j.newest, tokens[s.Resource]), "a token that is not larger than those before")
 			tokens[s.Resource], newest = s.Token, max(newest, s.Token)
-			a.held[s.Resource] = held{s.Lock, s.Owner, s.Token}
+			a.held[s.Resource] = held{s.Lock, s.Owner, s.Token, loadLease}
 		case s.Op == "acquire":
+		case s.Op == "refresh":
+			now := a.held[s.Resource]
+			require.Equal(t, s.Lock, now.id, "a refresh of a lock that its worker does not hold")
+			now.lease = loadExtension
+			a.held[s.Resource] = now
 		case s.Op == "transfer":
-			a.held[s.Resource] = held{"", s.Owner, s.Token}
+			a.held[s.Resource] = held{"", s.Owner, s.Token, a.held[s.Resource].lease}
 			a.released[s.Lock] = true
 		case s.Op == "release":
 			a.released[s.Lock] = true
@@ -170,7 +184,7 @@ func (j *crashJudge) replay(t *testing.T, steps []loadStep) acknowledged {
 
 // compare checks what is in the store against what was acknowledged. A call
 // without an answer may have taken effect.
-func (a acknowledged) compare(t *testing.T, locks []*enhanced.EnhancedLock) {
+func (a acknowledged) compare(t testing.TB, locks []*enhanced.EnhancedLock) {
 	t.Helper()
 	found := map[string]*enhanced.EnhancedLock{}
 	for _, lock := range locks {
@@ -179,6 +193,9 @@ func (a acknowledged) compare(t *testing.T, locks []*enhanced.EnhancedLock) {
 	}
 	for resource, want := range a.held {
 		lock := found[resource]
+		if lock != nil && (lock.ID == want.id || want.id == "") {
+			a.compareLease(t, resource, want, lock)
+		}
 		if ending, successors := a.inDoubt(resource); ending {
 			if lock != nil && lock.ID != want.id {
 				require.Contains(t, append(successors, want.owner), lock.Owner)
@@ -196,6 +213,23 @@ func (a acknowledged) compare(t *testing.T, locks []*enhanced.EnhancedLock) {
 			_, successors := a.inDoubt(resource)
 			require.Contains(t, successors, lock.Owner, "%s is held and nobody asked for it", resource)
 		}
+	}
+}
+
+// compareLease checks that a lock's lease is the one that was acknowledged: from
+// when the lock was acquired, or as long from a later refresh.
+func (a acknowledged) compareLease(t testing.TB, resource string, want held, lock *enhanced.EnhancedLock) {
+	t.Helper()
+	least, most := want.lease, want.lease
+	for _, s := range a.open {
+		if s.Op == "refresh" && s.Resource == resource {
+			most = loadExtension
+		}
+	}
+	lease := lock.ExpiresAt.Sub(lock.AcquiredAt)
+	require.GreaterOrEqual(t, lease, least, "an acknowledged refresh of %s is lost", resource)
+	if most < loadExtension {
+		require.Equal(t, most, lease, "%s was refreshed, and nobody asked for it", resource)
 	}
 }
 
@@ -220,7 +254,7 @@ func (a acknowledged) inDoubt(resource string) (ending bool, successors []string
 }
 
 // requireSound checks everything about a file that can be checked from outside.
-func requireSound(t *testing.T, db *bbolt.DB) {
+func requireSound(t testing.TB, db *bbolt.DB) {
 	t.Helper()
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
 		var errs []error
@@ -232,18 +266,6 @@ func requireSound(t *testing.T, db *bbolt.DB) {
 	violations, err := backends.VerifyBolt(db)
 	require.NoError(t, err)
 	require.Empty(t, violations)
-}
-
-// keep saves a store beyond the test.
-func keep(t *testing.T, path string) string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	file, err := os.CreateTemp("", "atlantis-locks-failed-*.db") //nolint:usetesting // it outlives the test
-	require.NoError(t, err)
-	_, err = file.Write(content)
-	require.NoError(t, errors.Join(err, file.Close()))
-	return file.Name()
 }
 
 // With the disk full nothing is granted, what is held stays, and with space

@@ -33,6 +33,12 @@ type loadStep struct {
 	Failed  string
 }
 
+// The leases that are asked for: a refresh makes one longer.
+const (
+	loadLease     = time.Hour
+	loadExtension = 2 * time.Hour
+)
+
 // runLoad is a process that works on a store until it is killed.
 func runLoad(path string) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
@@ -88,7 +94,7 @@ func worker(b enhanced.Backend, r *reporter, owner string) {
 		step := &loadStep{Op: "acquire", Resource: resource.Path, Owner: enhanced.UserOwner(owner).String()}
 		r.begin(step)
 		lock, granted, err := b.TryAcquireLock(ctx, &enhanced.EnhancedLockRequest{
-			Resource: resource, User: models.User{Username: owner}, Timeout: time.Hour,
+			Resource: resource, User: models.User{Username: owner}, Timeout: loadLease,
 		})
 		if step.Granted = granted; granted {
 			step.Lock, step.Token = lock.ID, lock.Version
@@ -102,7 +108,7 @@ func worker(b enhanced.Backend, r *reporter, owner string) {
 		if rand.IntN(3) == 0 { //nolint:gosec // not for secrets
 			step := &loadStep{Op: "refresh", Resource: resource.Path, Lock: id}
 			r.begin(step)
-			step.Failed = text(b.RefreshLock(ctx, id, 2*time.Hour))
+			step.Failed = text(b.RefreshLock(ctx, id, loadExtension))
 			r.end(step)
 		}
 		if rand.IntN(4) == 0 { //nolint:gosec // not for secrets

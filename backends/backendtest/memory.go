@@ -82,14 +82,36 @@ func testMemory(t *testing.T, newBackend NewBackend) {
 		reuse()
 	})
 
+	t.Run("in another repository an ID names another request", func(t *testing.T) {
+		b := newBackend(t, nil)
+		first := acquire(t, b, withID(pullRequest(5, "."), "id"))
+		other := acquire(t, b, withID(pullRequestOf(host, "org/other", 6, "."), "id"))
+		require.NotEqual(t, first.ID, other.ID)
+		require.Equal(t, first.ID, acquire(t, b, withID(pullRequest(5, "."), "id")).ID)
+		require.Equal(t, other.ID, acquire(t, b, withID(pullRequestOf(host, "org/other", 6, "."), "id")).ID)
+		require.NoError(t, b.ReleaseLock(t.Context(), first.ID))
+		require.Equal(t, other.ID, acquire(t, b, withID(pullRequestOf(host, "org/other", 6, "."), "id")).ID)
+		_, err := b.AcquireLock(t.Context(), withID(pullRequest(5, "."), "id"))
+		require.ErrorIs(t, err, enhanced.ErrLockExpired)
+	})
+
 	t.Run("a refusal is not remembered", func(t *testing.T) {
+		// So its late copy is a request like any other, as Backend says. What it
+		// took can be seen and freed by who did not know of it.
 		b := newBackend(t, nil)
 		holder := acquire(t, b, pullRequest(6, "."))
 		_, acquired, err := b.TryAcquireLock(t.Context(), withID(pullRequest(5, "."), "again"))
 		require.NoError(t, err)
 		require.False(t, acquired)
 		require.NoError(t, b.ReleaseLock(t.Context(), holder.ID))
-		acquire(t, b, withID(pullRequest(5, "."), "again"))
+		late := acquire(t, b, withID(pullRequest(5, "."), "again"))
+		holder, acquired, err = b.TryAcquireLock(t.Context(), pullRequest(5, "."))
+		require.NoError(t, err)
+		require.False(t, acquired)
+		require.Equal(t, late.ID, holder.ID)
+		_, err = b.Release(t.Context(), enhanced.ReleaseRequest{Resource: late.Resource, Owner: late.Owner})
+		require.NoError(t, err)
+		requireFree(t, b, late.Resource)
 	})
 
 	t.Run("a release that is repeated is the same release", func(t *testing.T) {

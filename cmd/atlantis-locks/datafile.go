@@ -3,14 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -39,8 +40,12 @@ func openDataFile(directory string) (*bbolt.DB, error) {
 		return nil, withHint(fmt.Errorf("refusing to open %q: it is %s, not a plain file", path, describeMode(info.Mode())),
 			"name the directory that has the file itself with --data-dir")
 	case info.Size() > 0:
-		if err := checkDataFile(path); err != nil {
+		warnings, err := checkDataFile(path)
+		if err != nil {
 			return nil, err
+		}
+		for _, warning := range warnings {
+			fmt.Fprintf(os.Stderr, "warning: %q: %s\n", path, warning)
 		}
 	}
 	return openBolt(path, &bbolt.Options{Timeout: openTimeout})
@@ -57,24 +62,30 @@ func describeMode(mode fs.FileMode) string {
 	}
 }
 
-// checkDataFile reads all of a file without writing to it.
-func checkDataFile(path string) error {
-	return readDataFile(path, func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(_ []byte, bucket *bbolt.Bucket) error { return walk(bucket) })
-	})
-}
-
-func walk(bucket *bbolt.Bucket) error {
-	return bucket.ForEach(func(key, value []byte) error {
-		if value != nil {
-			crc32.ChecksumIEEE(value) // reads it to its end
-			return nil
+// checkDataFile checks all pages of a file without writing to it. bbolt would
+// open a damaged one, and end the process at the first write. What does not
+// forbid to use the file is a warning.
+func checkDataFile(path string) (warnings []string, err error) {
+	db, err := openBolt(path, &bbolt.Options{ReadOnly: true, Timeout: openTimeout})
+	if err != nil {
+		return nil, err
+	}
+	damages, err := backends.CheckBoltFile(db)
+	if err = errors.Join(err, db.Close()); err != nil {
+		return nil, fmt.Errorf("can't check %q: %w", path, withoutPath(err))
+	}
+	var causes []string
+	for _, damage := range damages {
+		if damage.Usable {
+			warnings = append(warnings, damage.Detail)
+		} else {
+			causes = append(causes, damage.Detail)
 		}
-		if nested := bucket.Bucket(key); nested != nil {
-			return walk(nested)
-		}
-		return nil
-	})
+	}
+	if len(causes) > 0 {
+		return nil, damaged(path, errors.New(strings.Join(causes, "; ")))
+	}
+	return warnings, nil
 }
 
 // readDataFile opens a file read-only and calls read.
