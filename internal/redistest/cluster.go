@@ -34,14 +34,18 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 		options.Args = append([]string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", options.deadAfter(),
 			"--cluster-port", strconv.Itoa(FreePort(tb)),
+			// A replica is listed among a slot's nodes once it has received anything,
+			// which without writes is its primary's first ping, by default after 10s.
+			"--repl-ping-replica-period", "1",
+			// No replica takes over from a primary that is slow while they are starting.
+			"--cluster-replica-no-failover", "yes",
 		}, args...)
 		c.Nodes = append(c.Nodes, Start(tb, options))
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), startTime)
 	defer cancel()
 	// Nodes tell each other who has which replica within half of that time.
-	c.setNodeTimeout(ctx, "1000")
-	defer c.setNodeTimeout(ctx, options.deadAfter())
+	c.configure(ctx, "cluster-node-timeout", "1000")
 	// A node takes no epoch once it has met another.
 	for i, node := range c.Nodes {
 		require.NoError(tb, node.Client().Do(ctx, "cluster", "set-config-epoch", i+1).Err())
@@ -62,13 +66,15 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 		eventually(ctx, tb, "replicate", func() bool { return client.ClusterReplicate(ctx, primary).Err() == nil })
 	}
 	c.await(ctx, replicasEach)
+	c.configure(ctx, "cluster-node-timeout", options.deadAfter())
+	c.configure(ctx, "cluster-replica-no-failover", "no")
 	return c
 }
 
-func (c *Cluster) setNodeTimeout(ctx context.Context, milliseconds string) {
+func (c *Cluster) configure(ctx context.Context, parameter, value string) {
 	c.tb.Helper()
 	for _, node := range c.Nodes {
-		require.NoError(c.tb, node.Client().ConfigSet(ctx, "cluster-node-timeout", milliseconds).Err())
+		require.NoError(c.tb, node.Client().ConfigSet(ctx, parameter, value).Err())
 	}
 }
 
