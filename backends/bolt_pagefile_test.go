@@ -86,7 +86,6 @@ func (p *pageFile) signed(page, at int64, n uint64) {
 	p.put64(page, atChecksum, sum.Sum64())
 }
 
-func (p *pageFile) root() int64     { return p.get64(p.newest(), atRoot) }
 func (p *pageFile) freeList() int64 { return p.get64(p.newest(), atFreeList) }
 
 // used returns a page of a type that is in use, for which is holds.

@@ -61,21 +61,21 @@ func (c *contention) add(s loadStep) {
 // kill runs a process under load until it has reported n steps, and enough
 // contended grants, and kills it. The run then has all that it reported, and the
 // file as it left it.
-func (r *crashRun) kill(t testing.TB, path string, n int) {
-	t.Helper()
+func (r *crashRun) kill(tb testing.TB, path string, n int) {
+	tb.Helper()
 	defer func() {
 		var err error
 		r.file, err = os.ReadFile(path)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 	}()
 	executable, err := os.Executable()
-	require.NoError(t, err)
-	child := exec.CommandContext(t.Context(), executable, path)
+	require.NoError(tb, err)
+	child := exec.CommandContext(tb.Context(), executable, path)
 	child.Env = append(os.Environ(), childMode+"=load")
 	child.Stderr = os.Stderr
 	output, err := child.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, child.Start())
+	require.NoError(tb, err)
+	require.NoError(tb, child.Start())
 	seen := contention{refusals: map[string]int{}}
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
@@ -85,14 +85,14 @@ func (r *crashRun) kill(t testing.TB, path string, n int) {
 		}
 		seen.add(step)
 		if r.Steps = append(r.Steps, step); len(r.Steps) >= n && seen.grants >= leastContended {
-			require.NoError(t, child.Process.Kill())
+			require.NoError(tb, child.Process.Kill())
 		}
 	}
 	var exit *exec.ExitError
-	require.ErrorAs(t, child.Wait(), &exit)
+	require.ErrorAs(tb, child.Wait(), &exit)
 	status, ok := exit.Sys().(syscall.WaitStatus)
-	require.True(t, ok)
-	require.Equal(t, syscall.SIGKILL, status.Signal(), "it ended by itself")
+	require.True(tb, ok)
+	require.Equal(tb, syscall.SIGKILL, status.Signal(), "it ended by itself")
 }
 
 // held is a lock that a process was told it has. The ID is unknown between a
@@ -112,22 +112,22 @@ type crashJudge struct {
 }
 
 // round checks a store after a kill, and empties it for the next process.
-func (j *crashJudge) round(t testing.TB, path string, steps []loadStep) {
-	t.Helper()
-	acknowledged := j.replay(t, steps)
+func (j *crashJudge) round(tb testing.TB, path string, steps []loadStep) {
+	tb.Helper()
+	acknowledged := j.replay(tb, steps)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, db.Close()) }()
-	requireSound(t, db)
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, db.Close()) }()
+	requireSound(tb, db)
 	b, err := backends.NewBoltBackend(db, nil, nil)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, b.Close()) }()
-	locks, err := b.ListLocks(t.Context())
-	require.NoError(t, err)
-	acknowledged.compare(t, locks)
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, b.Close()) }()
+	locks, err := b.ListLocks(tb.Context())
+	require.NoError(tb, err)
+	acknowledged.compare(tb, locks)
 	for _, lock := range locks {
 		j.newest = max(j.newest, lock.Version)
-		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		require.NoError(tb, b.ReleaseLock(tb.Context(), lock.ID))
 	}
 }
 
@@ -141,8 +141,8 @@ type acknowledged struct {
 
 // replay reads a report. Answers of different workers can be out of order, but
 // not those about one lock: a worker reports a grant before it releases it.
-func (j *crashJudge) replay(t testing.TB, steps []loadStep) acknowledged {
-	t.Helper()
+func (j *crashJudge) replay(tb testing.TB, steps []loadStep) acknowledged {
+	tb.Helper()
 	a := acknowledged{map[string]held{}, map[string]bool{}, map[int64]loadStep{}}
 	tokens := map[string]int64{}
 	contended, newest := contention{refusals: map[string]int{}}, j.newest
@@ -153,16 +153,16 @@ func (j *crashJudge) replay(t testing.TB, steps []loadStep) acknowledged {
 			continue
 		}
 		delete(a.open, s.Call)
-		require.Empty(t, s.Failed, "%+v", s)
+		require.Empty(tb, s.Failed, "%+v", s)
 		switch {
 		case s.Op == "acquire" && s.Granted:
-			require.Greater(t, s.Token, max(j.newest, tokens[s.Resource]), "a token that is not larger than those before")
+			require.Greater(tb, s.Token, max(j.newest, tokens[s.Resource]), "a token that is not larger than those before")
 			tokens[s.Resource], newest = s.Token, max(newest, s.Token)
 			a.held[s.Resource] = held{s.Lock, s.Owner, s.Token, loadLease}
 		case s.Op == "acquire":
 		case s.Op == "refresh":
 			now := a.held[s.Resource]
-			require.Equal(t, s.Lock, now.id, "a refresh of a lock that its worker does not hold")
+			require.Equal(tb, s.Lock, now.id, "a refresh of a lock that its worker does not hold")
 			now.lease = loadExtension
 			a.held[s.Resource] = now
 		case s.Op == "transfer":
@@ -175,7 +175,7 @@ func (j *crashJudge) replay(t testing.TB, steps []loadStep) acknowledged {
 			}
 		}
 	}
-	require.GreaterOrEqual(t, contended.grants, leastContended, "the round is void: too little contention")
+	require.GreaterOrEqual(tb, contended.grants, leastContended, "the round is void: too little contention")
 	j.newest = newest
 	j.contended += contended.grants
 	j.open += len(a.open)
@@ -184,42 +184,42 @@ func (j *crashJudge) replay(t testing.TB, steps []loadStep) acknowledged {
 
 // compare checks what is in the store against what was acknowledged. A call
 // without an answer may have taken effect.
-func (a acknowledged) compare(t testing.TB, locks []*enhanced.EnhancedLock) {
-	t.Helper()
+func (a acknowledged) compare(tb testing.TB, locks []*enhanced.EnhancedLock) {
+	tb.Helper()
 	found := map[string]*enhanced.EnhancedLock{}
 	for _, lock := range locks {
-		require.False(t, a.released[lock.ID], "a lock is back whose end was acknowledged")
+		require.False(tb, a.released[lock.ID], "a lock is back whose end was acknowledged")
 		found[lock.Resource.Path] = lock
 	}
 	for resource, want := range a.held {
 		lock := found[resource]
 		if lock != nil && (lock.ID == want.id || want.id == "") {
-			a.compareLease(t, resource, want, lock)
+			a.compareLease(tb, resource, want, lock)
 		}
 		if ending, successors := a.inDoubt(resource); ending {
 			if lock != nil && lock.ID != want.id {
-				require.Contains(t, append(successors, want.owner), lock.Owner)
+				require.Contains(tb, append(successors, want.owner), lock.Owner)
 			}
 			continue
 		}
-		require.NotNil(t, lock, "an acknowledged grant of %s is lost", resource)
-		require.Equal(t, want.owner, lock.Owner)
+		require.NotNil(tb, lock, "an acknowledged grant of %s is lost", resource)
+		require.Equal(tb, want.owner, lock.Owner)
 		if want.id != "" {
-			require.Equal(t, want.id, lock.ID)
+			require.Equal(tb, want.id, lock.ID)
 		}
 	}
 	for resource, lock := range found {
 		if _, known := a.held[resource]; !known {
 			_, successors := a.inDoubt(resource)
-			require.Contains(t, successors, lock.Owner, "%s is held and nobody asked for it", resource)
+			require.Contains(tb, successors, lock.Owner, "%s is held and nobody asked for it", resource)
 		}
 	}
 }
 
 // compareLease checks that a lock's lease is the one that was acknowledged: from
 // when the lock was acquired, or as long from a later refresh.
-func (a acknowledged) compareLease(t testing.TB, resource string, want held, lock *enhanced.EnhancedLock) {
-	t.Helper()
+func (a acknowledged) compareLease(tb testing.TB, resource string, want held, lock *enhanced.EnhancedLock) {
+	tb.Helper()
 	least, most := want.lease, want.lease
 	for _, s := range a.open {
 		if s.Op == "refresh" && s.Resource == resource {
@@ -227,9 +227,9 @@ func (a acknowledged) compareLease(t testing.TB, resource string, want held, loc
 		}
 	}
 	lease := lock.ExpiresAt.Sub(lock.AcquiredAt)
-	require.GreaterOrEqual(t, lease, least, "an acknowledged refresh of %s is lost", resource)
+	require.GreaterOrEqual(tb, lease, least, "an acknowledged refresh of %s is lost", resource)
 	if most < loadExtension {
-		require.Equal(t, most, lease, "%s was refreshed, and nobody asked for it", resource)
+		require.Equal(tb, most, lease, "%s was refreshed, and nobody asked for it", resource)
 	}
 }
 
@@ -254,9 +254,9 @@ func (a acknowledged) inDoubt(resource string) (ending bool, successors []string
 }
 
 // requireSound checks everything about a file that can be checked from outside.
-func requireSound(t testing.TB, db *bbolt.DB) {
-	t.Helper()
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+func requireSound(tb testing.TB, db *bbolt.DB) {
+	tb.Helper()
+	require.NoError(tb, db.View(func(tx *bbolt.Tx) error {
 		var errs []error
 		for err := range tx.Check() {
 			errs = append(errs, err)
@@ -264,8 +264,8 @@ func requireSound(t testing.TB, db *bbolt.DB) {
 		return errors.Join(errs...)
 	}))
 	violations, err := backends.VerifyBolt(db)
-	require.NoError(t, err)
-	require.Empty(t, violations)
+	require.NoError(tb, err)
+	require.Empty(tb, violations)
 }
 
 // With the disk full nothing is granted, what is held stays, and with space

@@ -35,14 +35,14 @@ const (
 
 // keepUnlessRight calls judge and, if the test has failed then or judge did not
 // return, keeps the run in a directory that outlives the test, and names it.
-func (r *crashRun) keepUnlessRight(t testing.TB, judge func()) {
-	t.Helper()
+func (r *crashRun) keepUnlessRight(tb testing.TB, judge func()) {
+	tb.Helper()
 	returned := false
 	// A requirement that is not met ends the goroutine.
 	defer func() {
-		if !returned || t.Failed() {
+		if !returned || tb.Failed() {
 			dir, err := r.keep()
-			t.Errorf("seed %d, round %d: the run is kept in %s (%v)", r.Seed, r.Round, dir, err)
+			tb.Errorf("seed %d, round %d: the run is kept in %s (%v)", r.Seed, r.Round, dir, err)
 		}
 	}()
 	judge()
