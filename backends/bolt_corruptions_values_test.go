@@ -40,7 +40,7 @@ func valueCorruptions() map[string]corruption {
 		},
 		"acquired when its lease had ended": {
 			plant: func(e *editor) {
-				ended := time.Now().Add(-time.Minute).UnixMicro()
+				ended := e.leased.AcquiredAt.Add(-time.Minute).UnixMicro()
 				e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) { f["a"], f["x"] = ended, ended })
 				e.move(e.app(), deadlineEntry(e.leased), "d"+num(ended)+e.leased.Resource.Key())
 				e.edit(e.app(), logEntry(1), func(f map[string]any) { f["z"].(map[string]any)["x"] = ended })
