@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"regexp"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -142,39 +139,4 @@ func TestRedisWaitsOnTheSameConnection(t *testing.T) {
 		return next(ctx, cmd)
 	}))
 	require.ErrorContains(t, confirmedByNobody(t, sentinel, mutant, "org/mutant"), "acknowledged")
-}
-
-// undeclared returns the first command of a script on a key that is not one of
-// those that it is given, and not taken from them.
-func undeclared(script string) string {
-	command := regexp.MustCompile(`(?:call|try)\(\s*'([A-Z]+)',\s*([^,)]+)`)
-	given := regexp.MustCompile(`^(KEYS\[|STATE$|mirror$|old$|key$|text$|hash$|set$|stream$|list$|unpack\(KEYS$)`)
-	for _, m := range command.FindAllStringSubmatch(script, -1) {
-		if !given.MatchString(strings.TrimSpace(m[2])) && m[1] != "PUBLISH" {
-			return m[0]
-		}
-	}
-	return ""
-}
-
-// A script touches no key but those it is given: on a cluster any other is on
-// another server sooner or later.
-func TestRedisScriptsDeclareTheirKeys(t *testing.T) {
-	t.Parallel()
-	files, err := os.ReadDir("scripts")
-	require.NoError(t, err)
-	for _, file := range files {
-		text, err := os.ReadFile("scripts/" + file.Name())
-		require.NoError(t, err)
-		require.Empty(t, undeclared(string(text)), file.Name())
-		require.Regexp(t, `(?m)^-- KEYS `, string(text), file.Name())
-		if file.Name() != "prelude.lua" {
-			require.Regexp(t, `(?m)^-- Answers `, string(text), file.Name())
-		}
-	}
-	for _, mutant := range []string{
-		`redis.call('GET', 'pr/' .. ARGV[7])`, `call('HSET', ARGV[1] .. ':state', 'a', 'b')`, `redis.pcall('DEL', S.name)`,
-	} {
-		require.NotEmpty(t, undeclared(mutant), mutant)
-	}
 }

@@ -41,20 +41,10 @@ func TestKilledUnderLoad(t *testing.T) {
 	t.Logf("%d contended grants, %d calls without an answer", judge.contended, judge.open)
 }
 
-// contention counts the grants of locks that somebody else was refused before.
-type contention struct {
-	grants   int
-	refusals map[string]int // by resource
-}
-
+// add counts an answer of a process.
 func (c *contention) add(s loadStep) {
-	switch {
-	case s.Op != "acquire" || !s.Answered:
-	case !s.Granted:
-		c.refusals[s.Resource]++
-	case c.refusals[s.Resource] > 0:
-		c.grants++
-		c.refusals[s.Resource] = 0
+	if s.Op == "acquire" && s.Answered {
+		c.answer(s.Resource, s.Granted)
 	}
 }
 
@@ -76,7 +66,7 @@ func (r *crashRun) kill(tb testing.TB, path string, n int) {
 	output, err := child.StdoutPipe()
 	require.NoError(tb, err)
 	require.NoError(tb, child.Start())
-	seen := contention{refusals: map[string]int{}}
+	seen := newContention()
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
 		var step loadStep
@@ -145,7 +135,7 @@ func (j *crashJudge) replay(tb testing.TB, steps []loadStep) acknowledged {
 	tb.Helper()
 	a := acknowledged{map[string]held{}, map[string]bool{}, map[int64]loadStep{}}
 	tokens := map[string]int64{}
-	contended, newest := contention{refusals: map[string]int{}}, j.newest
+	contended, newest := newContention(), j.newest
 	for _, s := range steps {
 		contended.add(s)
 		if !s.Answered {

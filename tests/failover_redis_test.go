@@ -71,6 +71,9 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 		start(workers, s.stuck())
 	}
 	backendtest.Eventually(t, "everybody is served", func() bool { return l.served(workers, time.Time{}.Add(1)) })
+	if s.stuck != nil {
+		backendtest.Eventually(t, "the old primary serves the one that knows only it", func() bool { return l.servedIn(workers, 0) })
+	}
 	steady := time.Now().Add(300 * time.Millisecond)
 	backendtest.Eventually(t, "some load", func() bool { return l.served(workers, steady) })
 	l.breaks()
@@ -234,6 +237,20 @@ func clusterFrozen(replicasEach int) func(t *testing.T) *broken {
 		b, victim := newBrokenCluster(t, replicasEach, readTime)
 		b.fail = func() { victim.Signal(syscall.SIGSTOP) }
 		b.heal = func() { victim.Signal(syscall.SIGCONT) }
+		// It asks nobody where slots are now, and goes nowhere else when it is told.
+		// It has to know the other nodes, which have keys that every client reads.
+		slots, err := victim.Client().ClusterSlots(t.Context()).Result() //nolint:staticcheck // the library takes slots in this form only
+		require.NoError(t, err)
+		for i := range slots {
+			slots[i].Nodes = slots[i].Nodes[:1] // no replica
+		}
+		connect := b.connect
+		b.stuck = func() redis.UniversalClient {
+			client, _ := connect().(*redis.ClusterClient)
+			client.Options().ClusterSlots = func(context.Context) ([]redis.ClusterSlot, error) { return slices.Clone(slots), nil } // it sorts them
+			client.Options().MaxRedirects = 0
+			return client
+		}
 		return b
 	}
 }

@@ -200,6 +200,28 @@ func TestRedisClockJumps(t *testing.T) {
 	require.NotEmpty(t, violations, "verify shows that the clock was set back")
 }
 
+// The clock is set forward and back while clients work. Locks without a lease do
+// not go by it.
+func TestRedisClockJumpsUnderLoad(t *testing.T) {
+	t.Parallel()
+	clock := redistest.NewClock(t)
+	server := redistest.Start(t, redistest.Options{Env: clock.Env()})
+	fleet := newFleet(t, func() redis.UniversalClient { return server.Client() }, nil)
+	// Endings are remembered for ten minutes of that clock: it stays within them.
+	jumps, n := []time.Duration{4 * time.Minute, 5 * time.Second, -4 * time.Minute, -5 * time.Second, 0, 3 * time.Minute}, 0
+	stop := every(20*time.Millisecond, func() { clock.Set(jumps[n%len(jumps)]); n++ })
+	h, err := history.Workload{Seed: uint64(time.Now().UnixNano()), Steps: 200, NoLeases: true}.Run(t.Context(), fleet.stores...) //nolint:gosec // any number will do
+	require.Greater(t, stop(), len(jumps), "the clock was not set to all of them; the run is void")
+	verdict := h.Judge()
+	if err != nil {
+		verdict.Problems = append(verdict.Problems, err.Error())
+	}
+	t.Logf("%d jumps: %d operations, %d contended grants, %d unknown outcomes", n, len(h.Operations), verdict.Contended, verdict.Unknown)
+	require.GreaterOrEqual(t, verdict.Contended, leastContended, "contended grants; the run is void")
+	// The log's times show the jumps, and nothing else may be wrong.
+	require.True(t, fleet.judge(t, h, verdict, enhanced.RuleLogTime), "verify shows that the clock was set back")
+}
+
 // Everything is gone at once. Tokens still grow, and nobody's lock comes back.
 func TestRedisFlushedUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -207,7 +229,7 @@ func TestRedisFlushedUnderLoad(t *testing.T) {
 	admin := server.Client()
 	stop := every(20*time.Millisecond, func() { _ = admin.FlushAll(context.Background()) })
 	var mu sync.Mutex
-	tokens := make(map[int64]bool)
+	tokens, contended := make(map[int64]bool), newContention()
 	backendtest.Together(8, func(i int) {
 		b := backends.NewRedisBackend(server.Client(), nil, nil)
 		last := int64(0)
@@ -216,10 +238,14 @@ func TestRedisFlushedUnderLoad(t *testing.T) {
 				Resource: enhanced.ProjectResource(models.NewProject("org/app", ".", ""), "default"),
 				User:     models.User{Username: "user" + strconv.Itoa(i)}, Timeout: time.Minute,
 			})
-			if err != nil || !acquired {
+			if err != nil {
 				continue
 			}
 			mu.Lock()
+			if contended.answer("org/app", acquired); !acquired {
+				mu.Unlock()
+				continue
+			}
 			if lock.Version <= last || tokens[lock.Version] {
 				t.Errorf("token %d after %d", lock.Version, last)
 			}
@@ -235,7 +261,8 @@ func TestRedisFlushedUnderLoad(t *testing.T) {
 		}
 	})
 	require.Positive(t, stop())
-	require.GreaterOrEqual(t, len(tokens), leastContended)
+	t.Logf("%d grants, %d contended", len(tokens), contended.grants)
+	require.GreaterOrEqual(t, contended.grants, leastContended, "contended grants; the run is void")
 	b := backends.NewRedisBackend(admin, nil, nil)
 	defer func() { require.NoError(t, b.Close()) }()
 	lock, err := b.AcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
@@ -243,6 +270,9 @@ func TestRedisFlushedUnderLoad(t *testing.T) {
 		User:     models.User{Username: "ann"}, Timeout: time.Minute,
 	})
 	require.NoError(t, err)
+	violations, err := b.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
 	require.NoError(t, admin.FlushAll(t.Context()).Err())
 	require.ErrorIs(t, b.RefreshLock(t.Context(), lock.ID, time.Minute), enhanced.ErrLockNotFound)
 	locks, err := b.ListLocks(t.Context())

@@ -51,9 +51,9 @@ func TestFleetOfStockAndOurs(t *testing.T) {
 
 	doubleOurs, doubleStock, doubleMixed := 0, 0, 0
 	known := uint64(0) // the log's records of earlier rounds
-	rounds := backendtest.Rounds(3000)
-	for round := range rounds {
-		path := fmt.Sprintf("p%d", round)
+	rounds := 0
+	for least := backendtest.Rounds(3000); rounds < least || doubleMixed == 0 && rounds < 20*least; rounds++ {
+		path := fmt.Sprintf("p%d", rounds)
 		winners := race(t, locks, path)
 		stock, our := 0, 0
 		for _, i := range winners {
@@ -86,7 +86,7 @@ func TestFleetOfStockAndOurs(t *testing.T) {
 	}
 	t.Logf("%d rounds: granted twice by ours %d, by stock %d, by stock and ours %d, all of these detected", rounds, doubleOurs, doubleStock, doubleMixed)
 	require.Zero(t, doubleOurs)
-	require.Positive(t, doubleStock+doubleMixed, "stock's race was never met; the run is void")
+	require.Positive(t, doubleMixed, "stock's race with ours was never met; the run is void")
 	violations, err := ours.Verify(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, violations)

@@ -118,11 +118,42 @@ func givenRedis(t *testing.T) *redis.Client {
 // removeRepository removes what a test has left.
 func removeRepository(t *testing.T, client *redis.Client, repository string) {
 	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
 	prefix := enhanced.DefaultConfig().RedisKeyPrefix
 	for _, suffix := range []string{"state", "deadlines", "owners", "forget", "log"} {
 		key := prefix + "{" + enhanced.RepositoryTag(repository) + "}:" + suffix
-		require.NoError(t, client.Del(context.WithoutCancel(t.Context()), key).Err())
+		require.NoError(t, client.Del(ctx, key).Err())
 	}
+	// A test that fails leaves locks, which stock would see.
+	mirrors := client.Scan(ctx, 0, "pr/"+repository+"/*", 1000).Iterator()
+	for mirrors.Next(ctx) {
+		require.NoError(t, client.Del(ctx, mirrors.Val()).Err())
+	}
+	require.NoError(t, mirrors.Err())
+}
+
+// What tests leave on somebody's server is the layout key and nothing else, also
+// when they end while they hold locks.
+func TestRemoveRepository(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := backends.NewRedisBackend(client, nil, nil)
+	defer func() { require.NoError(t, b.Close()) }()
+	for _, repository := range []string{"org/app", "org/app-kept"} {
+		_, err := b.AcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+			Resource: enhanced.ProjectResource(models.NewProject(repository, "a/b", ""), "default"),
+			User:     models.User{Username: "ann"},
+		})
+		require.NoError(t, err)
+	}
+	removeRepository(t, client, "org/app")
+	mirrors, _, err := client.Scan(t.Context(), 0, "pr/*", 1000).Result()
+	require.NoError(t, err)
+	require.Equal(t, []string{"pr/org/app-kept/a/b/default/"}, mirrors)
+	removeRepository(t, client, "org/app-kept")
+	left, _, err := client.Scan(t.Context(), 0, "*", 1000).Result()
+	require.NoError(t, err)
+	require.Equal(t, []string{"atlantis-locks:layout"}, left)
 }
 
 // TestPerformanceUnderLoad checks that each lock has one owner at a time while

@@ -163,6 +163,13 @@ func (l *ledger) served(n int, since time.Time) bool {
 	return true
 }
 
+// servedIn reports whether a worker has ever had an answer about a repository.
+func (l *ledger) servedIn(worker, repository int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.latest[ledgerPlace{worker, repository}].IsZero()
+}
+
 // unserved says who has had no answer since a time, and what they got instead.
 func (l *ledger) unserved(n int, since time.Time) string {
 	l.mu.Lock()
