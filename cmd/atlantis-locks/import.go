@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/spf13/cobra"
@@ -47,8 +48,12 @@ with 3 if one was skipped because another holds its lock.`,
 			name = source.describe()
 			records, err = source.readStockRecords(cmd, env)
 		} else {
+			var warnings []string
 			name = args[0]
-			records, err = readStockFile(name)
+			records, warnings, err = readStockFile(name)
+			for _, warning := range warnings {
+				fmt.Fprintf(env.stderr, "warning: %q: %s\n", name, warning)
+			}
 		}
 		if err != nil {
 			return err
