@@ -25,30 +25,27 @@ const (
 
 // openDataFile opens the file of locks in directory, for this process alone.
 // It makes what is missing. A file that can't be read whole is refused without
-// having been written to.
-func openDataFile(directory string) (*bbolt.DB, error) {
+// having been written to. The warnings are for the server's log.
+func openDataFile(directory string) (db *bbolt.DB, warnings []string, err error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
-		return nil, withHint(fmt.Errorf("can't make the data directory: %w", err), "name another directory with --data-dir")
+		return nil, nil, withHint(fmt.Errorf("can't make the data directory: %w", err), "name another directory with --data-dir")
 	}
 	path := filepath.Join(directory, dataFileName)
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("can't look at the data file: %w", err)
+		return nil, nil, fmt.Errorf("can't look at the data file: %w", err)
 	case info.Mode().Type() != 0:
-		return nil, withHint(fmt.Errorf("refusing to open %q: it is %s, not a plain file", path, describeMode(info.Mode())),
+		return nil, nil, withHint(fmt.Errorf("refusing to open %q: it is %s, not a plain file", path, describeMode(info.Mode())),
 			"name the directory that has the file itself with --data-dir")
 	case info.Size() > 0:
-		warnings, err := checkDataFile(path)
-		if err != nil {
-			return nil, err
-		}
-		for _, warning := range warnings {
-			fmt.Fprintf(os.Stderr, "warning: %q: %s\n", path, warning)
+		if warnings, err = checkDataFile(path); err != nil {
+			return nil, nil, err
 		}
 	}
-	return openBolt(path, &bbolt.Options{Timeout: openTimeout})
+	db, err = openBolt(path, &bbolt.Options{Timeout: openTimeout})
+	return db, warnings, err
 }
 
 func describeMode(mode fs.FileMode) string {

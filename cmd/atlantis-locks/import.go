@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/spf13/cobra"
@@ -27,6 +28,11 @@ with 3 if one was skipped because another holds its lock.`,
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would happen")
 	source := addRedisFlags(cmd, env)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		// The environment says where serve has its locks. Who names a file
+		// means that file.
+		if len(args) > 0 && !cmd.Flags().Changed("backend") {
+			source.backend, source.fromEnvironment = enhanced.BackendBoltDB, nil
+		}
 		if source.backend == enhanced.BackendRedis {
 			return wantArgs()(cmd, args)
 		}
@@ -47,8 +53,12 @@ with 3 if one was skipped because another holds its lock.`,
 			name = source.describe()
 			records, err = source.readStockRecords(cmd, env)
 		} else {
+			var warnings []string
 			name = args[0]
-			records, err = readStockFile(name)
+			records, warnings, err = readStockFile(name)
+			for _, warning := range warnings {
+				fmt.Fprintf(env.stderr, "warning: %q: %s\n", name, warning)
+			}
 		}
 		if err != nil {
 			return err

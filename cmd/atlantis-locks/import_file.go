@@ -22,21 +22,26 @@ type stockRecord struct {
 	err  error
 }
 
-// readStockFile reads the locks in a file of stock Atlantis, without changing it.
-func readStockFile(path string) ([]stockRecord, error) {
+// readStockFile reads the locks in a file of stock Atlantis, without changing
+// it. What is wrong with the file, but leaves it readable, is a warning.
+func readStockFile(path string) (records []stockRecord, warnings []string, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, withHint(fmt.Errorf("there is no file %q", path), "Atlantis keeps atlantis.db in its --data-dir")
+		return nil, nil, withHint(fmt.Errorf("there is no file %q", path), "Atlantis keeps atlantis.db in its --data-dir")
 	case err != nil:
-		return nil, fmt.Errorf("can't read %q: %w", path, withoutPath(err))
+		return nil, nil, fmt.Errorf("can't read %q: %w", path, withoutPath(err))
 	case !info.Mode().IsRegular():
-		return nil, withHint(fmt.Errorf("can't read %q: it is %s", path, describeMode(info.Mode())), "name the file itself, DIR/atlantis.db")
+		return nil, nil, withHint(fmt.Errorf("can't read %q: it is %s", path, describeMode(info.Mode())), "name the file itself, DIR/atlantis.db")
 	case info.Size() == 0:
 		// bbolt would make a store of it.
-		return nil, fmt.Errorf("%q is empty", path)
+		return nil, nil, fmt.Errorf("%q is empty", path)
 	}
-	var records []stockRecord
+	// All pages first: bbolt trusts them, and would follow a page that points
+	// to itself until the memory is full.
+	if warnings, err = checkDataFile(path); err != nil {
+		return nil, nil, err
+	}
 	err = readDataFile(path, func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket([]byte(stockLocksBucket))
 		if bucket == nil {
@@ -47,7 +52,7 @@ func readStockFile(path string) ([]stockRecord, error) {
 			return nil
 		})
 	})
-	return records, err
+	return records, warnings, err
 }
 
 // decodeStockRecord reads one record. Its content says what is locked; its key

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 )
 
@@ -26,6 +27,9 @@ func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (reco
 	if err != nil {
 		return nil, err
 	}
+	// What the library logs is in the error too. On stderr it would stand in
+	// front of the one object that a script reads there.
+	logging.Disable()
 	defer func() { err = errors.Join(err, client.Close()) }()
 	ctx := cmd.Context()
 	var mu sync.Mutex

@@ -26,9 +26,12 @@ type openStore struct {
 
 // openBoltStore opens the file of the data directory.
 func (o *serveOptions) openBoltStore(config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*openStore, error) {
-	db, err := openDataFile(o.dataDir)
+	db, warnings, err := openDataFile(o.dataDir)
 	if err != nil {
 		return nil, err
+	}
+	for _, warning := range warnings {
+		logger.Warn("%q: %s", db.Path(), warning)
 	}
 	warnIfOpenToOthers(db, logger)
 	backend, err := backends.NewBoltBackend(db, config, logger)
