@@ -14,6 +14,10 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
+// redisStep bounds the resources that one script changes: each takes about 50 µs,
+// and no other client of the server gets an answer meanwhile.
+const redisStep = 100
+
 // ReleaseLock releases the lock with the ID. A lock that was released before,
 // by whomever, is released: the answer is nil while that is remembered. See
 // [enhanced.Backend].
@@ -207,7 +211,7 @@ func newIndexEntry(repository, text, key string) indexEntry {
 func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	prefix := "p" + strconv.Itoa(number) + "/"
-	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, maxStep+1)
+	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, redisStep+1)
 	if err != nil {
 		return nil, false, err
 	}
@@ -228,8 +232,8 @@ func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository s
 	if err := ambiguousHosts(repository, number, owners); err != nil {
 		return nil, false, err
 	}
-	if len(entries) > maxStep {
-		return entries[:closingPage], true, nil
+	if len(entries) > redisStep {
+		return entries[:redisStep], true, nil
 	}
 	return entries, false, nil
 }
@@ -292,7 +296,7 @@ func (b *RedisBackend) cleanUp(ctx context.Context, operation, tag string) (int,
 			return ended, err
 		}
 		if len(due.entries) == 0 {
-			_, err := b.step(ctx, operation, b.scripts.sweep, tag, due.name, nil, maxStep)
+			_, err := b.step(ctx, operation, b.scripts.sweep, tag, due.name, nil, redisStep)
 			return ended, err
 		}
 		a, err := b.settleAll(ctx, operation, due.entries)
@@ -319,7 +323,7 @@ type due struct {
 
 // due reads what is due in a repository, after the first skip.
 func (b *RedisBackend) due(ctx context.Context, operation, tag string, skip int) (due, error) {
-	reply, err := b.run(ctx, operation, b.scripts.due, []string{b.keys.state(tag), b.keys.key(tag, "deadlines")}, skip, maxStep)
+	reply, err := b.run(ctx, operation, b.scripts.due, []string{b.keys.state(tag), b.keys.key(tag, "deadlines")}, skip, redisStep)
 	if err != nil {
 		return due{}, err
 	}
