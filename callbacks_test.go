@@ -233,3 +233,18 @@ func TestAdapterCallbacks(t *testing.T) {
 	require.Equal(t, []string{"acquired", "released"}, seen.types())
 	require.Equal(t, enhanced.SystemAtlantis, seen.all()[1].Metadata["actor"])
 }
+
+// What the store could not do was not refused: it may even have happened.
+func TestCallbacksTellAFailureFromARefusal(t *testing.T) {
+	t.Parallel()
+	backend := newBackend(t, withEvents())
+	manager := newManagerOn(t, backend, withEvents())
+	var seen recorder
+	manager.AddEventCallback(seen.callback)
+	require.NoError(t, backend.Close())
+	_, err := manager.Acquire(t.Context(), pullRequest(5, "a"))
+	require.ErrorIs(t, err, enhanced.ErrBackend)
+	require.NoError(t, manager.Stop(t.Context()))
+	require.Equal(t, []string{"failed"}, seen.types())
+	require.ErrorIs(t, seen.all()[0].Err, enhanced.ErrBackend)
+}

@@ -27,6 +27,9 @@ const (
 	EventConflict = "conflict"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
+	// EventFailed: the store failed a request, which may have taken effect if Err
+	// is [ErrOutcomeUnknown]. Callbacks only; not in the log.
+	EventFailed = "failed"
 	// EventRepaired: a repair changed what is stored beside a lock, or recorded
 	// that a lock is lost.
 	EventRepaired = "repaired"
@@ -52,12 +55,12 @@ type LockEvent struct {
 }
 
 // ManagerEvent is what a manager tells its callbacks: a change that this
-// manager made, or a request that was refused.
+// manager made, or a request that was refused or that the store failed.
 type ManagerEvent struct {
 	LockEvent
 	// Priority is the request's or lock's.
 	Priority Priority
-	// Err says why a request was refused, nil otherwise.
+	// Err says why a request was refused or failed, nil otherwise.
 	Err error
 }
 

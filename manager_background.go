@@ -139,9 +139,12 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 	event := &ManagerEvent{Priority: request.Priority, Err: err}
 	event.Resource = request.Resource
 	event.Owner = request.Owner().String()
-	if err == nil {
+	switch {
+	case err == nil:
 		event.Type, event.LockID, event.Timestamp = EventAcquired, lock.ID, lock.AcquiredAt
-	} else {
+	case errors.Is(err, ErrBackend), errors.Is(err, ErrOutcomeUnknown):
+		event.Type, event.Timestamp = EventFailed, time.Now()
+	default:
 		event.Type, event.Timestamp = EventRefused, time.Now()
 	}
 	m.publish(event)

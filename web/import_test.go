@@ -180,7 +180,15 @@ func TestImportLimits(t *testing.T) {
 func TestImportStoreFails(t *testing.T) {
 	s := startServer(t, failWith(enhanced.NewBackendError("acquire", fmt.Errorf("disk full"))))
 	r := s.post(t, api.ImportPath, importBody(t, false, stockLock("acme/infra", ".", 1)))
-	problem(t, r, http.StatusServiceUnavailable, "BACKEND_ERROR")
+	told := problem(t, r, http.StatusServiceUnavailable, "BACKEND_ERROR")
+	require.Contains(t, told.Detail, "acquire: the store failed; the server's log says more")
+}
+
+func TestUnknownOutcomeIsTold(t *testing.T) {
+	s := startServer(t, failWith(enhanced.NewBackendError("acquire", enhanced.ErrOutcomeUnknown)))
+	told := problem(t, s.post(t, api.LocksPath, freezeProd), http.StatusServiceUnavailable, "BACKEND_ERROR")
+	require.True(t, told.OutcomeUnknown)
+	require.Contains(t, told.Detail, "acquire: the store has not answered, outcome unknown")
 }
 
 func outcomes(report api.ImportReport) []string {

@@ -61,9 +61,21 @@ func (s *server) problem(err error) *api.Problem {
 	}
 	if p.Status >= http.StatusInternalServerError {
 		s.logger.Err("%s: %s", lockError.Code, redact(err.Error()))
-		p.Detail += "; the server's log says more"
+		p.Detail += failing(p) + "; the server's log says more"
 	}
 	return p
+}
+
+// failing says behind what was to be done what became of it, without the cause.
+func failing(p *api.Problem) string {
+	switch {
+	case p.OutcomeUnknown:
+		return ": the store has not answered, outcome unknown"
+	case p.Code == enhanced.ErrCodeBackendError:
+		return ": the store failed"
+	default:
+		return ""
+	}
 }
 
 func newProblem(status int, detail string) *api.Problem {
