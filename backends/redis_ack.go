@@ -17,7 +17,7 @@ const ackTime = time.Second
 // it. WAIT is about what its own connection has written
 // (https://redis.io/docs/latest/commands/wait/), so both use one connection,
 // which is never replaced by another underneath: go-redis fails all further
-// commands on a Conn that broke. A grant that is not confirmed stays, like any
+// commands of one that broke. A grant that is not confirmed stays, like any
 // whose outcome is unknown: nobody else gets the lock, and the same request
 // gets it as soon as replicas confirm.
 func (b *RedisBackend) sendAcked(ctx context.Context, replicas int, s script, keys []string, args []any) (any, error) {
@@ -25,8 +25,18 @@ func (b *RedisBackend) sendAcked(ctx context.Context, replicas int, s script, ke
 	if err != nil {
 		return nil, err
 	}
-	conn := node.Conn()
-	defer conn.Close() //nolint:errcheck // it goes back to the pool
+	var reply any
+	// A transaction that watches nothing is one connection, and sends nothing of
+	// its own. It has its own copy of the client's options, taken under a lock;
+	// Client.Conn shares them, and go-redis 9.23 changes them while it connects.
+	err = node.Watch(ctx, func(conn *redis.Tx) (err error) {
+		reply, err = b.evaluateAcked(ctx, conn, replicas, s, keys, args)
+		return err
+	})
+	return reply, err
+}
+
+func (b *RedisBackend) evaluateAcked(ctx context.Context, conn *redis.Tx, replicas int, s script, keys []string, args []any) (any, error) {
 	reply, err := evaluate(ctx, conn, s, keys, args)
 	if err != nil {
 		return nil, err
@@ -51,7 +61,7 @@ func (b *RedisBackend) sendAcked(ctx context.Context, replicas int, s script, ke
 // confirm answers how many replicas have all that the connection has written.
 // An answer about an earlier step comes from a connection that may not have
 // written it, and WAIT there would confirm nothing: so it writes.
-func (b *RedisBackend) confirm(ctx context.Context, conn *redis.Conn, meta string, write bool, replicas int) (int64, error) {
+func (b *RedisBackend) confirm(ctx context.Context, conn *redis.Tx, meta string, write bool, replicas int) (int64, error) {
 	if write {
 		if _, err := evaluate(ctx, conn, b.scripts.touch, []string{meta}, nil); err != nil {
 			return 0, err

@@ -2,16 +2,21 @@ package backends_test
 
 import (
 	"context"
+	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/events/command"
 	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -127,6 +132,32 @@ func TestRedisMinReplicasAckOnCluster(t *testing.T) {
 		_, _, err := b.TryAcquireLock(ctx, by("org/a", ".", "ann"))
 		return err == nil
 	})
+}
+
+// The options of a client are not read while another connection of it changes
+// them, which go-redis does when the server does not know a command that it
+// tries on each new connection. The race detector judges this.
+func TestRedisMinReplicasAckLeavesTheOptionsAlone(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.Options{})
+	config := enhanced.DefaultConfig()
+	config.RedisMinReplicasAck = 1
+	client := redis.NewClient(sentinel.Primary.Options())
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	b := backends.NewRedisBackend(client, config, nil)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	require.NoError(t, b.HealthCheck(t.Context()))
+	// As for a server that a client has not met yet: a promoted replica.
+	client.Options().MaintNotificationsConfig.Mode = maintnotifications.ModeAuto
+	var callers sync.WaitGroup
+	for i := range 16 {
+		callers.Go(func() {
+			_, err := b.AcquireLock(t.Context(), by("org/app", strconv.Itoa(i), "ann"))
+			assert.NoError(t, err)
+		})
+		callers.Go(func() { assert.NoError(t, client.Ping(t.Context()).Err()) })
+	}
+	callers.Wait()
 }
 
 // keepIdle leaves several connections in the pool that have done nothing but
