@@ -27,11 +27,18 @@ with 3 if one was skipped because another holds its lock.`,
 	output := addOutputFlag(cmd)
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would happen")
 	source := addRedisFlags(cmd, env)
+	config := addConfigFlag(cmd, env)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		// The environment says where serve has its locks. Who names a file
 		// means that file.
 		if len(args) > 0 && !cmd.Flags().Changed("backend") {
-			source.backend, source.fromEnvironment = enhanced.BackendBoltDB, nil
+			source.forgetEnvironment(cmd)
+			if !cmd.Flags().Changed("config") {
+				config.path = ""
+			}
+		}
+		if err := config.apply(cmd, env); err != nil {
+			return err
 		}
 		if source.backend == enhanced.BackendRedis {
 			return wantArgs()(cmd, args)

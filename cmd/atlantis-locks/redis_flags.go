@@ -71,23 +71,35 @@ func addRedisFlags(cmd *cobra.Command, env environment) *redisFlags {
 func setFromEnvironment(flags *pflag.FlagSet, env environment) error {
 	var problems []error
 	flags.VisitAll(func(flag *pflag.Flag) {
-		variable := "ATLANTIS_LOCKS_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+		variable := variableOf(flag.Name)
 		flag.Usage += " (env " + variable + ")"
 		value := env.getenv(variable)
 		if value == "" {
 			return
 		}
-		var err error
-		if list, ok := flag.Value.(pflag.SliceValue); ok {
-			err = list.Replace(strings.Split(value, ","))
-		} else {
-			err = flag.Value.Set(value)
+		values := []string{value}
+		if _, list := flag.Value.(pflag.SliceValue); list {
+			values = strings.Split(value, ",")
 		}
-		if err != nil {
+		if err := setFlag(flag, values); err != nil {
 			problems = append(problems, fmt.Errorf("%s=%s: %w", variable, printable(value), err))
 		}
 	})
 	return errors.Join(problems...)
+}
+
+// variableOf is the environment variable of a flag.
+func variableOf(flag string) string {
+	return "ATLANTIS_LOCKS_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// forgetEnvironment makes flags that only the environment has set what they
+// would be without it.
+func (f *redisFlags) forgetEnvironment(cmd *cobra.Command) {
+	f.backend, f.fromEnvironment = enhanced.BackendBoltDB, nil
+	if !cmd.Flags().Changed("redis-addr") {
+		f.addrs = nil
+	}
 }
 
 // isRedis reports whether Redis is wanted.
@@ -102,7 +114,7 @@ func (f *redisFlags) isRedis(cmd *cobra.Command) (bool, error) {
 	default:
 		return false, usagef(cmd, "--backend %s is none of boltdb, redis", printable(f.backend))
 	}
-	if len(f.addrs) > 0 && cmd.Flags().Changed("redis-addr") {
+	if len(f.addrs) > 0 {
 		return false, usagef(cmd, "--redis-addr needs --backend redis")
 	}
 	return false, nil

@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"holdhttp":    cmdHoldHTTP,
 			"truncate":    cmdTruncate,
 			"mode":        cmdMode,
+			"expand":      cmdExpand,
 			"redis":       startRedis(t),
 			"stockredis":  cmdStockRedis,
 		},
@@ -227,5 +228,18 @@ func cmdMode(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if got := info.Mode().Perm(); got != os.FileMode(want) {
 		ts.Fatalf("mode is %#o, want %#o", got, want)
+	}
+}
+
+// cmdExpand replaces variables in files by their values: expand FILE...
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: expand FILE...")
+	}
+	for _, file := range args {
+		path := ts.MkAbs(file)
+		content, err := os.ReadFile(path)
+		ts.Check(err)
+		ts.Check(os.WriteFile(path, []byte(os.Expand(string(content), ts.Getenv)), 0o600))
 	}
 }

@@ -21,6 +21,7 @@ import (
 const (
 	dataDirVariable = "ATLANTIS_LOCKS_DATA_DIR"
 	listenVariable  = "ATLANTIS_LOCKS_LISTEN"
+	levelVariable   = "ATLANTIS_LOCKS_LOG_LEVEL"
 )
 
 // serveOptions are the flags of serve.
@@ -49,6 +50,7 @@ one server, one behind Sentinel, or a cluster.
 There is no authentication yet, so it listens on loopback addresses only.`,
 		Example: `  atlantis-locks serve
   atlantis-locks serve --data-dir /var/lib/atlantis --listen 127.0.0.1:4200
+  atlantis-locks serve --config /etc/atlantis-locks.yaml
   atlantis-locks serve --backend redis --redis-addr redis.internal:6379
   atlantis-locks serve --backend redis --redis-addr r1:6379,r2:6379,r3:6379
   atlantis-locks serve --backend redis --redis-addr s1:26379,s2:26379,s3:26379 --redis-sentinel-master locks`,
@@ -59,14 +61,18 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	flags.StringVar(&o.dataDir, "data-dir", setting(env, dataDirVariable, "./data"), "directory of "+dataFileName+" (env "+dataDirVariable+")")
 	flags.StringVar(&o.listen, "listen", setting(env, listenVariable, defaultListen), "address to listen on; port 0 is any free one (env "+listenVariable+")")
 	flags.StringVar(&o.addressFile, "address-file", "", "write the server's address to this file once it listens, and remove it at the end")
-	flags.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error; debug logs every request")
+	flags.StringVar(&o.logLevel, "log-level", setting(env, levelVariable, "info"), "debug, info, warn or error; debug logs every request (env "+levelVariable+")")
 	o.redis = addRedisFlags(cmd, env)
 	store := pflag.NewFlagSet("store", pflag.ContinueOnError)
 	store.StringVar(&o.keyPrefix, "redis-key-prefix", enhanced.DefaultConfig().RedisKeyPrefix, "start of every key")
 	store.IntVar(&o.minReplicasAck, "redis-min-replicas-ack", 0, "replicas that must have a change before it counts")
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
+	config := addConfigFlag(cmd, env)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := config.apply(cmd, env); err != nil {
+			return err
+		}
 		level, ok := logLevel(o.logLevel)
 		if !ok {
 			return usagef(cmd, "--log-level %s is none of debug, info, warn, error", printable(o.logLevel))
