@@ -14,6 +14,7 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/tests/history"
 	"github.com/stretchr/testify/require"
 )
 
@@ -51,7 +52,8 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 		config.RedisClusterMode = true
 	}
 	l := &ledger{
-		granted: make(map[string][]ledgerGrant), asked: make(map[string]map[string]bool),
+		recorder: history.NewRecorder(),
+		granted:  make(map[string][]ledgerGrant), asked: make(map[string]map[string]bool),
 		refused: make(map[string]bool), latest: make(map[ledgerPlace]time.Time),
 		last: make(map[ledgerPlace]error),
 	}
@@ -109,6 +111,7 @@ func (s *broken) run(t *testing.T, minReplicas int) losses {
 		require.Zero(t, sum.lost, "acknowledged grants that are lost")
 		require.Zero(t, sum.back, "locks that are back after an acknowledged release")
 		require.Zero(t, sum.twice, "locks acknowledged to two")
+		l.judge(t)
 	}
 	return sum
 }

@@ -12,6 +12,7 @@ import (
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/tests/history"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
@@ -24,6 +25,8 @@ const repositories = 6
 // and release few, so that each other acknowledged grant must be there at the
 // end.
 type ledger struct {
+	recorder *history.Recorder
+
 	mu sync.Mutex // protects all below
 	// granted are the acknowledged grants, by path; asked those who may have
 	// the lock without having heard of it.
@@ -65,7 +68,7 @@ const (
 
 // work takes locks through a backend until ctx ends.
 func (l *ledger) work(ctx context.Context, worker int, b enhanced.Backend) {
-	owner := "worker" + strconv.Itoa(worker)
+	owner, client := "worker"+strconv.Itoa(worker), l.recorder.Client(b)
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for number := 0; ; number++ {
@@ -76,27 +79,42 @@ func (l *ledger) work(ctx context.Context, worker int, b enhanced.Backend) {
 		}
 		request := &enhanced.EnhancedLockRequest{
 			ID: owner + "-" + strconv.Itoa(number), Resource: ledgerResource(number), User: models.User{Username: owner},
+			Timeout: enhanced.NoTimeout,
 		}
-		lock, acquired, err := l.try(ctx, b, request)
+		lock, acquired, err := l.try(ctx, client, request)
 		l.enter(worker, number, lock, acquired, err)
 		if errors.Is(err, enhanced.ErrOutcomeUnknown) {
 			// The same request again gets what it got, if it got anything.
-			lock, acquired, err = l.try(ctx, b, request)
+			lock, acquired, err = l.try(ctx, client, request)
 			l.enter(worker, number, lock, acquired, err)
 		}
 		if acquired && number%5 == 0 {
 			call, cancel := context.WithTimeout(ctx, callTime)
-			err := b.ReleaseLock(call, lock.ID)
+			err := client.Release(call, lock)
 			cancel()
 			l.releases(number, lock.Version, err)
 		}
 	}
 }
 
-func (l *ledger) try(ctx context.Context, b enhanced.Backend, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+func (l *ledger) try(ctx context.Context, client *history.Client, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
 	call, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return b.TryAcquireLock(call, request)
+	return client.Acquire(call, request)
+}
+
+// judge holds what was acknowledged against what a lock can do. A refusal may
+// come from a primary that has been replaced without knowing it, and says
+// nothing.
+func (l *ledger) judge(t *testing.T) {
+	t.Helper()
+	h := l.recorder.History()
+	for i := range h.Operations {
+		if op := &h.Operations[i]; op.Answer != history.Done && op.Answer != history.Unknown {
+			op.Answer, op.Lock = history.Nothing, nil
+		}
+	}
+	h.Keep(t, h.Judge())
 }
 
 // releases enters what a worker was told of a release.
