@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
 )
 
 // Names of the backends, for [EnhancedConfig.Backend].
@@ -232,6 +234,9 @@ func (c *EnhancedConfig) Validate() error {
 	}
 	if d.RetryBaseDelay > d.RetryMaxDelay {
 		report("retry_base_delay: %v is above retry_max_delay: %v", d.RetryBaseDelay, d.RetryMaxDelay)
+	}
+	if err := (queue.Order{AgingInterval: d.PriorityAgingInterval}).Validate(); err != nil && d.PriorityAgingInterval >= 0 {
+		report("priority_aging_interval: %v", err)
 	}
 	if d.DeadlockPrevention && !d.EnablePriorityQueue {
 		report("deadlock_prevention: true needs enable_priority_queue: true, which is false; without a queue nobody waits")

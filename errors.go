@@ -109,6 +109,16 @@ func NewNotFoundError(resource ResourceIdentifier) *LockError {
 	}
 }
 
+// NewNotWaitingError returns the LOCK_NOT_FOUND error for an owner, in text
+// form, that has no request in a resource's queue.
+func NewNotWaitingError(resource ResourceIdentifier, owner string) *LockError {
+	return &LockError{
+		Code:     ErrCodeLockNotFound,
+		Message:  fmt.Sprintf("%s does not wait for %s", DescribeOwner(owner), resource),
+		Resource: resource,
+	}
+}
+
 // NewUnknownLockError returns the LOCK_NOT_FOUND error for a lock ID.
 func NewUnknownLockError(lockID string) *LockError {
 	return &LockError{Code: ErrCodeLockNotFound, Message: fmt.Sprintf("no lock has the ID %q", lockID)}

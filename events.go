@@ -25,6 +25,15 @@ const (
 	// written over ours; in a bbolt file it has one from before Atlantis v0.40
 	// beside a later one. The lock that is held stays until one of them releases.
 	EventConflict = "conflict"
+	// EventQueued: a request has to wait and is in the queue.
+	EventQueued = "queued"
+	// EventGranted: a waiter got the lock that was freed.
+	EventGranted = "granted"
+	// EventCancelled: a waiter left the queue without the lock: its caller gave
+	// up, somebody took it out, its pull request was closed, or it died.
+	EventCancelled = "cancelled"
+	// EventQueueTimeout: a waiter left the queue after QueueTimeout.
+	EventQueueTimeout = "queue_timeout"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
 	// EventFailed: the store failed a request, which may have taken effect if Err
@@ -45,7 +54,8 @@ type LockEvent struct {
 	Type     string
 	LockID   string
 	Resource ResourceIdentifier
-	// Owner is the owner after the change, or before it when the lock ended.
+	// Owner is the owner after the change, or before it when the lock ended; for
+	// a change of a queue, who waits or has waited.
 	Owner string
 	// Timestamp is the store's time of the change.
 	Timestamp time.Time
@@ -78,7 +88,8 @@ type LogRecord struct {
 	Sequence uint64
 	Time     time.Time
 	// Type is one of the Event constants.
-	Type      string
+	Type string
+	// LockID is empty for a change of a queue.
 	LockID    string
 	RequestID string
 	Resource  ResourceIdentifier
@@ -91,6 +102,9 @@ type LogRecord struct {
 	Cause string
 	// Reason is a person's explanation of a forced change.
 	Reason string
+	// Waiter is whose request a change of a queue is about, in an owner's text
+	// form, empty for a change of a lock.
+	Waiter string
 	// Before and After are the lock's state around the change, nil for none.
 	Before *LockSummary
 	After  *LockSummary
@@ -125,6 +139,7 @@ func (r *LogRecord) Event() *LockEvent {
 	if r.Reason != "" {
 		event.Metadata["reason"] = r.Reason
 	}
+	event.Owner = r.Waiter
 	if r.Before != nil {
 		event.Owner = r.Before.Owner
 	}
@@ -140,6 +155,17 @@ func (r *LogRecord) Event() *LockEvent {
 	return event
 }
 
+// IsQueueEvent reports whether events of a type are about a waiter, and about no
+// lock: the lock that it waits for stays as it is.
+func IsQueueEvent(eventType string) bool {
+	switch eventType {
+	case EventQueued, EventCancelled, EventQueueTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
 // LockSummary is what the log keeps of a lock.
 type LockSummary struct {
 	Owner     string     `json:"owner"`
@@ -152,6 +178,8 @@ type LockSummary struct {
 const (
 	// CauseRequest: the owner asked.
 	CauseRequest = "request"
+	// CauseHandOver: a lock was freed while others waited for it.
+	CauseHandOver = "hand_over"
 	// CauseForced: somebody overrode the owner.
 	CauseForced = "forced"
 	// CausePull: all locks of a pull request were released.

@@ -3,7 +3,6 @@ package enhanced
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -287,18 +286,17 @@ func (m *EnhancedLockManager) GetQueuePosition(ctx context.Context, project mode
 	return 1 + slices.IndexFunc(waiters, func(r *EnhancedLockRequest) bool { return r.Owner() == owner }), nil
 }
 
-// CancelQueuedRequest takes the user's request out of the queue. Nothing waits
-// while the queue is off; a request that does not wait is LOCK_NOT_FOUND.
+// CancelQueuedRequest takes the user's requests for a project out of the queue:
+// their calls answer LOCK_EXPIRED. LOCK_NOT_FOUND if the user does not wait.
 func (m *EnhancedLockManager) CancelQueuedRequest(ctx context.Context, project models.Project, workspace string, user models.User) error {
-	resource := ProjectResource(project, workspace)
-	if _, err := m.waiters(ctx, resource); err != nil {
+	if _, err := m.ready(ctx); err != nil {
 		return err
 	}
-	return &LockError{
-		Code:     ErrCodeLockNotFound,
-		Message:  fmt.Sprintf("%s does not wait for %s", UserOwner(user.Username).Describe(), resource),
-		Resource: resource,
+	if user.Username == "" {
+		return NewInvalidError("user is empty; requests are cancelled for their owner")
 	}
+	owner := UserOwner(user.Username).String()
+	return m.backend.CancelRequest(ctx, ProjectResource(project, workspace), owner, owner)
 }
 
 func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIdentifier) ([]*EnhancedLockRequest, error) {

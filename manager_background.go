@@ -30,7 +30,7 @@ func (m *EnhancedLockManager) Start(ctx context.Context) error {
 	}
 	background, cancel := context.WithCancel(ctx)
 	events, err := m.backend.Subscribe(background, []string{
-		EventAcquired, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
+		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
 	})
 	if err != nil {
 		cancel()

@@ -154,6 +154,16 @@ type QueueStatus struct {
 	QueuesByPriority map[Priority]int
 }
 
+// Add adds a waiter.
+func (s *QueueStatus) Add(request *EnhancedLockRequest) {
+	s.Size++
+	s.PendingRequests = append(s.PendingRequests, request)
+	s.QueuesByPriority[request.Priority]++
+	if s.OldestRequest == nil || request.RequestedAt.Before(*s.OldestRequest) {
+		s.OldestRequest = &request.RequestedAt
+	}
+}
+
 // BackendStats are the figures of a store and of this process's work on it.
 type BackendStats struct {
 	// ActiveLocks and QueueDepth are the store's: locks held and requests waiting.
@@ -249,6 +259,10 @@ type Backend interface {
 	TransferLock(ctx context.Context, lockID, newOwner string) error
 	// GetQueueStatus describes the waiters.
 	GetQueueStatus(ctx context.Context) (*QueueStatus, error)
+	// CancelRequest takes the requests of an owner, in text form, for a resource
+	// out of the queue; their calls answer LOCK_EXPIRED. LOCK_NOT_FOUND if none
+	// waits. The actor is who does it, for the log.
+	CancelRequest(ctx context.Context, resource ResourceIdentifier, owner, actor string) error
 	// Subscribe returns a channel of the store's events of the given types
 	// (all types when empty), from now on, from every process. It reads the
 	// log, so a slow reader delays nobody; the channel closes when ctx ends.

@@ -86,6 +86,15 @@ const (
 	// RuleRequestStray: a request's entry leads to the lock that it got.
 	RuleRequestStray = "request-stray"
 
+	// RuleQueueUnreadable: every waiter can be read.
+	RuleQueueUnreadable = "queue-unreadable"
+	// RuleQueueRank: each waiter stands where its priority and its time put it.
+	RuleQueueRank = "queue-rank"
+	// RuleQueueMissing: its request and its owner lead to each waiter.
+	RuleQueueMissing = "queue-missing"
+	// RuleQueueStray: what leads to a waiter leads to one that is there.
+	RuleQueueStray = "queue-stray"
+
 	// RuleStockUnreadable: stock Atlantis' records can be read.
 	RuleStockUnreadable = "stock-unreadable"
 	// RuleStockKey: a record of stock Atlantis is of the project that its key names.

@@ -30,6 +30,7 @@ type BoltBackend struct {
 	recorder  recorder.Recorder
 	feeds     feeds
 	clean     cleanState
+	waiting   *waiting
 }
 
 var (
@@ -61,6 +62,7 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
 	b.startCommitter()
+	b.waiting = newWaiting(b.watch)
 	return b, nil
 }
 
@@ -130,9 +132,10 @@ func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error
 	return nil
 }
 
-// Close refuses further calls, waits for those that are writing, and ends all
-// subscriptions. It leaves the bbolt file open. Closing twice does nothing.
+// Close refuses further calls, ends those that wait for a lock, waits for those
+// that are writing, and ends all subscriptions. It leaves the bbolt file open. Closing twice does nothing.
 func (b *BoltBackend) Close() error {
+	b.waiting.close()
 	b.committer.close()
 	b.feeds.close()
 	return nil

@@ -9,19 +9,6 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
 )
 
-// AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
-// [enhanced.Backend].
-func (b *BoltBackend) AcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
-	lock, acquired, err := b.TryAcquireLock(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	if !acquired {
-		return nil, enhanced.NewHeldError(lock.Resource, lock)
-	}
-	return lock, nil
-}
-
 // TryAcquireLock takes the lock and returns it with true, or returns the
 // holder's with false. See [enhanced.Backend].
 func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
@@ -32,16 +19,18 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 	}
 	start := time.Now()
 	a, err := decide(ctx, b.committer, "acquire "+r.Resource.String(), func(batch *batch) (acquisition, error) {
-		return b.repositoryStep(batch, r.Resource.Namespace).acquire(r)
+		return b.repositoryStep(batch, r.Resource.Namespace).acquire(r, false)
 	})
 	countRequest(&b.recorder, a.granted, time.Since(start), err)
 	return a.lock, a.granted, err
 }
 
-// acquisition is the answer to a request: a new lock, or the holder's.
+// acquisition is the answer to a request: a new lock, or the holder's. The
+// request may wait for that.
 type acquisition struct {
 	lock    *enhanced.EnhancedLock
 	granted bool
+	waits   bool
 }
 
 // countRequest counts a decided request.
@@ -65,7 +54,8 @@ func closingError(resource enhanced.ResourceIdentifier, owner string) error {
 	}
 }
 
-func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, error) {
+// acquire decides a request. One that can wait, and has to, enters the queue.
+func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) (acquisition, error) {
 	if known, answer, err := s.recall(r); known {
 		return answer, err
 	}
@@ -78,7 +68,10 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, 
 	case unreadable:
 		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
 	case held, heldElsewhere:
-		return acquisition{f.lock(), false}, nil
+		if canWait && f.owner().String() != owner && !s.closing(owner) {
+			return s.enqueue(r, &f)
+		}
+		return acquisition{lock: f.lock()}, nil
 	default:
 	}
 	if s.closing(owner) {
@@ -96,7 +89,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest) (acquisition, 
 	}
 	lock, err := s.grant(r.Resource, record, r.ProjectLock(), enhanced.EventAcquired, nil,
 		change{actor: owner, cause: enhanced.CauseRequest, request: r.ID})
-	return acquisition{lock, true}, err
+	return acquisition{lock: lock, granted: true}, err
 }
 
 // RefreshLock makes the lease end extension from now. See [enhanced.Backend].

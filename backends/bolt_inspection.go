@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
 	"go.etcd.io/bbolt"
 )
 
@@ -34,6 +35,8 @@ type inspection struct {
 	highest int64
 
 	log logInspection
+	// order is the one that waiters are ranked by.
+	order queue.Order
 }
 
 type reclaimedLock struct {
@@ -63,6 +66,7 @@ func (c *inspection) run() {
 	c.checkLog()
 	c.eachEntry(rangeLock, c.checkLock)
 	c.checkLostLocks()
+	c.checkAging()
 	c.eachEntry(0, c.checkEntry)
 	c.checkCounter()
 }

@@ -23,14 +23,17 @@ import (
 //	    i TOKEN                 lock ID -> resource, or how the lock ended
 //	    l RESOURCE              lock record
 //	    o OWNER 00 RESOURCE     what an owner holds
+//	    q RESOURCE 00 RANK      waiter, see [queue.Order]
 //	    r REQUEST               request ID -> token of the lock it got
+//	    u OWNER 00 RESOURCE 00 REQUEST  -> RANK of a waiter
+//	    w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
+//	    y "aging"               PriorityAgingInterval that the ranks are by
 //	    y "name"|"checkpoint"
 //	    z SEQUENCE              log record
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
 // each: what one step changes then lies on few pages. Numbers are big-endian,
-// so that ranges are in numeric order. Queues will take the letter q, the
-// memory of requests the letter r. The log is last, so that it grows at the
+// so that ranges are in numeric order. The log is last, so that it grows at the
 // tree's edge.
 const (
 	rangeClosing  = 'c'
@@ -39,7 +42,10 @@ const (
 	rangeID       = 'i'
 	rangeLock     = 'l'
 	rangeOwner    = 'o'
+	rangeQueue    = 'q'
 	rangeRequest  = 'r'
+	rangeWaits    = 'u'
+	rangeWaiter   = 'w'
 	rangeLog      = 'z'
 
 	// formatVersion is the only layout this code writes and reads.
@@ -59,6 +65,7 @@ func nameKey() []byte       { return []byte("yname") }
 func tokenKey() []byte      { return []byte("token") }
 func probeKey() []byte      { return []byte("probe") }
 func checkpointKey() []byte { return []byte("ycheckpoint") }
+func agingKey() []byte      { return []byte("yaging") }
 
 // present is the value of keys that say all themselves. It is not empty, since
 // bbolt answers nil both for an empty value of the same transaction and for none.

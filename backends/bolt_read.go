@@ -202,6 +202,11 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 	err := b.viewNow(ctx, "count locks", func(tx *bbolt.Tx, now int64) error {
 		overtaken := b.countStock(tx, now, stats)
 		eachRepository(tx, now, func(r *repository) {
+			r.allWaiters(func(w *waiter) {
+				if b.waiting.isAlive(requestName{r.name, w.Request}) {
+					stats.QueueDepth++
+				}
+			})
 			r.locks(func(resource enhanced.ResourceIdentifier, data []byte, err error) {
 				if err != nil {
 					stats.UnreadableRecords = append(stats.UnreadableRecords, err.Error())
@@ -239,15 +244,6 @@ func (b *BoltBackend) countStock(tx *bbolt.Tx, now int64, stats *enhanced.Backen
 		}
 	}
 	return overtaken
-}
-
-// GetQueueStatus describes the waiters. Nothing waits in this store yet.
-func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus, error) {
-	err := b.view(ctx, "queue status", func(*bbolt.Tx) error { return nil })
-	if err != nil {
-		return nil, err
-	}
-	return &enhanced.QueueStatus{QueuesByPriority: map[enhanced.Priority]int{}}, nil
 }
 
 // NextDeadline returns how long it is until the next lease ends. See

@@ -196,6 +196,7 @@ type logRecord struct {
 	Actor    string      `json:"a,omitzero"`
 	Cause    string      `json:"c"`
 	Reason   string      `json:"w,omitzero"`
+	Waiter   string      `json:"u,omitzero"`
 	Before   *logSummary `json:"b,omitzero"`
 	After    *logSummary `json:"z,omitzero"`
 }
@@ -220,11 +221,23 @@ func (r *logRecord) owner() string {
 	}
 }
 
+// waiter returns whose request the change is about, "" where it is not about a
+// queue.
+func (r *logRecord) waiter() string {
+	if enhanced.IsQueueEvent(r.Type) {
+		return cmp.Or(r.Waiter, r.Actor)
+	}
+	return ""
+}
+
 // compact leaves out what repeats: an actor that is the owner, and in the
 // summaries the record's own token.
 func (r *logRecord) compact() {
 	if r.Actor == r.owner() {
 		r.Actor = ""
+	}
+	if r.Waiter == r.Actor {
+		r.Waiter = ""
 	}
 	for _, s := range []*logSummary{r.Before, r.After} {
 		if s != nil && s.Token == r.Token {
@@ -252,10 +265,14 @@ func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced
 	if err != nil {
 		return nil, err
 	}
+	lockID := ""
+	if !enhanced.IsQueueEvent(r.Type) {
+		lockID = enhanced.FormatLockID(repository, r.Token)
+	}
 	return &enhanced.LogRecord{
 		Sequence: sequence, Time: time.UnixMicro(r.Time), Type: r.Type,
-		LockID: enhanced.FormatLockID(repository, r.Token), RequestID: r.Request,
+		LockID: lockID, RequestID: r.Request,
 		Resource: resource, Token: r.Token, Actor: cmp.Or(r.Actor, r.owner()), Cause: r.Cause,
-		Reason: r.Reason, Before: r.summary(r.Before), After: r.summary(r.After),
+		Reason: r.Reason, Waiter: r.waiter(), Before: r.summary(r.Before), After: r.summary(r.After),
 	}, nil
 }

@@ -192,8 +192,9 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 			return releasedPage{}, err
 		}
 	}
-	if page.more {
-		return page, nil
+	more, err := s.dequeueByPull(number, c)
+	if page.more = page.more || more; err != nil || page.more {
+		return page, err
 	}
 	locks, err := s.endRivalsByPull(number, rivals, c)
 	page.locks = append(page.locks, locks...)

@@ -124,7 +124,7 @@ func (s *repositoryStep) finish(f *finding, c change) error {
 	for {
 		rivals := s.rivals(f.resource, false)
 		if len(rivals) == 0 {
-			return nil
+			return s.serve(f.resource)
 		}
 		next := s.backend.repositoryStep(s.batch, rivals[0].resource.Namespace)
 		heir, _, err := next.settle(rivals[0].resource)

@@ -20,6 +20,8 @@ type repositoryStep struct {
 // change says who changes something, through what, and why.
 type change struct {
 	actor, cause, reason, request string
+	// waiter is whose request it is about, for a change of a queue.
+	waiter string
 }
 
 func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep {
@@ -83,8 +85,8 @@ func (s *repositoryStep) deleteLegacy(key string) error {
 }
 
 // settle does first what is due on a resource: it ends a lease that has run
-// out, follows what stock Atlantis has done in its own bucket, and takes over
-// what stock has locked. The finding that it returns is free, held,
+// out, follows what stock Atlantis has done in its own bucket, takes over what
+// stock has locked, and gives what is free to the next waiter. The finding that it returns is free, held,
 // heldElsewhere or unreadable. The second result is the record that ended, if one did.
 func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, *lockRecord, error) {
 	var ended *lockRecord
@@ -110,6 +112,11 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 			_, _, err = s.backend.repositoryStep(s.batch, f.resource.Namespace).settle(f.resource)
 		case held:
 			return f, ended, s.noteRivals(&f)
+		case free:
+			var given bool
+			if given, err = s.handOver(resource); err == nil && !given {
+				return f, ended, nil
+			}
 		default:
 			return f, ended, nil
 		}
@@ -249,7 +256,7 @@ func (s *repositoryStep) adopt(f *finding) error {
 func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier, before, after *lockRecord, c change) error {
 	record := logRecord{
 		Time: s.now, Type: event, Resource: resource.Key(),
-		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason,
+		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason, Waiter: c.waiter,
 	}
 	if before != nil {
 		record.Token, record.Before = before.Token, before.logSummary()

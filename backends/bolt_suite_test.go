@@ -21,6 +21,14 @@ func TestBoltSuite(t *testing.T) {
 	})
 }
 
+func TestBoltQueue(t *testing.T) {
+	t.Parallel()
+	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+		t.Helper()
+		return openBolt(t, filepath.Join(t.TempDir(), "atlantis.db"), config)
+	})
+}
+
 // openBolt opens a store that is closed with the test.
 func openBolt(t *testing.T, path string, config *enhanced.EnhancedConfig) *backends.BoltBackend {
 	t.Helper()

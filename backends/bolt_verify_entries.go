@@ -24,14 +24,20 @@ func (c *inspection) checkEntry(key, value []byte) {
 		c.checkIDEntry(key, value)
 	case rangeOwner:
 		c.checkOwnerEntry(key)
+	case rangeQueue:
+		c.checkQueueEntry(key, value)
 	case rangeRequest:
 		c.checkRequestEntry(key, value)
+	case rangeWaits:
+		c.checkWaitsEntry(key, value)
+	case rangeWaiter:
+		c.checkWaiterEntry(key, value)
 	case rangeLog:
 		if len(key) != 9 {
 			c.checkUnknown(key)
 		}
 	default:
-		if !bytes.Equal(key, nameKey()) && !bytes.Equal(key, checkpointKey()) {
+		if !bytes.Equal(key, nameKey()) && !bytes.Equal(key, checkpointKey()) && !bytes.Equal(key, agingKey()) {
 			c.checkUnknown(key)
 		}
 	}

@@ -103,10 +103,10 @@ func (c *inspection) checkLogRecord(key, value []byte) {
 	c.checkLogOrder(key, record)
 	// The end of stock's second lock on a resource says nothing of the first one.
 	ofRival := record.Type == enhanced.EventReleased && record.Token == 0
-	if resourceKey := record.Resource.Key(); resourceKey != noResource() && !ofRival {
+	if resourceKey := record.Resource.Key(); resourceKey != noResource() && !ofRival && !enhanced.IsQueueEvent(record.Type) {
 		l.words[resourceKey] = lastWord{sequence, record.After}
 		switch {
-		case record.Type == enhanced.EventAcquired:
+		case record.Type == enhanced.EventAcquired, record.Type == enhanced.EventGranted:
 			l.acquired[resourceKey] = record.Time.UnixMicro()
 		case record.Before == nil || record.After == nil:
 			delete(l.acquired, resourceKey)

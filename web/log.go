@@ -89,6 +89,7 @@ func recordView(r *enhanced.LogRecord) api.LogRecord {
 		Actor:       r.Actor,
 		Cause:       r.Cause,
 		Reason:      r.Reason,
+		Waiter:      r.Waiter,
 		Before:      stateView(r.Before),
 		After:       stateView(r.After),
 	}

@@ -121,7 +121,7 @@ func parseSince(text string, now time.Time) (time.Time, bool) {
 }
 
 func (f auditFilter) chooses(r api.LogRecord) bool {
-	isOwners := f.owner == "" || r.Actor == f.owner ||
+	isOwners := f.owner == "" || r.Actor == f.owner || r.Waiter == f.owner ||
 		r.Before != nil && r.Before.OwnerID == f.owner || r.After != nil && r.After.OwnerID == f.owner
 	// A record that can't be read has no time, and could be any.
 	isSince := !r.Time.Before(f.since) || r.Type == enhanced.EventUnreadable
@@ -144,11 +144,12 @@ func recordRows(records []api.LogRecord) [][]string {
 	return rows
 }
 
-// changedOwner describes the owner of the lock, before and after where it changed.
+// changedOwner describes the owner of the lock, before and after where it
+// changed, or the one who waits for it.
 func changedOwner(r api.LogRecord) string {
 	switch {
 	case r.Before == nil && r.After == nil:
-		return "-"
+		return dash(r.Waiter)
 	case r.Before == nil:
 		return printable(r.After.OwnerID)
 	case r.After == nil || r.After.OwnerID == r.Before.OwnerID:

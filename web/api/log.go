@@ -27,6 +27,7 @@ type LogRecord struct {
 	Actor       string     `json:"actor" doc:"Who did it, in the form of owner_id." example:"user:alice"`
 	Cause       string     `json:"cause" doc:"Through what it came." example:"request"`
 	Reason      string     `json:"reason,omitempty" doc:"What a person gave as the reason."`
+	Waiter      string     `json:"waiter,omitempty" doc:"Whose request it was about, in the form of owner_id, where a queue changed and no lock." example:"user:bob"`
 	Before      *LockState `json:"before,omitempty" doc:"The lock before; absent for none."`
 	After       *LockState `json:"after,omitempty" doc:"The lock after; absent for none."`
 }

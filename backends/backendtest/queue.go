@@ -1,0 +1,470 @@
+package backendtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// queueConfig is a configuration with the queue on.
+func queueConfig(change func(c *enhanced.EnhancedConfig)) *enhanced.EnhancedConfig {
+	config := enhanced.DefaultConfig()
+	config.EnablePriorityQueue = true
+	if change != nil {
+		change(config)
+	}
+	return config
+}
+
+// waiter is a call that waits in a goroutine.
+type waiter struct {
+	request *enhanced.EnhancedLockRequest
+	cancel  context.CancelFunc
+	done    chan struct{}
+	lock    *enhanced.EnhancedLock
+	err     error
+}
+
+// enqueue starts a call and returns once it waits.
+func enqueue(t *testing.T, b enhanced.Backend, request *enhanced.EnhancedLockRequest) *waiter {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &waiter{request: request, cancel: cancel, done: make(chan struct{})}
+	before := queueLength(t, b)
+	go func() {
+		defer close(w.done)
+		w.lock, w.err = b.AcquireLock(ctx, request)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-w.done
+	})
+	Eventually(t, "the request waits", func() bool {
+		select {
+		case <-w.done:
+			t.Fatalf("the request does not wait: %v", w.err)
+		default:
+		}
+		return queueLength(t, b) > before
+	})
+	return w
+}
+
+func queueLength(t *testing.T, b enhanced.Backend) int {
+	t.Helper()
+	status, err := b.GetQueueStatus(t.Context())
+	require.NoError(t, err)
+	return status.Size
+}
+
+// result waits for the call's answer.
+func (w *waiter) result(t *testing.T) (*enhanced.EnhancedLock, error) {
+	t.Helper()
+	select {
+	case <-w.done:
+	case <-time.After(patience):
+		t.Fatalf("%s still waits after %v", w.request.Owner().Describe(), patience)
+	}
+	return w.lock, w.err
+}
+
+func (w *waiter) requireGranted(t *testing.T) *enhanced.EnhancedLock {
+	t.Helper()
+	lock, err := w.result(t)
+	require.NoError(t, err)
+	require.Equal(t, w.request.Owner().String(), lock.Owner)
+	return lock
+}
+
+func (w *waiter) requireWaits(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.done:
+		t.Fatalf("%s does not wait any more: %v", w.request.Owner().Describe(), w.err)
+	default:
+	}
+}
+
+func userWith(name, path string, priority enhanced.Priority) *enhanced.EnhancedLockRequest {
+	r := userRequest(name, path)
+	r.Priority = priority
+	return r
+}
+
+// RunQueue is the part of the suite for backends that have queues.
+func RunQueue(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	t.Run("in order of priority, then of arrival", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		var waiters []*waiter
+		for i, p := range []enhanced.Priority{
+			enhanced.PriorityLow, enhanced.PriorityNormal, enhanced.PriorityCritical, enhanced.PriorityNormal,
+			enhanced.PriorityHigh, enhanced.PriorityCritical, enhanced.PriorityLow,
+		} {
+			waiters = append(waiters, enqueue(t, b, userWith(fmt.Sprint("u", i), ".", p)))
+		}
+		status, err := b.GetQueueStatus(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 7, status.Size)
+		require.Equal(t, map[enhanced.Priority]int{
+			enhanced.PriorityLow: 2, enhanced.PriorityNormal: 2, enhanced.PriorityHigh: 1, enhanced.PriorityCritical: 2,
+		}, status.QueuesByPriority)
+		order := []int{2, 5, 4, 1, 3, 0, 6}
+		for i, number := range order {
+			pending := status.PendingRequests[i]
+			require.Equal(t, fmt.Sprint("u", number), pending.User.Username)
+			require.Equal(t, resource("."), pending.Resource)
+			require.Equal(t, waiters[number].request.Priority, pending.Priority)
+			require.Equal(t, enhanced.NoTimeout, pending.Timeout)
+		}
+		require.True(t, status.OldestRequest.Equal(status.PendingRequests[5].RequestedAt))
+		stats, err := b.GetStats(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 7, stats.QueueDepth)
+		for i, number := range order {
+			require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+			next := waiters[number].requireGranted(t)
+			require.Greater(t, next.Version, lock.Version)
+			require.Equal(t, waiters[number].request.Priority, next.Priority)
+			lock = next
+			for _, later := range order[i+1:] {
+				waiters[later].requireWaits(t)
+			}
+		}
+		require.Zero(t, queueLength(t, b))
+		requireVerified(t, b)
+	})
+
+	t.Run("no busy resource delays another", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		acquire(t, b, userRequest("holder", "busy"))
+		enqueue(t, b, userWith("first", "busy", enhanced.PriorityCritical))
+		free := acquire(t, b, userRequest("holder", "free"))
+		second := enqueue(t, b, userWith("second", "free", enhanced.PriorityLow))
+		require.NoError(t, b.ReleaseLock(t.Context(), free.ID))
+		second.requireGranted(t)
+	})
+
+	t.Run("whatever frees the lock hands it over", func(t *testing.T) {
+		for name, free := range map[string]func(b enhanced.Backend, lock *enhanced.EnhancedLock) error{
+			"by ID": func(b enhanced.Backend, lock *enhanced.EnhancedLock) error {
+				return b.ReleaseLock(t.Context(), lock.ID)
+			},
+			"by owner": func(b enhanced.Backend, lock *enhanced.EnhancedLock) error {
+				_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: lock.Resource, Owner: lock.Owner})
+				return err
+			},
+			"by force": func(b enhanced.Backend, lock *enhanced.EnhancedLock) error {
+				_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: lock.Resource, Force: true, Actor: "user:admin"})
+				return err
+			},
+			"by pull": func(b enhanced.Backend, _ *enhanced.EnhancedLock) error {
+				_, err := b.ReleaseByPull(t.Context(), repo, 5, enhanced.SystemAtlantis)
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newBackend(t, queueConfig(nil))
+				lock := acquire(t, b, pullRequest(5, "."))
+				waiting := pullRequest(6, ".")
+				waiting.ID, waiting.Timeout, waiting.Metadata = "once", time.Hour, map[string]string{enhanced.MetadataNote: "next"}
+				w := enqueue(t, b, waiting)
+				require.NoError(t, free(b, lock))
+				granted := w.requireGranted(t)
+				require.Equal(t, "next", granted.Metadata[enhanced.MetadataNote])
+				require.Equal(t, 6, granted.OriginalLock.Pull.Num)
+				require.NotNil(t, granted.ExpiresAt)
+				require.Equal(t, time.Hour, granted.ExpiresAt.Sub(granted.AcquiredAt))
+				requireHeldBy(t, b, resource("."), granted.Owner)
+				// The same request has what it got.
+				again := acquire(t, b, waiting)
+				require.Equal(t, granted.ID, again.ID)
+			})
+		}
+	})
+
+	t.Run("a lease that ends, with nobody to look after it", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		leased := userRequest("holder", ".")
+		leased.Timeout = 300 * time.Millisecond
+		acquire(t, b, leased)
+		enqueue(t, b, userRequest("next", ".")).requireGranted(t)
+	})
+
+	t.Run("nobody waits behind himself", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		_, err := b.AcquireLock(t.Context(), userRequest("holder", "."))
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		first := enqueue(t, b, userRequest("next", "."))
+		second := enqueue(t, b, userRequest("next", "."))
+		third := enqueue(t, b, userRequest("third", "."))
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		granted := first.requireGranted(t)
+		_, err = second.result(t)
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		held := (*enhanced.LockError)(nil)
+		require.ErrorAs(t, err, &held)
+		require.Equal(t, granted.ID, held.Holder.ID)
+		third.requireWaits(t)
+	})
+
+	t.Run("a call that does not wait", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		w := enqueue(t, b, userRequest("next", "."))
+		found, acquired, err := b.TryAcquireLock(t.Context(), userRequest("other", "."))
+		require.NoError(t, err)
+		require.False(t, acquired)
+		require.Equal(t, lock.ID, found.ID)
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		granted := w.requireGranted(t)
+		found, acquired, err = b.TryAcquireLock(t.Context(), userRequest("other", "."))
+		require.NoError(t, err)
+		require.False(t, acquired)
+		require.Equal(t, granted.ID, found.ID)
+	})
+
+	t.Run("MaxQueueSize", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = 2 }))
+		acquire(t, b, userRequest("holder", "."))
+		first := enqueue(t, b, userRequest("u1", "."))
+		enqueue(t, b, userRequest("u2", "."))
+		_, err := b.AcquireLock(t.Context(), userRequest("u3", "."))
+		require.ErrorIs(t, err, enhanced.ErrQueueFull)
+		require.ErrorContains(t, err, "its queue has 2 waiters, and max_queue_size is 2")
+		acquire(t, b, userRequest("holder", "other"))
+		enqueue(t, b, userRequest("u3", "other"))
+		first.cancel()
+		<-first.done
+		Eventually(t, "the first one has left", func() bool { return queueLength(t, b) == 2 })
+		enqueue(t, b, userRequest("u4", "."))
+	})
+
+	t.Run("QueueTimeout", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = 500 * time.Millisecond }))
+		lock := acquire(t, b, userRequest("holder", "."))
+		w := enqueue(t, b, userRequest("late", "."))
+		_, err := w.result(t)
+		require.ErrorIs(t, err, enhanced.ErrTimeout)
+		require.ErrorContains(t, err, "user late waited too long for")
+		require.ErrorContains(t, err, "as number 1 of 1 in the queue")
+		require.ErrorContains(t, err, "is locked by user holder")
+		timeout := (*enhanced.LockError)(nil)
+		require.ErrorAs(t, err, &timeout)
+		require.Equal(t, lock.ID, timeout.Holder.ID)
+		require.Zero(t, queueLength(t, b))
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		requireFree(t, b, resource("."))
+	})
+
+	t.Run("cancel", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		err := b.CancelRequest(t.Context(), resource("."), "user:next", "user:next")
+		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+		require.ErrorContains(t, err, "user next does not wait for")
+		lock := acquire(t, b, userRequest("holder", "."))
+		next, after := enqueue(t, b, userRequest("next", ".")), enqueue(t, b, userRequest("after", "."))
+		require.ErrorIs(t, b.CancelRequest(t.Context(), resource("other"), "user:next", "user:next"), enhanced.ErrLockNotFound)
+		require.ErrorIs(t, b.CancelRequest(t.Context(), resource("."), "nobody", "user:next"), enhanced.ErrInvalidRequest)
+		require.NoError(t, b.CancelRequest(t.Context(), resource("."), "user:next", "user:admin"))
+		_, err = next.result(t)
+		require.ErrorIs(t, err, enhanced.ErrLockExpired)
+		require.ErrorContains(t, err, "was cancelled by user admin")
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		after.requireGranted(t)
+	})
+
+	t.Run("closing a pull request takes it out of all queues", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		one, two := acquire(t, b, userRequest("holder", "one")), acquire(t, b, userRequest("holder", "two"))
+		closed := []*waiter{enqueue(t, b, pullRequest(5, "one")), enqueue(t, b, pullRequest(5, "two"))}
+		longer := enqueue(t, b, pullRequest(55, "one"))
+		acquire(t, b, pullRequest(5, "three"))
+		heir := enqueue(t, b, pullRequest(6, "three"))
+		locks, err := b.ReleaseByPull(t.Context(), repo, 5, enhanced.SystemAtlantis)
+		require.NoError(t, err)
+		require.Len(t, locks, 1)
+		for _, w := range closed {
+			_, err := w.result(t)
+			require.ErrorIs(t, err, enhanced.ErrLockExpired)
+		}
+		heir.requireGranted(t)
+		require.NoError(t, b.ReleaseLock(t.Context(), one.ID))
+		longer.requireGranted(t)
+		require.NoError(t, b.ReleaseLock(t.Context(), two.ID))
+		requireFree(t, b, resource("two"))
+		requireVerified(t, b)
+	})
+
+	t.Run("who gives up when the lock is freed has it, or an error", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		granted := 0
+		for round := range Rounds(2_000) {
+			path := fmt.Sprint("p", round)
+			lock := acquire(t, b, userRequest("holder", path))
+			w := enqueue(t, b, userRequest("next", path))
+			Together(2, func(i int) {
+				if i == 0 {
+					w.cancel()
+				} else {
+					assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				}
+			})
+			got, err := w.result(t)
+			if err == nil {
+				granted++
+				requireHeldBy(t, b, resource(path), got.Owner)
+				continue
+			}
+			require.ErrorIs(t, err, context.Canceled)
+			if errors.Is(err, enhanced.ErrOutcomeUnknown) {
+				Eventually(t, "the lock is free", func() bool {
+					_, err := b.LookupLock(t.Context(), resource(path))
+					return errors.Is(err, enhanced.ErrLockNotFound)
+				})
+				continue
+			}
+			requireFree(t, b, resource(path))
+		}
+		t.Logf("%d of %d got it", granted, Rounds(2_000))
+		require.Zero(t, queueLength(t, b))
+		requireVerified(t, b)
+	})
+
+	t.Run("who goes away at any moment leaves nothing", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		for round := range Rounds(2_000) {
+			lock := acquire(t, b, userRequest("holder", "."))
+			ctx, cancel := context.WithCancel(t.Context())
+			var got *enhanced.EnhancedLock
+			Together(3, func(i int) {
+				switch i {
+				case 0:
+					got, _ = b.AcquireLock(ctx, userRequest("next", "."))
+				case 1:
+					_, _, err := b.TryAcquireLock(t.Context(), userRequest("holder", "moment"+itoa(round%7)))
+					assert.NoError(t, err)
+					cancel()
+				case 2:
+					assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				}
+			})
+			if got != nil {
+				require.NoError(t, b.ReleaseLock(t.Context(), got.ID))
+			}
+			Eventually(t, "the lock is free", func() bool {
+				_, err := b.LookupLock(t.Context(), resource("."))
+				return errors.Is(err, enhanced.ErrLockNotFound)
+			})
+		}
+		require.Zero(t, queueLength(t, b))
+		requireVerified(t, b)
+	})
+
+	t.Run("ageing", func(t *testing.T) {
+		aging := queueConfig(func(c *enhanced.EnhancedConfig) { c.PriorityAgingInterval = time.Millisecond })
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		low := enqueue(t, b, userWith("low", ".", enhanced.PriorityLow))
+		came := time.Now()
+		Eventually(t, "it has waited for longer than three intervals", func() bool { return time.Since(came) > 20*time.Millisecond })
+		high := enqueue(t, b, userWith("high", ".", enhanced.PriorityCritical))
+		status, err := b.GetQueueStatus(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "high", status.PendingRequests[0].User.Username, "priorities are strict")
+		// A change of the interval counts for those who wait already, from the
+		// next one that comes.
+		require.NoError(t, b.UpdateConfiguration(aging))
+		last := enqueue(t, b, userWith("last", ".", enhanced.PriorityHigh))
+		requireVerified(t, b)
+		for _, w := range []*waiter{low, high, last} {
+			require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+			lock = w.requireGranted(t)
+		}
+	})
+
+	t.Run("the log and its readers", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = time.Second }))
+		events, err := b.Subscribe(t.Context(), []string{enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout})
+		require.NoError(t, err)
+		lock := acquire(t, b, userRequest("holder", "."))
+		enqueue(t, b, pullRequest(6, "."))
+		second := enqueue(t, b, userRequest("second", "."))
+		third := enqueue(t, b, userRequest("third", "."))
+		require.NoError(t, b.CancelRequest(t.Context(), resource("."), "user:second", "user:admin"))
+		_, err = second.result(t)
+		require.Error(t, err)
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		_, err = third.result(t)
+		require.ErrorIs(t, err, enhanced.ErrTimeout)
+		pull := "pr:" + host + "/org%2Fapp/6"
+		for i, want := range []struct{ kind, owner, actor, cause string }{
+			{enhanced.EventQueued, pull, pull, enhanced.CauseRequest},
+			{enhanced.EventQueued, "user:second", "user:second", enhanced.CauseRequest},
+			{enhanced.EventQueued, "user:third", "user:third", enhanced.CauseRequest},
+			{enhanced.EventCancelled, "user:second", "user:admin", enhanced.CauseRequest},
+			{enhanced.EventGranted, pull, pull, enhanced.CauseHandOver},
+			{enhanced.EventQueueTimeout, "user:third", "user:third", enhanced.CauseRequest},
+		} {
+			event := <-events
+			require.Equal(t, want.kind, event.Type, i)
+			require.Equal(t, want.owner, event.Owner, i)
+			require.Equal(t, want.actor, event.Metadata["actor"], i)
+			require.Equal(t, want.cause, event.Metadata["cause"], i)
+			require.Equal(t, resource("."), event.Resource, i)
+			require.Equal(t, want.kind == enhanced.EventGranted, event.LockID != "", "%d: %q", i, event.LockID)
+		}
+		page, err := b.ReadLog(t.Context(), repo, 0, 100)
+		require.NoError(t, err)
+		for _, r := range page.Records {
+			require.Equal(t, enhanced.IsQueueEvent(r.Type), r.Waiter != "", r.Type)
+			if r.Waiter != "" || r.Type == enhanced.EventGranted {
+				require.NotEmpty(t, r.RequestID, r.Type)
+			}
+		}
+	})
+
+	t.Run("one after the other", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		const callers = 16
+		var inside, entered atomic.Int32
+		rounds := Rounds(4_000) / callers
+		var done sync.WaitGroup
+		for i := range callers {
+			done.Go(func() {
+				for range rounds {
+					lock, err := b.AcquireLock(t.Context(), userRequest(fmt.Sprint("u", i), "."))
+					if !assert.NoError(t, err) {
+						return
+					}
+					assert.EqualValues(t, 1, inside.Add(1), "holders at once")
+					entered.Add(1)
+					inside.Add(-1)
+					assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				}
+			})
+		}
+		done.Wait()
+		require.EqualValues(t, callers*rounds, entered.Load())
+		requireFree(t, b, resource("."))
+		requireVerified(t, b)
+	})
+}
+
+// requireVerified checks that nothing is wrong with what is stored.
+func requireVerified(t *testing.T, b enhanced.Backend) {
+	t.Helper()
+	violations, err := b.(enhanced.Verifier).Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}

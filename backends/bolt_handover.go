@@ -1,0 +1,208 @@
+package backends
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"go.etcd.io/bbolt"
+)
+
+// handOver gives a resource that is free to its next waiter, and reports whether
+// there was one. Those who can't have it any more are passed over.
+func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, error) {
+	for {
+		var next *waiter
+		s.eachWaiter(resource, func(w *waiter) bool {
+			next = w
+			return false
+		})
+		switch {
+		case next == nil:
+			return false, nil
+		case s.closing(next.Owner):
+			if err := s.dequeue(next, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CausePull},
+				closingError(resource, next.Owner)); err != nil {
+				return false, err
+			}
+		case !s.backend.waiting.isAlive(requestName{s.name, next.Request}):
+			if err := s.dequeueDead(next); err != nil {
+				return false, err
+			}
+		default:
+			return true, s.grantTo(next)
+		}
+	}
+}
+
+// serve hands over a resource that has just been freed.
+func (s *repositoryStep) serve(resource enhanced.ResourceIdentifier) error {
+	waits := false
+	s.eachWaiter(resource, func(*waiter) bool {
+		waits = true
+		return false
+	})
+	if !waits {
+		return nil
+	}
+	_, _, err := s.settle(resource)
+	return err
+}
+
+// grantTo gives a waiter its lock, and tells its call after the commit.
+func (s *repositoryStep) grantTo(w *waiter) error {
+	original, err := decodeProjectLock(w.Lock)
+	if err != nil {
+		return err
+	}
+	if err := s.removeWaiter(w); err != nil {
+		return err
+	}
+	record := &lockRecord{
+		Owner: w.Owner, Priority: w.Priority, Acquired: s.now, Request: w.Request, Metadata: w.Metadata,
+	}
+	if w.Lease != 0 {
+		record.Expires = s.now + w.Lease
+	}
+	lock, err := s.grant(w.resource, record, *original, enhanced.EventGranted, nil,
+		change{actor: w.Owner, cause: enhanced.CauseHandOver, request: w.Request})
+	if err != nil {
+		return err
+	}
+	name := requestName{s.name, w.Request}
+	s.batch.after = append(s.batch.after, func() { s.backend.waiting.answer(name, lock, nil) })
+	return s.dequeueOthers(w, lock)
+}
+
+// dequeueOthers takes out what else the new holder has in the queue: nobody
+// waits behind himself.
+func (s *repositoryStep) dequeueOthers(w *waiter, lock *enhanced.EnhancedLock) error {
+	var errs []error
+	for _, other := range s.waitersOf(w.Owner, w.resource) {
+		errs = append(errs, s.dequeue(other, enhanced.EventCancelled, change{actor: w.Owner, cause: enhanced.CauseHandOver},
+			enhanced.NewHeldError(w.resource, lock)))
+	}
+	return errors.Join(errs...)
+}
+
+// waitersOf returns an owner's waiters for a resource.
+func (s *repositoryStep) waitersOf(ownerText string, resource enhanced.ResourceIdentifier) (found []*waiter) {
+	owner, err := enhanced.ParseOwner(ownerText)
+	if err != nil || s.bucket == nil {
+		return nil
+	}
+	prefix := waitsPrefix(owner, resource.Key())
+	cursor := s.bucket.Cursor()
+	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
+		if w := s.waiterOf(string(key[len(prefix):])); w != nil {
+			found = append(found, w)
+		}
+	}
+	return found
+}
+
+// waitersByPull returns up to limit waiters of a pull request, on whatever host.
+func (r *repository) waitersByPull(number, limit int) (found []*waiter) {
+	if r.bucket == nil {
+		return nil
+	}
+	prefix := pullPrefix(number)
+	prefix[0] = rangeWaits
+	cursor := r.bucket.Cursor()
+	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix) && len(found) < limit; key, _ = cursor.Next() {
+		_, rest, _ := bytes.Cut(key, []byte{0})
+		_, request, _ := strings.Cut(string(rest), "\x00")
+		if w := r.waiterOf(request); w != nil {
+			found = append(found, w)
+		}
+	}
+	return found
+}
+
+// dequeueByPull takes up to maxStep waiters of a pull request out of all queues,
+// and reports whether there may be more.
+func (s *repositoryStep) dequeueByPull(number int, c change) (more bool, err error) {
+	waiters := s.waitersByPull(number, maxStep)
+	for _, w := range waiters {
+		if err := s.dequeue(w, enhanced.EventCancelled, c, cancelledError(w, c.actor)); err != nil {
+			return false, err
+		}
+	}
+	return len(waiters) == maxStep, nil
+}
+
+// CancelRequest takes an owner's requests for a resource out of the queue. See
+// [enhanced.Backend].
+func (b *BoltBackend) CancelRequest(ctx context.Context, resource enhanced.ResourceIdentifier, owner, actor string) error {
+	resource = resource.Normalized()
+	if err := resource.Validate(); err != nil {
+		return err
+	}
+	if _, err := enhanced.ParseOwner(owner); err != nil {
+		return err
+	}
+	_, err := decide(ctx, b.committer, "cancel a request for "+resource.String(), func(batch *batch) (struct{}, error) {
+		s := b.repositoryStep(batch, resource.Namespace)
+		waiters := s.waitersOf(owner, resource)
+		if len(waiters) == 0 {
+			return struct{}{}, enhanced.NewNotWaitingError(resource, owner)
+		}
+		var errs []error
+		for _, w := range waiters {
+			errs = append(errs, s.dequeue(w, enhanced.EventCancelled, change{actor: actor, cause: enhanced.CauseRequest}, cancelledError(w, actor)))
+		}
+		return struct{}{}, errors.Join(errs...)
+	})
+	return err
+}
+
+// cancelledError is the answer to a request that was taken out of the queue.
+func cancelledError(w *waiter, actor string) error {
+	return &enhanced.LockError{
+		Code: enhanced.ErrCodeLockExpired, Resource: w.resource,
+		Message: fmt.Sprintf("the request of %s for %s was cancelled by %s", enhanced.DescribeOwner(w.Owner), w.resource, enhanced.DescribeOwner(actor)),
+	}
+}
+
+// GetQueueStatus describes the waiters. See [enhanced.Backend].
+func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus, error) {
+	status := &enhanced.QueueStatus{QueuesByPriority: make(map[enhanced.Priority]int)}
+	err := b.viewNow(ctx, "queue status", func(tx *bbolt.Tx, now int64) error {
+		eachRepository(tx, now, func(r *repository) {
+			r.allWaiters(func(w *waiter) {
+				if b.waiting.isAlive(requestName{r.name, w.Request}) {
+					status.Add(w.pending())
+				}
+			})
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return status, nil
+}
+
+// pending is the request as it was made.
+func (w *waiter) pending() *enhanced.EnhancedLockRequest {
+	r := &enhanced.EnhancedLockRequest{
+		ID: w.Request, Resource: w.resource, Priority: w.Priority, Timeout: enhanced.NoTimeout, Metadata: w.Metadata,
+		RequestedAt: time.UnixMicro(w.Enqueued),
+	}
+	if w.Lease != 0 {
+		r.Timeout = time.Duration(w.Lease) * time.Microsecond
+	}
+	original, err := decodeProjectLock(w.Lock)
+	if err != nil {
+		return r
+	}
+	r.Project, r.Workspace, r.User = original.Project, original.Workspace, original.User
+	if owner, err := enhanced.ParseOwner(w.Owner); err == nil && owner.Kind == enhanced.OwnerPull {
+		r.Pull = &original.Pull
+	}
+	return r
+}

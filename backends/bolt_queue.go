@@ -1,0 +1,292 @@
+package backends
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
+)
+
+// The queue of a resource is a range of entries in the order in which they are
+// served. An attached waiter lives as long as the call that waits for it, and a
+// file has one process: one whose call is not in this process has died, and is
+// passed over.
+
+// waiterRecord is what is stored of a waiter: all that its lock will need.
+type waiterRecord struct {
+	Request  string            `json:"q"`
+	Owner    string            `json:"o"`
+	Priority enhanced.Priority `json:"p,omitzero"`
+	Enqueued int64             `json:"t"`
+	// Lease is in microseconds, 0 for a lock that is held until released.
+	Lease    int64             `json:"x,omitzero"`
+	Metadata map[string]string `json:"m,omitempty"`
+	// Lock is stock's form of the lock.
+	Lock jsontext.Value `json:"l"`
+}
+
+// waiter is a record with where it stands.
+type waiter struct {
+	*waiterRecord
+	resource enhanced.ResourceIdentifier
+	rank     queue.Rank
+}
+
+func decodeWaiterRecord(data []byte) (*waiterRecord, error) {
+	var w waiterRecord
+	if err := json.Unmarshal(data, &w); err != nil {
+		return nil, err
+	}
+	if _, err := enhanced.ParseOwner(w.Owner); err != nil {
+		return nil, err
+	}
+	if _, err := decodeProjectLock(w.Lock); err != nil {
+		return nil, err
+	}
+	if w.Request == "" || w.Enqueued <= 0 || w.Lease < 0 {
+		return nil, fmt.Errorf("waiter has request %q, enqueued %d, lease %d", w.Request, w.Enqueued, w.Lease)
+	}
+	return &w, nil
+}
+
+// rankSize is the length of a rank in a key.
+const rankSize = 16
+
+// appendRank writes a rank so that the order of bytes is that of ranks.
+func appendRank(key []byte, rank queue.Rank) []byte {
+	key = binary.BigEndian.AppendUint64(key, uint64(rank.Score)^1<<63) //nolint:gosec // the sign bit is turned
+	return binary.BigEndian.AppendUint64(key, rank.Sequence)
+}
+
+func parseRank(text []byte) queue.Rank {
+	return queue.Rank{
+		Score:    int64(binary.BigEndian.Uint64(text) ^ 1<<63), //nolint:gosec // see appendRank
+		Sequence: binary.BigEndian.Uint64(text[8:]),
+	}
+}
+
+// queuePrefix starts the keys of a resource's queue. The zero byte is in no
+// resource's key.
+func queuePrefix(resourceKey string) []byte {
+	return append([]byte{rangeQueue}, resourceKey+"\x00"...)
+}
+
+func queueKey(resourceKey string, rank queue.Rank) []byte {
+	return appendRank(queuePrefix(resourceKey), rank)
+}
+
+func waiterKey(request string) []byte { return append([]byte{rangeWaiter}, request...) }
+
+// waitsPrefix starts the keys of what an owner waits for.
+func waitsPrefix(owner enhanced.Owner, resourceKey string) []byte {
+	key := append(ownerKey(owner, resourceKey), 0)
+	key[0] = rangeWaits
+	return key
+}
+
+func (w *waiter) queueKey() []byte { return queueKey(w.resource.Key(), w.rank) }
+
+// eachWaiter calls visit for the waiters of a resource in their order, until it
+// answers false. One that can't be read is passed over.
+func (r *repository) eachWaiter(resource enhanced.ResourceIdentifier, visit func(w *waiter) bool) {
+	if r.bucket == nil {
+		return
+	}
+	prefix := queuePrefix(resource.Key())
+	cursor := r.bucket.Cursor()
+	for key, value := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, value = cursor.Next() {
+		if len(key) != len(prefix)+rankSize {
+			continue
+		}
+		if record, err := decodeWaiterRecord(value); err == nil && !visit(&waiter{record, resource, parseRank(key[len(prefix):])}) {
+			return
+		}
+	}
+}
+
+// waiterOf returns the waiter of a request, nil if there is none.
+func (r *repository) waiterOf(request string) *waiter {
+	place := bytes.Clone(r.get(waiterKey(request)))
+	if len(place) <= rankSize+1 {
+		return nil
+	}
+	at := len(place) - rankSize
+	record, err := decodeWaiterRecord(r.get(append([]byte{rangeQueue}, place...)))
+	resource, resourceErr := enhanced.ParseResourceKey(r.name, string(place[:at-1]))
+	if err != nil || resourceErr != nil {
+		return nil
+	}
+	return &waiter{record, resource, parseRank(place[at:])}
+}
+
+// enqueue has a request wait for what was found to be held.
+func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding) (acquisition, error) {
+	owner := r.Owner()
+	if known := s.waiterOf(r.ID); known != nil {
+		if known.Owner != owner.String() || known.resource != r.Resource {
+			return acquisition{}, reusedError(r)
+		}
+		return acquisition{lock: f.lock(), waits: true}, nil
+	}
+	config := s.backend.config.Load()
+	if length := s.queueLength(r.Resource, config.MaxQueueSize); length >= config.MaxQueueSize {
+		return acquisition{}, queueFullError(r, f.lock(), length, config.MaxQueueSize)
+	}
+	order := queue.Order{AgingInterval: config.PriorityAgingInterval}
+	if err := s.reorder(order); err != nil {
+		return acquisition{}, err
+	}
+	payload, err := encodeProjectLock(r.ProjectLock())
+	if err != nil {
+		return acquisition{}, err
+	}
+	record := &waiterRecord{
+		Request: r.ID, Owner: owner.String(), Priority: r.Priority, Enqueued: s.now, Metadata: r.Metadata, Lock: payload,
+	}
+	if r.Timeout != enhanced.NoTimeout {
+		record.Lease = r.Timeout.Microseconds()
+	}
+	if err := s.log(enhanced.EventQueued, r.Resource, nil, nil,
+		change{actor: owner.String(), cause: enhanced.CauseRequest, request: r.ID, waiter: owner.String()}); err != nil {
+		return acquisition{}, err
+	}
+	// The log counts up, so its sequence is the order in which waiters came.
+	w := &waiter{record, r.Resource, order.Rank(int(r.Priority), time.UnixMicro(s.now), s.lastSequence())}
+	return acquisition{lock: f.lock(), waits: true}, s.putWaiter(w)
+}
+
+func (s *repositoryStep) putWaiter(w *waiter) error {
+	data, err := encode(w.waiterRecord)
+	if err != nil {
+		return err
+	}
+	owner, err := enhanced.ParseOwner(w.Owner)
+	if err != nil {
+		return err
+	}
+	key := w.queueKey()
+	return errors.Join(
+		s.put(key, data),
+		s.put(waiterKey(w.Request), key[1:]),
+		s.put(append(waitsPrefix(owner, w.resource.Key()), w.Request...), appendRank(nil, w.rank)),
+	)
+}
+
+// removeWaiter deletes a waiter with all that leads to it.
+func (s *repositoryStep) removeWaiter(w *waiter) error {
+	owner, err := enhanced.ParseOwner(w.Owner)
+	return errors.Join(
+		err,
+		s.delete(w.queueKey()),
+		s.delete(waiterKey(w.Request)),
+		s.delete(append(waitsPrefix(owner, w.resource.Key()), w.Request...)),
+	)
+}
+
+// dequeue takes a waiter out without a lock, and tells its call why.
+func (s *repositoryStep) dequeue(w *waiter, event string, c change, answer error) error {
+	c.request, c.waiter = w.Request, w.Owner
+	name := requestName{s.name, w.Request}
+	s.batch.after = append(s.batch.after, func() { s.backend.waiting.answer(name, nil, answer) })
+	return errors.Join(s.removeWaiter(w), s.log(event, w.resource, nil, nil, c))
+}
+
+// queueLength counts the waiters of a resource. Those that have died are taken
+// out first when there are limit of them.
+func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit int) int {
+	for range 2 {
+		length := 0
+		var dead []*waiter
+		s.eachWaiter(resource, func(w *waiter) bool {
+			if length++; !s.backend.waiting.isAlive(requestName{s.name, w.Request}) {
+				dead = append(dead, w)
+			}
+			return true
+		})
+		if length < limit || len(dead) == 0 {
+			return length
+		}
+		for _, w := range dead {
+			if err := s.dequeueDead(w); err != nil {
+				return length
+			}
+		}
+	}
+	return limit
+}
+
+// dequeueDead takes out a waiter whose call has ended without saying so.
+func (s *repositoryStep) dequeueDead(w *waiter) error {
+	return s.dequeue(w, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired}, nil)
+}
+
+// reorder ranks all waiters of the repository anew where they were ranked by
+// another order.
+func (s *repositoryStep) reorder(order queue.Order) error {
+	if number(s.get(agingKey())) == order.AgingInterval.Microseconds() {
+		return nil
+	}
+	var all []*waiter
+	s.allWaiters(func(w *waiter) { all = append(all, w) })
+	for _, w := range all {
+		if err := s.removeWaiter(w); err != nil {
+			return err
+		}
+	}
+	for _, w := range all {
+		if w.rank.Score >= 0 { // else it was moved to the front
+			w.rank = order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), w.rank.Sequence)
+		}
+		if err := s.putWaiter(w); err != nil {
+			return err
+		}
+	}
+	return s.put(agingKey(), appendNumber(nil, order.AgingInterval.Microseconds()))
+}
+
+// allWaiters calls visit for all waiters of the repository, resource by resource.
+func (r *repository) allWaiters(visit func(w *waiter)) {
+	if r.bucket == nil {
+		return
+	}
+	cursor := r.bucket.Cursor()
+	for key, value := cursor.Seek([]byte{rangeQueue}); len(key) > 0 && key[0] == rangeQueue; key, value = cursor.Next() {
+		at := len(key) - rankSize
+		if at < 2 {
+			continue
+		}
+		record, err := decodeWaiterRecord(value)
+		resource, resourceErr := enhanced.ParseResourceKey(r.name, string(key[1:at-1]))
+		if err == nil && resourceErr == nil {
+			visit(&waiter{record, resource, parseRank(key[at:])})
+		}
+	}
+}
+
+// placeOf says where a waiter stands.
+func (s *repositoryStep) placeOf(w *waiter) place {
+	var at place
+	s.eachWaiter(w.resource, func(other *waiter) bool {
+		if at.of++; other.rank.Compare(w.rank) <= 0 {
+			at.number++
+		}
+		return true
+	})
+	if f := s.inspect(w.resource); f.status == held {
+		at.holder = f.lock()
+	}
+	return at
+}
+
+func queueFullError(r *enhanced.EnhancedLockRequest, holder *enhanced.EnhancedLock, length, limit int) error {
+	return &enhanced.LockError{
+		Code: enhanced.ErrCodeQueueFull, Resource: r.Resource, Holder: holder,
+		Message: fmt.Sprintf("%s; its queue has %d waiters, and max_queue_size is %d", enhanced.NewHeldError(r.Resource, holder).Message, length, limit),
+	}
+}
