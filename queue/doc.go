@@ -38,7 +38,7 @@
 //
 // # Memory
 //
-// A queue drops its reference to a value when it gives the value out. It keeps
-// the room for as many entries as waited in it at once, a few words each: a
-// PriorityQueue until the line is empty, a MemoryQueue for good.
+// A queue drops its reference to a value when it gives the value out. What it
+// keeps is the room for as many entries as waited in it at once, a few words
+// each.
 package queue

@@ -14,7 +14,8 @@ type entry[T any] struct {
 // methods.
 type line[T any] struct {
 	entries []*entry[T]
-	// last is at least the rank of every entry.
+	// last is at least the rank of every entry. It only grows: an entry that is
+	// at the end again is found so by the longer way.
 	last Rank
 }
 
@@ -50,7 +51,7 @@ func (l *line[T]) Pop() any {
 }
 
 func (l *line[T]) insert(e *entry[T]) {
-	if len(l.entries) == 0 || e.Rank.Compare(l.last) > 0 {
+	if e.Rank.Compare(l.last) > 0 {
 		l.last = e.Rank
 	}
 	heap.Push(l, e)
