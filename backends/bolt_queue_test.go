@@ -45,6 +45,16 @@ func waiting(t *testing.T, b *backends.BoltBackend) int {
 // process has left in the file is passed over.
 func TestBoltQueueOfADeadProcess(t *testing.T) {
 	t.Parallel()
+	for name, limit := range map[string]int{"beside others": 1000, "in a full queue": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testQueueOfADeadProcess(t, limit)
+		})
+	}
+}
+
+func testQueueOfADeadProcess(t *testing.T, limit int) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "atlantis.db")
 	db, err := bbolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
@@ -62,7 +72,7 @@ func TestBoltQueueOfADeadProcess(t *testing.T) {
 	require.NoError(t, db.Close())
 
 	limited := queueOn()
-	limited.MaxQueueSize = 2
+	limited.MaxQueueSize = limit
 	after := openBolt(t, path, limited)
 	require.Zero(t, waiting(t, after))
 	stats, err := after.GetStats(t.Context())
