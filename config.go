@@ -50,7 +50,8 @@ type EnhancedConfig struct {
 	// context. Default 5s.
 	OperationTimeout time.Duration `mapstructure:"operation_timeout"`
 
-	// EnablePriorityQueue lets refused requests wait in a queue.
+	// EnablePriorityQueue lets blocking calls wait in a queue for a lock that is
+	// held. The Redis backend has none yet: there they are refused.
 	EnablePriorityQueue bool `mapstructure:"enable_priority_queue"`
 	// MaxQueueSize bounds the waiters of one resource. Default 1000.
 	MaxQueueSize int `mapstructure:"max_queue_size"`

@@ -196,8 +196,41 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 		b := newBackend(t, queueConfig(nil))
 		leased := userRequest("holder", ".")
 		leased.Timeout = 300 * time.Millisecond
-		acquire(t, b, leased)
-		enqueue(t, b, userRequest("next", ".")).requireGranted(t)
+		lock := acquire(t, b, leased)
+		granted := enqueue(t, b, userRequest("next", ".")).requireGranted(t)
+		require.Less(t, granted.AcquiredAt.Sub(*lock.ExpiresAt), time.Second)
+	})
+
+	t.Run("a request that is sent again waits once", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		request := userRequest("next", ".")
+		request.ID = "once"
+		first := enqueue(t, b, request)
+		var again [2]waiter
+		var calls sync.WaitGroup
+		for i := range again {
+			calls.Go(func() { again[i].lock, again[i].err = b.AcquireLock(t.Context(), request) })
+		}
+		acquire(t, b, userRequest("holder", "other"))
+		for _, other := range []*enhanced.EnhancedLockRequest{userRequest("other", "."), userRequest("next", "other")} {
+			other.ID = "once"
+			_, err := b.AcquireLock(t.Context(), other)
+			require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+		}
+		require.Equal(t, 1, queueLength(t, b))
+		first.cancel()
+		_, err := first.result(t)
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+		Eventually(t, "others wait for it", func() bool { return queueLength(t, b) == 1 })
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		calls.Wait()
+		for i := range again {
+			require.NoError(t, again[i].err)
+			require.Equal(t, again[0].lock.ID, again[i].lock.ID)
+		}
+		require.NotSame(t, again[0].lock, again[1].lock)
 	})
 
 	t.Run("nobody waits behind himself", func(t *testing.T) {
