@@ -1,10 +1,12 @@
 package backends_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -234,5 +236,54 @@ func BenchmarkBoltGet(b *testing.B) {
 	for b.Loop() {
 		_, err := ours.GetLock(b.Context(), lock.ID)
 		require.NoError(b, err)
+	}
+}
+
+// BenchmarkBoltHandOver is a lock that goes from one waiter to the next, while
+// others wait.
+func BenchmarkBoltHandOver(b *testing.B) {
+	for _, waiters := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprintf("waiters=%d", waiters), func(b *testing.B) {
+			config := enhanced.DefaultConfig()
+			config.EnablePriorityQueue, config.MaxQueueSize = true, 2*waiters
+			ours, err := backends.NewBoltBackend(benchmarkFile(b), config, nil)
+			require.NoError(b, err)
+			b.Cleanup(func() { require.NoError(b, ours.Close()) })
+			first, err := ours.AcquireLock(b.Context(), request(stockLock("org/app", 1, ".")))
+			require.NoError(b, err)
+			ctx, cancel := context.WithCancel(b.Context())
+			granted := make(chan *enhanced.EnhancedLock, 1)
+			var calls sync.WaitGroup
+			var next atomic.Int64
+			for range waiters {
+				calls.Go(func() {
+					for {
+						lock, err := ours.AcquireLock(ctx, request(stockLock("org/app", 1+int(next.Add(1)), ".")))
+						if err != nil {
+							return
+						}
+						granted <- lock
+					}
+				})
+			}
+			for {
+				status, err := ours.GetQueueStatus(b.Context())
+				require.NoError(b, err)
+				if status.Size == waiters {
+					break
+				}
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for lock := first; b.Loop(); lock = <-granted {
+				if err := ours.ReleaseLock(b.Context(), lock.ID); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "handovers/s")
+			cancel()
+			calls.Wait()
+		})
 	}
 }

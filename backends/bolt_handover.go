@@ -9,6 +9,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
 	"go.etcd.io/bbolt"
 )
 
@@ -42,7 +43,7 @@ func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, e
 // serve hands over a resource that has just been freed.
 func (s *repositoryStep) serve(resource enhanced.ResourceIdentifier) error {
 	waits := false
-	s.eachWaiter(resource, func(*waiter) bool {
+	s.eachPlace(resource, func(queue.Rank, []byte) bool {
 		waits = true
 		return false
 	})

@@ -92,22 +92,27 @@ func waitsPrefix(owner enhanced.Owner, resourceKey string) []byte {
 
 func (w *waiter) queueKey() []byte { return queueKey(w.resource.Key(), w.rank) }
 
-// eachWaiter calls visit for the waiters of a resource in their order, until it
-// answers false. One that can't be read is passed over.
-func (r *repository) eachWaiter(resource enhanced.ResourceIdentifier, visit func(w *waiter) bool) {
+// eachPlace calls visit for the entries of a resource's queue in their order,
+// until it answers false.
+func (r *repository) eachPlace(resource enhanced.ResourceIdentifier, visit func(rank queue.Rank, record []byte) bool) {
 	if r.bucket == nil {
 		return
 	}
 	prefix := queuePrefix(resource.Key())
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, value = cursor.Next() {
-		if len(key) != len(prefix)+rankSize {
-			continue
-		}
-		if record, err := decodeWaiterRecord(value); err == nil && !visit(&waiter{record, resource, parseRank(key[len(prefix):])}) {
+		if len(key) == len(prefix)+rankSize && !visit(parseRank(key[len(prefix):]), value) {
 			return
 		}
 	}
+}
+
+// eachWaiter is eachPlace for waiters that can be read; others are passed over.
+func (r *repository) eachWaiter(resource enhanced.ResourceIdentifier, visit func(w *waiter) bool) {
+	r.eachPlace(resource, func(rank queue.Rank, data []byte) bool {
+		record, err := decodeWaiterRecord(data)
+		return err != nil || visit(&waiter{record, resource, rank})
+	})
 }
 
 // waiterOf returns the waiter of a request, nil if there is none.
@@ -135,7 +140,10 @@ func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding) (a
 		return acquisition{lock: f.lock(), waits: true}, nil
 	}
 	config := s.backend.config.Load()
-	if length := s.queueLength(r.Resource, config.MaxQueueSize); length >= config.MaxQueueSize {
+	switch length, err := s.queueLength(r.Resource, config.MaxQueueSize); {
+	case err != nil:
+		return acquisition{}, err
+	case length >= config.MaxQueueSize:
 		return acquisition{}, queueFullError(r, f.lock(), length, config.MaxQueueSize)
 	}
 	order := queue.Order{AgingInterval: config.PriorityAgingInterval}
@@ -199,26 +207,28 @@ func (s *repositoryStep) dequeue(w *waiter, event string, c change, answer error
 
 // queueLength counts the waiters of a resource. Those that have died are taken
 // out first when there are limit of them.
-func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit int) int {
-	for range 2 {
-		length := 0
-		var dead []*waiter
-		s.eachWaiter(resource, func(w *waiter) bool {
-			if length++; !s.backend.waiting.isAlive(requestName{s.name, w.Request}) {
-				dead = append(dead, w)
-			}
-			return true
-		})
-		if length < limit || len(dead) == 0 {
-			return length
+func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit int) (int, error) {
+	length := 0
+	s.eachPlace(resource, func(queue.Rank, []byte) bool {
+		length++
+		return true
+	})
+	if length < limit {
+		return length, nil
+	}
+	var dead []*waiter
+	s.eachWaiter(resource, func(w *waiter) bool {
+		if !s.backend.waiting.isAlive(requestName{s.name, w.Request}) {
+			dead = append(dead, w)
 		}
-		for _, w := range dead {
-			if err := s.dequeueDead(w); err != nil {
-				return length
-			}
+		return true
+	})
+	for _, w := range dead {
+		if err := s.dequeueDead(w); err != nil {
+			return 0, err
 		}
 	}
-	return limit
+	return length - len(dead), nil
 }
 
 // dequeueDead takes out a waiter whose call has ended without saying so.
@@ -272,8 +282,8 @@ func (r *repository) allWaiters(visit func(w *waiter)) {
 // placeOf says where a waiter stands.
 func (s *repositoryStep) placeOf(w *waiter) place {
 	var at place
-	s.eachWaiter(w.resource, func(other *waiter) bool {
-		if at.of++; other.rank.Compare(w.rank) <= 0 {
+	s.eachPlace(w.resource, func(rank queue.Rank, _ []byte) bool {
+		if at.of++; rank.Compare(w.rank) <= 0 {
 			at.number++
 		}
 		return true

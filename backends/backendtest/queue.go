@@ -404,6 +404,67 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	t.Run("many who give up leave nothing", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var calls sync.WaitGroup
+		for i := range 1_000 {
+			calls.Go(func() {
+				_, err := b.AcquireLock(ctx, userRequest(fmt.Sprint("u", i), "."))
+				assert.ErrorIs(t, err, context.Canceled)
+			})
+		}
+		Eventually(t, "all wait", func() bool { return queueLength(t, b) == 1_000 })
+		_, err := b.AcquireLock(t.Context(), userRequest("late", "."))
+		require.ErrorIs(t, err, enhanced.ErrQueueFull)
+		cancel()
+		calls.Wait()
+		Eventually(t, "none waits", func() bool { return queueLength(t, b) == 0 })
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		requireFree(t, b, resource("."))
+		Eventually(t, "all have left the store", func() bool {
+			page, err := b.ReadLog(t.Context(), repo, 0, 10_000)
+			require.NoError(t, err)
+			left := 0
+			for _, r := range page.Records {
+				if r.Type == enhanced.EventCancelled {
+					left++
+				}
+			}
+			return left == 1_000
+		})
+		requireVerified(t, b)
+	})
+
+	t.Run("a long queue is served in its order", func(t *testing.T) {
+		n := Rounds(10_000)
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = n }))
+		lock := acquire(t, b, userRequest("holder", "."))
+		order := make(chan string, n)
+		var calls sync.WaitGroup
+		for i := range n {
+			calls.Go(func() {
+				lock, err := b.AcquireLock(t.Context(), userRequest(fmt.Sprint("u", i), "."))
+				if assert.NoError(t, err) {
+					order <- lock.Owner
+					assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				}
+			})
+		}
+		Eventually(t, "all wait", func() bool { return queueLength(t, b) == n })
+		status, err := b.GetQueueStatus(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		for _, pending := range status.PendingRequests {
+			require.Equal(t, pending.Owner().String(), <-order)
+		}
+		calls.Wait()
+		requireFree(t, b, resource("."))
+		requireVerified(t, b)
+	})
+
 	t.Run("ageing", func(t *testing.T) {
 		aging := queueConfig(func(c *enhanced.EnhancedConfig) { c.PriorityAgingInterval = time.Millisecond })
 		b := newBackend(t, queueConfig(nil))
