@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -46,7 +45,7 @@ func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (reco
 		err = read(ctx, client)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("can't read the locks in %s: %w", f.describe(), err)
+		return nil, f.cannot("read the locks in", err)
 	}
 	byKey := func(a, b stockRecord) int { return strings.Compare(a.key, b.key) }
 	slices.SortFunc(records, byKey)

@@ -69,7 +69,7 @@ func (o *serveOptions) openRedisStore(ctx context.Context, client redis.Universa
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := backend.HealthCheck(starting); err != nil {
-		return nil, errors.Join(withHint(fmt.Errorf("can't use %s: %w", o.redis.describe(), err), "docs/redis.md says what it needs"), closeAll())
+		return nil, errors.Join(withHint(o.redis.cannot("use", err), "docs/redis.md says what it needs"), closeAll())
 	}
 	return &openStore{Backend: backend, name: o.redis.describe(), close: closeAll}, nil
 }
