@@ -38,6 +38,7 @@ type redisFlags struct {
 	poolSize             int
 	timeout              time.Duration
 
+	dials dials
 	// fromEnvironment is what is wrong with the environment variables.
 	fromEnvironment error
 }
@@ -145,12 +146,14 @@ func (f *redisFlags) client(cmd *cobra.Command, env environment) (redis.Universa
 		// It would need a right that is of no other use.
 		DisableIdentity: true,
 	}
+	dial := dialer(redis.NewDialer(&redis.Options{DialTimeout: f.timeout}))
 	if f.tls.enabled {
 		if _, err := f.tls.config(); err != nil {
 			return nil, err
 		}
-		options.Dialer = f.tls.dialer(f.timeout)
+		dial = f.tls.dialer(f.timeout)
 	}
+	options.Dialer = f.dials.remember(dial)
 	return redis.NewUniversalClient(options), nil
 }
 

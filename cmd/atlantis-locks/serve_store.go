@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// startTimeout is how long Redis has to answer when the server starts.
+// startTimeout is how long Redis has to show that it is fit when the server starts.
 const startTimeout = 15 * time.Second
 
 // openStore is a store that serve has opened.
@@ -66,9 +66,7 @@ func (o *serveOptions) openRedisStore(ctx context.Context, client redis.Universa
 	redis.SetLogger(redisLogger{logger})
 	backend := backends.NewRedisBackend(client, config, logger)
 	closeAll := func() error { return errors.Join(backend.Close(), client.Close()) }
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := backend.HealthCheck(starting); err != nil {
+	if err := o.redis.answerIn(ctx, startTimeout, backend.HealthCheck); err != nil {
 		return nil, errors.Join(withHint(o.redis.cannot("use", err), "docs/redis.md says what it needs"), closeAll())
 	}
 	return &openStore{Backend: backend, name: o.redis.describe(), close: closeAll}, nil
