@@ -18,6 +18,8 @@ type FileDamage struct {
 	// Usable says that the file can be used all the same: all of it that counts
 	// can be read, and nothing that is written can destroy anything.
 	Usable bool
+	// Incomplete says that changes of locks can be missing.
+	Incomplete bool
 }
 
 const (
@@ -169,7 +171,7 @@ func (c *fileCheck) checkMetas() bool {
 	}
 	for page, meta := range metas {
 		if damage[page] != nil {
-			c.found(FileDamage{Usable: true, Detail: fmt.Sprintf(
+			c.found(FileDamage{Usable: true, Incomplete: true, Detail: fmt.Sprintf(
 				"page %d, one of the two that describe the file in turn, is damaged (%v): what the last transaction changed can be missing, "+
 					"so that a lock that it released is held again, and one that it took is free; the next transaction writes the page again; "+
 					"look through the locks, or %s", page, damage[page], restoreStep)})

@@ -26,12 +26,16 @@ type openStore struct {
 
 // openBoltStore opens the file of the data directory.
 func (o *serveOptions) openBoltStore(config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*openStore, error) {
-	db, warnings, err := openDataFile(o.dataDir)
+	db, damages, err := openDataFile(o.dataDir)
 	if err != nil {
 		return nil, err
 	}
-	for _, warning := range warnings {
-		logger.Warn("%q: %s", db.Path(), warning)
+	for _, damage := range damages {
+		log := logger.Warn
+		if damage.Incomplete {
+			log = logger.Err // seen at every log level
+		}
+		log("%q: %s", db.Path(), damage.Detail)
 	}
 	warnIfOpenToOthers(db, logger)
 	backend, err := backends.NewBoltBackend(db, config, logger)
