@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -22,7 +23,9 @@ import (
 // One process can have the file open. Make it with [NewBoltBackend]; all
 // methods are safe for concurrent use.
 type BoltBackend struct {
-	db        *bbolt.DB
+	db *bbolt.DB
+	// opened is how the file was found at the start, nil if it was not.
+	opened    os.FileInfo
 	logger    logging.SimpleLogging
 	config    atomic.Pointer[enhanced.EnhancedConfig]
 	committer *committer
@@ -61,6 +64,7 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 	if err := prepare(db); err != nil {
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
+	b.opened, _ = os.Stat(db.Path()) //nolint:errcheck // [checkFile] says that it is not there
 	b.startCommitter()
 	b.waiting = newWaiting(b.watch)
 	return b, nil

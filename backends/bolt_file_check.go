@@ -18,6 +18,8 @@ type FileDamage struct {
 	// Usable says that the file can be used all the same: all of it that counts
 	// can be read, and nothing that is written can destroy anything.
 	Usable bool
+	// Incomplete says that changes of locks can be missing.
+	Incomplete bool
 }
 
 const (
@@ -37,12 +39,16 @@ func CheckBoltFile(db *bbolt.DB) (damages []FileDamage, err error) {
 	if err != nil {
 		return nil, err
 	}
-	damages, err = checkFile(tx)
+	damages, err = checkFile(tx, nil)
 	return damages, errors.Join(err, tx.Rollback())
 }
 
 // checkFile checks the file of a transaction during which nobody else writes.
-func checkFile(tx *bbolt.Tx) (damages []FileDamage, err error) {
+// bbolt shows nobody the file that it has open, so it is opened once more by its
+// name. That it is the same one is told by opened, how the file was found when
+// it was opened, or where that is nil by the number of the last transaction: a
+// copy that was made since then passes for it.
+func checkFile(tx *bbolt.Tx, opened os.FileInfo) (damages []FileDamage, err error) {
 	path := tx.DB().Path()
 	file, err := os.Open(path) //nolint:gosec // the file that is open already
 	if err != nil {
@@ -53,6 +59,9 @@ func checkFile(tx *bbolt.Tx) (damages []FileDamage, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the pages of the file: %w", err)
 	}
+	if opened != nil && !os.SameFile(opened, info) {
+		return nil, replacedError(path)
+	}
 	check := fileCheck{file: file, size: info.Size()}
 	check.run()
 	newest := uint64(tx.ID()) //nolint:gosec // counts up from 0
@@ -60,9 +69,13 @@ func checkFile(tx *bbolt.Tx) (damages []FileDamage, err error) {
 		newest--
 	}
 	if check.meta.pageSize != 0 && check.meta.txid != newest {
-		return nil, fmt.Errorf("%q is another file now than the one that is open, which was replaced", path)
+		return nil, replacedError(path)
 	}
 	return check.report(), nil
+}
+
+func replacedError(path string) error {
+	return fmt.Errorf("%q is another file now than the one that is open, which was replaced", path)
 }
 
 // pageUse is what is known of a page.
@@ -158,7 +171,7 @@ func (c *fileCheck) checkMetas() bool {
 	}
 	for page, meta := range metas {
 		if damage[page] != nil {
-			c.found(FileDamage{Usable: true, Detail: fmt.Sprintf(
+			c.found(FileDamage{Usable: true, Incomplete: true, Detail: fmt.Sprintf(
 				"page %d, one of the two that describe the file in turn, is damaged (%v): what the last transaction changed can be missing, "+
 					"so that a lock that it released is held again, and one that it took is free; the next transaction writes the page again; "+
 					"look through the locks, or %s", page, damage[page], restoreStep)})

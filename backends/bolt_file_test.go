@@ -326,7 +326,26 @@ func TestAFileThatWasReplaced(t *testing.T) {
 	_, err = s.ours.Verify(t.Context())
 	require.ErrorIs(t, err, enhanced.ErrBackend)
 	require.ErrorContains(t, err, "is another file now than the one that is open")
+	_, err = backends.CheckBoltFile(s.db)
+	require.ErrorContains(t, err, "is another file now than the one that is open", "without a backend, by the transaction")
 	require.NoError(t, os.Remove(path))
 	_, err = s.ours.Verify(t.Context())
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A copy of the open file, with the same last transaction, is another file: what
+// is written from now on is gone with the next start.
+func TestAFileThatWasReplacedByItsCopy(t *testing.T) {
+	t.Parallel()
+	path := pagesStore(t)
+	s := open(t, path, nil)
+	require.Empty(t, must(s.ours.Verify(t.Context())))
+	other := filepath.Join(t.TempDir(), "atlantis.db")
+	copyFile(t, path, other)
+	require.NoError(t, os.Rename(other, path))
+	_, err := s.ours.Verify(t.Context())
+	require.ErrorIs(t, err, enhanced.ErrBackend)
+	require.ErrorContains(t, err, "is another file now than the one that is open")
+	_, err = s.ours.Repair(t.Context(), "user:admin", "why")
+	require.ErrorContains(t, err, "is another file now than the one that is open")
 }

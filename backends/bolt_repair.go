@@ -73,7 +73,7 @@ func (b *BoltBackend) repairWork(ctx context.Context, operation string) (map[str
 	if err := b.view(ctx, operation, func(*bbolt.Tx) error { return nil }); err != nil {
 		return nil, err
 	}
-	damages, err := verifyPages(b.db)
+	damages, err := verifyPages(b.db, b.opened)
 	if err == nil && len(damages) > 0 {
 		err = fmt.Errorf("%q is damaged, nothing was changed: %s", b.db.Path(), damages[0].Detail)
 	}

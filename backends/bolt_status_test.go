@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -246,6 +247,39 @@ func TestReleaseByPullDoesNotLookAtOtherRepositories(t *testing.T) {
 		require.Positive(t, cursors[0])
 		require.LessOrEqual(t, cursors[1], 2*cursors[0], "%s: %v", name, cursors)
 	}
+}
+
+// Nor does it look at the locks of other pull requests in its own repository,
+// unless somebody else has written to the file: 100 and 100,000 of them by make
+// test-all. Not parallel: allocations are those of the whole process.
+func TestReleaseByPullDoesNotLookAtOtherPullRequests(t *testing.T) { //nolint:paralleltest // see above
+	cursors, allocated := make(map[string][]int64), make(map[string][]int64)
+	for _, held := range []int{100, backendtest.Rounds(100_000)} {
+		s := manyLocks(t, held, 1)
+		s.releaseFive(t, "org/held0", func(models.PullRequest) error { return nil }) // the first look at a repository compares it
+		for name, write := range s.runWrites() {
+			var counted int64
+			allocated[name] = append(allocated[name], allocations(func() { counted = s.releaseFive(t, "org/held0", write) }))
+			cursors[name] = append(cursors[name], counted)
+		}
+		s.close(t)
+	}
+	for name := range cursors {
+		require.Positive(t, cursors[name][0])
+		require.LessOrEqual(t, cursors[name][1], 2*cursors[name][0], "%s: %v", name, cursors)
+		// bbolt's tree is deeper. A look at each of 5,000 locks makes it 8 times as many.
+		require.LessOrEqual(t, allocated[name][1], 3*allocated[name][0], "%s: %v", name, allocated)
+	}
+}
+
+// allocations counts the objects that the process makes in a call. One cursor
+// can go over all locks, but none is decoded without an object.
+func allocations(call func()) int64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	call()
+	runtime.ReadMemStats(&after)
+	return int64(after.Mallocs - before.Mallocs) //nolint:gosec // a difference of counters
 }
 
 // What this backend writes beside locks leaves it sure of stock's: no look at

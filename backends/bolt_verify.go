@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -59,7 +60,11 @@ func readStoreState(tx *bbolt.Tx) storeState {
 // The file may be open read-only, and may be one that only stock Atlantis has
 // written. It changes nothing. Its error says that the file can't be checked.
 func VerifyBolt(db *bbolt.DB) ([]enhanced.Violation, error) {
-	unusable, usable, err := verifyFile(db)
+	return verifyBolt(db, nil)
+}
+
+func verifyBolt(db *bbolt.DB, opened os.FileInfo) ([]enhanced.Violation, error) {
+	unusable, usable, err := verifyFile(db, opened)
 	if err != nil || len(unusable) > 0 {
 		return append(unusable, usable...), err
 	}
@@ -78,7 +83,7 @@ func (b *BoltBackend) Verify(ctx context.Context) ([]enhanced.Violation, error) 
 	var violations []enhanced.Violation
 	err := b.view(ctx, operation, func(*bbolt.Tx) error { return nil })
 	if err == nil {
-		violations, err = VerifyBolt(b.db)
+		violations, err = verifyBolt(b.db, b.opened)
 	}
 	return violations, stepError(operation, err)
 }

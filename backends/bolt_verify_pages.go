@@ -3,6 +3,7 @@ package backends
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
@@ -10,20 +11,21 @@ import (
 
 // verifyPages checks the file's own structure. It returns what forbids to use
 // the file: nothing else in it can be checked then, and nothing be written.
-func verifyPages(db *bbolt.DB) ([]enhanced.Violation, error) {
-	unusable, _, err := verifyFile(db)
+func verifyPages(db *bbolt.DB, opened os.FileInfo) ([]enhanced.Violation, error) {
+	unusable, _, err := verifyFile(db, opened)
 	return unusable, err
 }
 
-// verifyFile is verifyPages with what does not forbid to use the file.
-func verifyFile(db *bbolt.DB) (unusable, usable []enhanced.Violation, err error) {
+// verifyFile is verifyPages with what does not forbid to use the file. For opened
+// see [checkFile].
+func verifyFile(db *bbolt.DB, opened os.FileInfo) (unusable, usable []enhanced.Violation, err error) {
 	// bbolt's check reads what writers change, so it needs to be the writer.
 	tx, err := db.Begin(!db.IsReadOnly())
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	damages, err := checkFile(tx)
+	damages, err := checkFile(tx, opened)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -21,9 +21,15 @@ const (
 // documentedUser is the user of the operator's guide.
 func documentedUser(t *testing.T) string {
 	t.Helper()
+	return documented(t, leastUser)
+}
+
+// documented is a user of the operator's guide, with the least password.
+func documented(t *testing.T, user string) string {
+	t.Helper()
 	guide, err := os.ReadFile("../docs/redis.md")
 	require.NoError(t, err)
-	line := regexp.MustCompile(`(?m)^user ` + leastUser + ` .*$`).FindString(string(guide))
+	line := regexp.MustCompile(`(?m)^user ` + user + ` .*$`).FindString(string(guide))
 	require.Contains(t, line, ">PASSWORD")
 	return strings.Replace(line, "PASSWORD", leastPassword, 1)
 }
@@ -87,6 +93,35 @@ func runAsLeastUser(t *testing.T, client redis.UniversalClient, change func(*enh
 		}
 		return openRedis(t, client, config)
 	})
+}
+
+// With the guide's rights on the sentinels they are found, and listened to.
+func TestSentinelLeastRights(t *testing.T) {
+	t.Parallel()
+	const user = "atlantis-watch"
+	sentinel := redistest.StartSentinel(t, redistest.Options{SentinelUsers: []string{documented(t, user)}})
+	options := sentinel.Options()
+	options.SentinelUsername, options.SentinelPassword = user, leastPassword
+	client := redis.NewFailoverClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	require.NoError(t, openRedis(t, client, nil).HealthCheck(t.Context()))
+	// One channel for a primary that changes, one for a replica that follows it.
+	listens := regexp.MustCompile(`(?m)^.* sub=2 .* user=` + user + `\b`)
+	backendtest.Eventually(t, "a sentinel is listened to", func() bool {
+		for _, one := range sentinel.Sentinels {
+			clients, err := one.Client().Do(t.Context(), "client", "list").Text()
+			require.NoError(t, err)
+			if listens.MatchString(clients) {
+				return true
+			}
+		}
+		return false
+	})
+	for _, one := range sentinel.Sentinels {
+		denied, err := one.Client().ACLLog(t.Context(), 1).Result()
+		require.NoError(t, err)
+		require.Empty(t, denied)
+	}
 }
 
 // A password never comes up in an error.

@@ -17,7 +17,8 @@ import (
 // for each reason.
 func (b *RedisBackend) check(ctx context.Context) error {
 	if err := b.eachPrimary(ctx, b.checkServer); err != nil {
-		return err
+		// A cluster is asked for its servers first.
+		return explain(err)
 	}
 	if err := b.checkRights(ctx); err != nil {
 		return err
@@ -145,7 +146,9 @@ func refuse(format string, args ...any) error {
 
 // explain says what an operator can do about the server's answer.
 func explain(err error) error {
+	var explained *enhanced.LockError
 	switch {
+	case errors.As(err, &explained):
 	case hasErrorPrefix(err, "NOPERM"), hasErrorPrefix(err, "The user executing the script can't"):
 		return refuse("missing rights: %w; see the ACL in the operator's guide", err)
 	case hasErrorPrefix(err, "NOAUTH"), hasErrorPrefix(err, "WRONGPASS"):

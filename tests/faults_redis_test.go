@@ -200,6 +200,36 @@ func TestRedisClockJumps(t *testing.T) {
 	require.NotEmpty(t, violations, "verify shows that the clock was set back")
 }
 
+// A request whose lock has ended is known again for ten minutes of the server's
+// clock. One that is set further forward has it judged as a new one.
+func TestRedisClockJumpForgetsRequests(t *testing.T) {
+	t.Parallel()
+	clock := redistest.NewClock(t)
+	server := redistest.Start(t, redistest.Options{Env: clock.Env()})
+	b := backends.NewRedisBackend(server.Client(), nil, nil)
+	defer func() { require.NoError(t, b.Close()) }()
+	ctx := t.Context()
+	request := &enhanced.EnhancedLockRequest{
+		ID: "late", Resource: enhanced.ProjectResource(models.NewProject("org/app", ".", ""), "default"), User: models.User{Username: "ann"},
+	}
+	lock, err := b.AcquireLock(ctx, request)
+	require.NoError(t, err)
+	require.NoError(t, b.ReleaseLock(ctx, lock.ID))
+	for _, jump := range []time.Duration{0, 9 * time.Minute} {
+		clock.Set(jump)
+		_, err = b.CleanupExpiredLocks(ctx)
+		require.NoError(t, err)
+		_, err = b.AcquireLock(ctx, request)
+		require.ErrorIs(t, err, enhanced.ErrLockExpired, "%s", jump)
+	}
+	clock.Set(11 * time.Minute)
+	_, err = b.CleanupExpiredLocks(ctx)
+	require.NoError(t, err)
+	again, err := b.AcquireLock(ctx, request)
+	require.NoError(t, err)
+	require.Greater(t, again.Version, lock.Version)
+}
+
 // The clock is set forward and back while clients work. Locks without a lease do
 // not go by it.
 func TestRedisClockJumpsUnderLoad(t *testing.T) {

@@ -25,8 +25,8 @@ const (
 
 // openDataFile opens the file of locks in directory, for this process alone.
 // It makes what is missing. A file that can't be read whole is refused without
-// having been written to. The warnings are for the server's log.
-func openDataFile(directory string) (db *bbolt.DB, warnings []string, err error) {
+// having been written to. The damages are for the server's log.
+func openDataFile(directory string) (db *bbolt.DB, damages []backends.FileDamage, err error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return nil, nil, withHint(fmt.Errorf("can't make the data directory: %w", err), "name another directory with --data-dir")
 	}
@@ -40,12 +40,12 @@ func openDataFile(directory string) (db *bbolt.DB, warnings []string, err error)
 		return nil, nil, withHint(fmt.Errorf("refusing to open %q: it is %s, not a plain file", path, describeMode(info.Mode())),
 			"name the directory that has the file itself with --data-dir")
 	case info.Size() > 0:
-		if warnings, err = checkDataFile(path); err != nil {
+		if damages, err = checkDataFile(path); err != nil {
 			return nil, nil, err
 		}
 	}
 	db, err = openBolt(path, &bbolt.Options{Timeout: openTimeout})
-	return db, warnings, err
+	return db, damages, err
 }
 
 func describeMode(mode fs.FileMode) string {
@@ -60,9 +60,9 @@ func describeMode(mode fs.FileMode) string {
 }
 
 // checkDataFile checks all pages of a file without writing to it. bbolt would
-// open a damaged one, and end the process at the first write. What does not
-// forbid to use the file is a warning.
-func checkDataFile(path string) (warnings []string, err error) {
+// open a damaged one, and end the process at the first write. It returns what
+// does not forbid to use the file.
+func checkDataFile(path string) (usable []backends.FileDamage, err error) {
 	db, err := openBolt(path, &bbolt.Options{ReadOnly: true, Timeout: openTimeout})
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func checkDataFile(path string) (warnings []string, err error) {
 	var causes []string
 	for _, damage := range damages {
 		if damage.Usable {
-			warnings = append(warnings, damage.Detail)
+			usable = append(usable, damage)
 		} else {
 			causes = append(causes, damage.Detail)
 		}
@@ -82,7 +82,7 @@ func checkDataFile(path string) (warnings []string, err error) {
 	if len(causes) > 0 {
 		return nil, damaged(path, errors.New(strings.Join(causes, "; ")))
 	}
-	return warnings, nil
+	return usable, nil
 }
 
 // readDataFile opens a file read-only and calls read.

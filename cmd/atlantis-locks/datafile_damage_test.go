@@ -38,13 +38,14 @@ func runProgram(t *testing.T, args ...string) (code int, stdout, stderr string) 
 	return code, out.String(), log.String()
 }
 
-// startServer serves a directory, and returns the server's address and how to
-// stop it. That returns what the server has logged.
-func startServer(t *testing.T, directory string) (address string, stop func() string) {
+// startServer serves a directory, with further flags, and returns the server's
+// address and how to stop it. That returns what the server has logged.
+func startServer(t *testing.T, directory string, flags ...string) (address string, stop func() string) {
 	t.Helper()
 	addressFile := filepath.Join(t.TempDir(), "addr")
 	var log bytes.Buffer
-	server := exec.CommandContext(t.Context(), "atlantis-locks", "serve", "--data-dir", directory, "--listen", "127.0.0.1:0", "--address-file", addressFile)
+	server := exec.CommandContext(t.Context(), "atlantis-locks",
+		append([]string{"serve", "--data-dir", directory, "--listen", "127.0.0.1:0", "--address-file", addressFile}, flags...)...)
 	server.Stderr = &log
 	require.NoError(t, server.Start())
 	require.Eventually(t, func() bool {
@@ -176,7 +177,8 @@ func TestNothingStartsOnADamagedFreeList(t *testing.T) {
 }
 
 // With the newer of the two pages damaged that describe the file, bbolt goes on
-// with the older one: the last transaction is gone. Both commands say so.
+// with the older one: the last transaction is gone. Both commands say so, the
+// server at any log level.
 func TestADamagedDescriptionIsToldAndHeals(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, dataFileName)
@@ -193,28 +195,43 @@ func TestADamagedDescriptionIsToldAndHeals(t *testing.T) {
 	require.Contains(t, stdout, "what the last transaction changed can be missing")
 	f.requireUntouched()
 
-	address, stop := startServer(t, directory)
+	address, stop := startServer(t, directory, "--log-level", "error")
 	_, stdout, _ = runProgram(t, "list", "--server", address)
 	require.Contains(t, stdout, "released", "what the last transaction released")
 	code, _, stderr = runProgram(t, "lock", "--server", address, "acme/infra", "new", "default", "--user", "bob")
 	require.Equal(t, exitDone, code, stderr)
-	warning := firstWarning(t, stop())
-	require.Contains(t, warning, `"`+path+`": page `+page+", one of the two that describe the file in turn, is damaged")
-	require.Contains(t, warning, "put back a copy of the file")
+	logged := firstOf(t, "error", stop())
+	require.Contains(t, logged, `"`+path+`": page `+page+", one of the two that describe the file in turn, is damaged")
+	require.Contains(t, logged, "put back a copy of the file")
 
 	code, stdout, stderr = runProgram(t, "verify", "--file", path)
 	require.Equal(t, exitDone, code, stdout+stderr)
 }
 
-// firstWarning wants each line of a server's log to be an object, and returns
-// the message of the first one of level warn.
-func firstWarning(t *testing.T, log string) string {
+// Space that is lost is no damage to any lock.
+func TestServeWarnsOfLostSpace(t *testing.T) {
+	directory := t.TempDir()
+	path := filepath.Join(directory, dataFileName)
+	lockAndUnlock(t, path)
+	f := readRaw(t, path)
+	require.NotZero(t, f.content[f.freeList()+10], "no page is free")
+	f.content[f.freeList()+10]--
+	f.write()
+	_, stop := startServer(t, directory)
+	log := stop()
+	require.Contains(t, firstOf(t, "warn", log), "is neither in use nor free: its space is lost, and nothing else")
+	require.Empty(t, firstOf(t, "error", log))
+}
+
+// firstOf wants each line of a server's log to be an object, and returns the
+// message of the first one of a level.
+func firstOf(t *testing.T, level, log string) string {
 	t.Helper()
 	var first string
 	for line := range strings.Lines(log) {
 		var entry struct{ Level, Msg string }
 		require.NoError(t, json.Unmarshal([]byte(line), &entry), "%s", line)
-		if entry.Level == "warn" && first == "" {
+		if entry.Level == level && first == "" {
 			first = entry.Msg
 		}
 	}
@@ -295,7 +312,9 @@ func TestServeOnAFileWithoutContent(t *testing.T) {
 	address, stop := startServer(t, directory)
 	code, _, stderr = runProgram(t, "lock", "--server", address, "acme/infra", ".", "default", "--user", "bob")
 	require.Equal(t, exitDone, code, stderr)
-	require.Empty(t, firstWarning(t, stop()))
+	log := stop()
+	require.Empty(t, firstOf(t, "warn", log))
+	require.Empty(t, firstOf(t, "error", log))
 	code, stdout, stderr := runProgram(t, "verify", "--file", path)
 	require.Equal(t, exitDone, code, stdout+stderr)
 	address, stop = startServer(t, directory)

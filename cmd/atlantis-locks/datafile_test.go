@@ -107,9 +107,9 @@ func TestDamageDeepInside(t *testing.T) {
 
 func requireSoundDataFile(t *testing.T, path string) {
 	t.Helper()
-	warnings, err := checkDataFile(path)
+	damages, err := checkDataFile(path)
 	require.NoError(t, err)
-	require.Empty(t, warnings)
+	require.Empty(t, damages)
 }
 
 // makeStockFile returns how many bytes the file's pages have.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/spf13/cobra"
 )
 
@@ -60,11 +61,11 @@ with 3 if one was skipped because another holds its lock.`,
 			name = source.describe()
 			records, err = source.readStockRecords(cmd, env)
 		} else {
-			var warnings []string
+			var damages []backends.FileDamage
 			name = args[0]
-			records, warnings, err = readStockFile(name)
-			for _, warning := range warnings {
-				fmt.Fprintf(env.stderr, "warning: %q: %s\n", name, warning)
+			records, damages, err = readStockFile(name)
+			for _, damage := range damages {
+				fmt.Fprintf(env.stderr, "warning: %q: %s\n", name, damage.Detail)
 			}
 		}
 		if err != nil {

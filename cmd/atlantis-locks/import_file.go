@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"go.etcd.io/bbolt"
 )
@@ -23,8 +24,8 @@ type stockRecord struct {
 }
 
 // readStockFile reads the locks in a file of stock Atlantis, without changing
-// it. What is wrong with the file, but leaves it readable, is a warning.
-func readStockFile(path string) (records []stockRecord, warnings []string, err error) {
+// it, and what is wrong with the file but leaves it readable.
+func readStockFile(path string) (records []stockRecord, damages []backends.FileDamage, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -39,7 +40,7 @@ func readStockFile(path string) (records []stockRecord, warnings []string, err e
 	}
 	// All pages first: bbolt trusts them, and would follow a page that points
 	// to itself until the memory is full.
-	if warnings, err = checkDataFile(path); err != nil {
+	if damages, err = checkDataFile(path); err != nil {
 		return nil, nil, err
 	}
 	err = readDataFile(path, func(tx *bbolt.Tx) error {
@@ -52,7 +53,7 @@ func readStockFile(path string) (records []stockRecord, warnings []string, err e
 			return nil
 		})
 	})
-	return records, warnings, err
+	return records, damages, err
 }
 
 // decodeStockRecord reads one record. Its content says what is locked; its key

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -34,19 +33,26 @@ func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (reco
 	ctx := cmd.Context()
 	var mu sync.Mutex
 	read := func(ctx context.Context, node redis.Cmdable) error {
-		found, err := readStockKeys(ctx, node)
+		found, err := f.readStockKeys(ctx, node)
 		mu.Lock()
 		defer mu.Unlock()
 		records = append(records, found...)
 		return err
 	}
 	if cluster, ok := client.(*redis.ClusterClient); ok {
-		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return read(ctx, node) })
+		// The library asks what servers there are before it names any.
+		err = f.firstAnswer(ctx, func(ctx context.Context) error {
+			_, err := cluster.MasterForKey(ctx, stockKeyPrefix)
+			return err
+		})
+		if err == nil {
+			err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return read(ctx, node) })
+		}
 	} else {
 		err = read(ctx, client)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("can't read the locks in %s: %w", f.describe(), err)
+		return nil, f.cannot("read the locks in", err)
 	}
 	byKey := func(a, b stockRecord) int { return strings.Compare(a.key, b.key) }
 	slices.SortFunc(records, byKey)
@@ -55,9 +61,14 @@ func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (reco
 }
 
 // readStockKeys reads the locks of one server.
-func readStockKeys(ctx context.Context, node redis.Cmdable) (records []stockRecord, err error) {
-	for cursor := uint64(0); ; {
-		keys, next, err := node.Scan(ctx, cursor, stockKeyPrefix+"*", importPage).Result()
+func (f *redisFlags) readStockKeys(ctx context.Context, node redis.Cmdable) (records []stockRecord, err error) {
+	var keys []string
+	var cursor uint64
+	scan := func(ctx context.Context) (err error) {
+		keys, cursor, err = node.Scan(ctx, cursor, stockKeyPrefix+"*", importPage).Result()
+		return err
+	}
+	for err := f.firstAnswer(ctx, scan); ; err = scan(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +86,7 @@ func readStockKeys(ctx context.Context, node redis.Cmdable) (records []stockReco
 			}
 			records = append(records, record)
 		}
-		if cursor = next; cursor == 0 {
+		if cursor == 0 {
 			return records, nil
 		}
 	}

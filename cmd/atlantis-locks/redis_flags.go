@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ type redisFlags struct {
 	poolSize             int
 	timeout              time.Duration
 
+	dials dials
 	// fromEnvironment is what is wrong with the environment variables.
 	fromEnvironment error
 }
@@ -144,12 +146,14 @@ func (f *redisFlags) client(cmd *cobra.Command, env environment) (redis.Universa
 		// It would need a right that is of no other use.
 		DisableIdentity: true,
 	}
+	dial := dialer(redis.NewDialer(&redis.Options{DialTimeout: f.timeout}))
 	if f.tls.enabled {
 		if _, err := f.tls.config(); err != nil {
 			return nil, err
 		}
-		options.Dialer = f.tls.dialer(f.timeout)
+		dial = f.tls.dialer(f.timeout)
 	}
+	options.Dialer = f.dials.remember(dial)
 	return redis.NewUniversalClient(options), nil
 }
 
@@ -195,6 +199,27 @@ func (f *redisFlags) describe() string {
 		return "Redis at " + addrs
 	}
 }
+
+// cannot says what can't be done with the servers, in one line: the client library
+// repeats what each sentinel says.
+func (f *redisFlags) cannot(do string, err error) error {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); !slices.ContainsFunc(lines, func(before string) bool { return strings.HasSuffix(before, line) }) {
+			lines = append(lines, line)
+		}
+	}
+	return &redisError{message: fmt.Sprintf("can't %s %s: %s", do, f.describe(), strings.Join(lines, "; ")), err: err}
+}
+
+// redisError is an error of the client library with a message for people.
+type redisError struct {
+	message string
+	err     error
+}
+
+func (e *redisError) Error() string { return e.message }
+func (e *redisError) Unwrap() error { return e.err }
 
 // readSecret reads a secret from a file or from the environment.
 func readSecret(cmd *cobra.Command, env environment, variable, flag, path string) (string, error) {

@@ -13,48 +13,68 @@ import (
 	stock "github.com/runatlantis/atlantis/server/core/redis"
 )
 
-// startRedis starts servers that end with the test t, and puts their addresses
-// into $REDIS, with commas: redis single|sentinel|cluster|secure
+// startRedis starts servers that end with the test t. They are the script's Redis
+// from then on, and $REDIS has their addresses, with commas: redis KIND
 //
-// A secure server has the user locks with the password redis-secret, and files
-// $CA, $CERT and $KEY.
+// The kinds are single, sentinel and cluster; each as secure-KIND, which asks for
+// TLS, with the files $CA, $CERT and $KEY, and for the user locks with the
+// password redis-secret; and sentinel-users. The sentinels of that one and of
+// secure-sentinel ask for the user watch with the password sentinel-secret.
 func startRedis(t *testing.T) func(ts *testscript.TestScript, neg bool, args []string) {
 	t.Helper()
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		if neg || len(args) != 1 {
-			ts.Fatalf("usage: redis single|sentinel|cluster|secure")
+			ts.Fatalf("usage: redis KIND")
 		}
-		var addrs []string
-		switch args[0] {
-		case "single":
-			addrs = []string{redistest.Start(t, redistest.Options{}).Addr}
-		case "sentinel":
-			addrs = redistest.StartSentinel(t, redistest.Options{}).Options().SentinelAddrs
-		case "cluster":
-			addrs = redistest.StartCluster(t, 3, 0, redistest.Options{}).Addrs()
-		case "secure":
+		kind, isSecure := strings.CutPrefix(args[0], "secure-")
+		var options redistest.Options
+		if isSecure {
 			secure := redistest.NewSecure(t, "user locks on >redis-secret ~* &* +@all")
-			addrs = []string{redistest.Start(t, redistest.Options{Secure: secure}).Addr}
 			ts.Setenv("CA", secure.CAFile)
 			ts.Setenv("CERT", secure.CertFile)
 			ts.Setenv("KEY", secure.KeyFile)
+			options.Secure = secure
+		}
+		if isSecure || kind == "sentinel-users" {
+			options.SentinelUsers = []string{"user watch on >sentinel-secret &* +@all"}
+		}
+		var addrs []string
+		var client redis.UniversalClient
+		switch kind {
+		case "single":
+			server := redistest.Start(t, options)
+			addrs, client = []string{server.Addr}, server.Client()
+		case "sentinel", "sentinel-users":
+			sentinel := redistest.StartSentinel(t, options)
+			addrs, client = sentinel.Options().SentinelAddrs, sentinel.Primary.Client()
+		case "cluster":
+			cluster := redistest.StartCluster(t, 3, 0, options)
+			addrs, client = cluster.Addrs(), cluster.Client()
 		default:
 			ts.Fatalf("there is no Redis of the kind %q", args[0])
 		}
 		ts.Setenv("REDIS", strings.Join(addrs, ","))
+		*scriptRedis(ts) = client
 	}
 }
 
-// cmdStockRedis locks a project in the Redis at $REDIS as stock Atlantis does,
-// with its own package: stockredis REPO PATH WORKSPACE PULL
+// redisValue is the key of a script's value that has its Redis.
+type redisValue struct{}
+
+// scriptRedis is where an administrator's client of the script's Redis is.
+func scriptRedis(ts *testscript.TestScript) *redis.UniversalClient {
+	return ts.Value(redisValue{}).(*redis.UniversalClient)
+}
+
+// cmdStockRedis locks a project in the script's Redis as stock Atlantis does, with
+// its own package: stockredis REPO PATH WORKSPACE PULL
 //
 // As stockredis KEY VALUE it writes whatever it is told.
 func cmdStockRedis(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 && len(args) != 2 {
 		ts.Fatalf("usage: stockredis REPO PATH WORKSPACE PULL, or KEY VALUE")
 	}
-	client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: strings.Split(ts.Getenv("REDIS"), ",")})
-	defer client.Close()
+	client := *scriptRedis(ts)
 	if len(args) == 2 {
 		ts.Check(client.Set(context.Background(), args[0], args[1], 0).Err())
 		return

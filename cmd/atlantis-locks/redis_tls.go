@@ -41,7 +41,7 @@ func (t redisTLS) config() (*tls.Config, error) {
 
 // dialer returns a dialer that reads the files again for each connection, so
 // that certificates can be replaced while the program runs.
-func (t redisTLS) dialer(timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (t redisTLS) dialer(timeout time.Duration) dialer {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		config, err := t.config()
 		if err != nil {

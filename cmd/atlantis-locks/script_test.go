@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/runatlantis/atlantis/server/core/boltdb"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -39,6 +40,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LOGIN", login.Username)
 			env.Setenv("ESCAPE", "\x1b[2J")
+			env.Values[redisValue{}] = new(redis.UniversalClient)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// startTimeout is how long Redis has to answer when the server starts.
+// startTimeout is how long Redis has to show that it is fit when the server starts.
 const startTimeout = 15 * time.Second
 
 // openStore is a store that serve has opened.
@@ -26,12 +26,16 @@ type openStore struct {
 
 // openBoltStore opens the file of the data directory.
 func (o *serveOptions) openBoltStore(config *enhanced.EnhancedConfig, logger logging.SimpleLogging) (*openStore, error) {
-	db, warnings, err := openDataFile(o.dataDir)
+	db, damages, err := openDataFile(o.dataDir)
 	if err != nil {
 		return nil, err
 	}
-	for _, warning := range warnings {
-		logger.Warn("%q: %s", db.Path(), warning)
+	for _, damage := range damages {
+		log := logger.Warn
+		if damage.Incomplete {
+			log = logger.Err // seen at every log level
+		}
+		log("%q: %s", db.Path(), damage.Detail)
 	}
 	warnIfOpenToOthers(db, logger)
 	backend, err := backends.NewBoltBackend(db, config, logger)
@@ -66,10 +70,8 @@ func (o *serveOptions) openRedisStore(ctx context.Context, client redis.Universa
 	redis.SetLogger(redisLogger{logger})
 	backend := backends.NewRedisBackend(client, config, logger)
 	closeAll := func() error { return errors.Join(backend.Close(), client.Close()) }
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := backend.HealthCheck(starting); err != nil {
-		return nil, errors.Join(withHint(fmt.Errorf("can't use %s: %w", o.redis.describe(), err), "docs/redis.md says what it needs"), closeAll())
+	if err := o.redis.answerIn(ctx, startTimeout, backend.HealthCheck); err != nil {
+		return nil, errors.Join(withHint(o.redis.cannot("use", err), "docs/redis.md says what it needs"), closeAll())
 	}
 	return &openStore{Backend: backend, name: o.redis.describe(), close: closeAll}, nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The administrator of servers that are secure: it may do everything.
+// The administrator of servers that ask for a user: it may do everything.
 const (
 	AdminUser     = "admin"
 	AdminPassword = "admin-secret"
@@ -31,7 +31,7 @@ type Secure struct {
 	CAFile, CertFile, KeyFile string
 
 	tb testing.TB
-	// users is an ACL file, "" on sentinels, which ask for a certificate only.
+	// users is an ACL file, "" on sentinels, whose users are in their configuration.
 	users string
 	ca    *x509.Certificate
 	key   *ecdsa.PrivateKey
@@ -46,11 +46,7 @@ func NewSecure(tb testing.TB, users ...string) *Secure {
 		CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"),
 		tb: tb, users: filepath.Join(dir, "users.acl"),
 	}
-	text := "user default off\nuser " + AdminUser + " on >" + AdminPassword + " ~* &* +@all\n"
-	for _, user := range users {
-		text += user + "\n"
-	}
-	require.NoError(tb, os.WriteFile(s.users, []byte(text), 0o600))
+	require.NoError(tb, os.WriteFile(s.users, []byte(usersText(users)), 0o600))
 
 	var err error
 	s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -64,6 +60,16 @@ func NewSecure(tb testing.TB, users ...string) *Secure {
 	writePEM(tb, s.CAFile, "CERTIFICATE", der)
 	s.Issue("first")
 	return s
+}
+
+// usersText has users by lines of an ACL file beside the administrator, and
+// nobody else.
+func usersText(users []string) string {
+	text := "user default off\nuser " + AdminUser + " on >" + AdminPassword + " ~* &* +@all\n"
+	for _, user := range users {
+		text += user + "\n"
+	}
+	return text
 }
 
 func certificate(name string) *x509.Certificate {

@@ -83,6 +83,12 @@ func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 	if options.Secure != nil {
 		text += fmt.Sprintf("sentinel auth-user %[1]s %s\nsentinel auth-pass %[1]s %[3]s\n", SentinelMaster, AdminUser, AdminPassword)
 	}
+	if len(options.SentinelUsers) > 0 {
+		s.asks = true
+		text += usersText(options.SentinelUsers)
+		// They ask each other too.
+		text += fmt.Sprintf("sentinel sentinel-user %s\nsentinel sentinel-pass %s\n", AdminUser, AdminPassword)
+	}
 	require.NoError(tb, os.WriteFile(config, []byte(text), 0o600))
 	s.command = append([]string{config, "--sentinel"}, s.options.Secure.serverArgs(s.port())...)
 	tb.Cleanup(s.Kill)
@@ -92,10 +98,11 @@ func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 
 // Options are what a client needs to follow the primary as administrator.
 func (s *Sentinel) Options() *redis.FailoverOptions {
-	one := s.Primary.Options()
+	one, sentinel := s.Primary.Options(), s.Sentinels[0].Options()
 	options := &redis.FailoverOptions{
 		MasterName: SentinelMaster, DisableIdentity: true,
 		TLSConfig: one.TLSConfig, Username: one.Username, Password: one.Password,
+		SentinelUsername: sentinel.Username, SentinelPassword: sentinel.Password,
 	}
 	for _, sentinel := range s.Sentinels {
 		options.SentinelAddrs = append(options.SentinelAddrs, sentinel.Addr)

@@ -39,6 +39,9 @@ type Options struct {
 	DeadAfter time.Duration
 	// Secure, when set, makes the servers ask for TLS, users and passwords.
 	Secure *Secure
+	// SentinelUsers, when set, makes the sentinels ask for a user and a password
+	// too: the administrator's, or those of these lines of an ACL file.
+	SentinelUsers []string
 }
 
 // deadAfter is DeadAfter in milliseconds.
@@ -55,6 +58,8 @@ type Server struct {
 
 	tb      testing.TB
 	options Options
+	// asks says that it asks for a user and a password.
+	asks    bool
 	command []string
 	process *exec.Cmd
 	exited  chan struct{}
@@ -87,7 +92,10 @@ func Start(tb testing.TB, options Options) *Server {
 
 func newServer(tb testing.TB, options Options) *Server {
 	tb.Helper()
-	return &Server{tb: tb, options: options, Dir: tb.TempDir(), Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb)))}
+	return &Server{
+		tb: tb, options: options, asks: options.Secure != nil && options.Secure.users != "",
+		Dir: tb.TempDir(), Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb))),
+	}
 }
 
 func (s *Server) port() string {
@@ -179,9 +187,9 @@ func (s *Server) Options() *redis.Options {
 	options := &redis.Options{Addr: s.Addr, DisableIdentity: true}
 	if secure := s.options.Secure; secure != nil {
 		options.TLSConfig = secure.TLS()
-		if secure.users != "" {
-			options.Username, options.Password = AdminUser, AdminPassword
-		}
+	}
+	if s.asks {
+		options.Username, options.Password = AdminUser, AdminPassword
 	}
 	return options
 }
