@@ -91,4 +91,3 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 	}
 	return problems
 }
-
