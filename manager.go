@@ -107,6 +107,24 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // accepts. With the queue enabled it waits; without, a held resource answers
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+		return m.backend.AcquireLock(ctx, request)
+	})
+}
+
+// AcquireNow is Acquire for callers that can't wait: a held resource answers
+// LOCK_EXISTS with the holder, with the queue enabled, too.
+func (m *EnhancedLockManager) AcquireNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+		lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
+		if err == nil && !acquired {
+			return nil, NewHeldError(lock.Resource, lock)
+		}
+		return lock, err
+	})
+}
+
+func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLockRequest, take func(context.Context, *EnhancedLockRequest) (*EnhancedLock, error)) (*EnhancedLock, error) {
 	config, err := m.ready(ctx)
 	if err != nil {
 		return nil, err
@@ -121,7 +139,7 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, err
 	}
-	lock, err := m.backend.AcquireLock(ctx, normalized)
+	lock, err := take(ctx, normalized)
 	m.publishAcquire(normalized, lock, err == nil, err)
 	return lock, err
 }

@@ -57,6 +57,9 @@ func TestManagerWaitsInTheQueue(t *testing.T) {
 	require.Equal(t, 3, position(of(models.User{Username: "eve"})))
 	require.Zero(t, position(of(alice())), "the holder does not wait")
 
+	_, err = manager.AcquireNow(ctx, &enhanced.EnhancedLockRequest{Project: project("a"), Workspace: workspace, User: models.User{Username: "max"}})
+	require.ErrorIs(t, err, enhanced.ErrLockExists)
+	require.Equal(t, 3, position(ctx), "it does not wait")
 	require.NoError(t, manager.CancelQueuedRequest(ctx, project("a"), workspace, bob()))
 	require.ErrorIs(t, <-answers["bob"], enhanced.ErrLockExpired)
 	require.ErrorIs(t, manager.CancelQueuedRequest(ctx, project("a"), workspace, bob()), enhanced.ErrLockNotFound)

@@ -128,7 +128,7 @@ func (s *server) acquire(ctx context.Context, input *acquireInput) (*acquireOutp
 	if err != nil {
 		return nil, err
 	}
-	lock, err := s.manager.Acquire(ctx, request)
+	lock, err := s.manager.AcquireNow(ctx, request)
 	if err != nil {
 		return nil, err
 	}
