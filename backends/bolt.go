@@ -65,12 +65,13 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 		return nil, enhanced.NewBackendError(fmt.Sprintf("preparing %q", db.Path()), err)
 	}
 	b.opened, _ = os.Stat(db.Path()) //nolint:errcheck // [checkFile] says that it is not there
-	b.startCommitter()
-	b.waiting = newWaiting(b.watch)
+	b.start()
 	return b, nil
 }
 
-func (b *BoltBackend) startCommitter() {
+// start makes what steps and calls need.
+func (b *BoltBackend) start() {
+	b.waiting = newWaiting(b.watch)
 	b.committer = newCommitter(b.db, b.logger)
 	b.committer.run = b.runStep
 	b.committer.committed = b.committed

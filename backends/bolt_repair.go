@@ -33,7 +33,7 @@ func RepairBolt(ctx context.Context, db *bbolt.DB, actor, reason string) ([]enha
 	}
 	b := &BoltBackend{db: db, logger: enhanced.LoggerOrNoop(nil)}
 	b.config.Store(enhanced.DefaultConfig())
-	b.startCommitter()
+	b.start()
 	repaired, err := b.Repair(ctx, actor, reason)
 	return repaired, errors.Join(err, b.Close())
 }
