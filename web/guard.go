@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 )
 
 // setHeaders sets what every answer has: it is data, never a page, and no
@@ -120,7 +121,11 @@ func answerProblems(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refusal, pattern := mux.Handler(r)
 		if pattern != "" {
-			r.Body = &deadlineBody{ReadCloser: r.Body, controller: http.NewResponseController(w)}
+			controller := http.NewResponseController(w)
+			r.Body = &deadlineBody{ReadCloser: r.Body, controller: controller}
+			if r.URL.Path == api.WaitPath {
+				_ = controller.SetWriteDeadline(time.Time{}) // not a network connection
+			}
 			mux.ServeHTTP(w, r)
 			return
 		}

@@ -26,6 +26,9 @@ type Options struct {
 	// out: a page of another site can point a name of its own at 127.0.0.1, and
 	// is then of the same origin.
 	LoopbackOnly bool
+	// Stopping ends calls that wait for a lock, when it is closed: a server that
+	// is to stop waits for its calls. Nil ends none.
+	Stopping <-chan struct{}
 }
 
 // server is what the handlers share.
@@ -33,6 +36,8 @@ type server struct {
 	manager *enhanced.EnhancedLockManager
 	logger  logging.SimpleLogging
 	api     huma.API
+	// stopping ends what waits.
+	stopping <-chan struct{}
 }
 
 // NewHandler returns the handler of the API on manager.
@@ -42,10 +47,13 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 		manager: manager,
 		logger:  enhanced.LoggerOrNoop(options.Logger),
 		api:     humago.New(mux, apiConfig()),
+
+		stopping: options.Stopping,
 	}
 	s.api.UseMiddleware(s.requireJSON)
 	s.registerLocks()
 	s.registerUnlock()
+	s.registerQueue()
 	s.registerStats()
 	s.registerImport()
 	s.registerVerify()

@@ -132,9 +132,14 @@ func (s *server) acquire(ctx context.Context, input *acquireInput) (*acquireOutp
 	if err != nil {
 		return nil, err
 	}
+	return acquired(lock), nil
+}
+
+// acquired is the answer to who has got a lock.
+func acquired(lock *enhanced.EnhancedLock) *acquireOutput {
 	// Relative to the request, so that it is right wherever this is mounted.
 	location := path.Base(api.LocksPath) + "/" + lock.ID
-	return &acquireOutput{Location: location, Body: lockView(lock)}, nil
+	return &acquireOutput{Location: location, Body: lockView(lock)}
 }
 
 // requestFrom returns what the manager is asked for.

@@ -59,15 +59,18 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/locks",
 		"GET /api/v1/locks/{id}",
 		"GET /api/v1/log",
+		"GET /api/v1/queue",
 		"GET /api/v1/repositories",
 		"GET /api/v1/stats",
 		"GET /healthz",
 		"GET /readyz",
 		"POST /api/v1/import",
 		"POST /api/v1/locks",
+		"POST /api/v1/queue/cancel",
 		"POST /api/v1/repair",
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
+		"POST /api/v1/wait",
 	}, routes)
 
 	// Every reference leads somewhere, and nothing is left over from huma.

@@ -59,6 +59,9 @@ func (s *server) problem(err error) *api.Problem {
 	if lockError.Code == enhanced.ErrCodeInvalidRequest {
 		p.Detail = redact(lockError.Error())
 	}
+	if lockError.Code == enhanced.ErrCodeTimeout && lockError.Holder != nil {
+		return p // somebody has waited long enough, and nothing failed
+	}
 	if p.Status >= http.StatusInternalServerError {
 		s.logger.Err("%s: %s", lockError.Code, redact(err.Error()))
 		p.Detail += failing(p) + "; the server's log says more"

@@ -84,7 +84,9 @@ func newAuditListCommand(env environment) *cobra.Command {
 func logTypes() []string {
 	return []string{
 		enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventTimeout, enhanced.EventRefreshed,
-		enhanced.EventTransferred, enhanced.EventAdopted, enhanced.EventConflict, enhanced.EventRepaired, enhanced.EventUnreadable,
+		enhanced.EventTransferred, enhanced.EventAdopted, enhanced.EventConflict,
+		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout,
+		enhanced.EventRepaired, enhanced.EventUnreadable,
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ refuses to plan it and shows the note, until you unlock it. It does not end by
 itself unless you ask for that with --timeout.`,
 		Example: `  atlantis-locks lock acme/infra envs/prod default --note "database maintenance until noon"
   atlantis-locks lock acme/infra . staging --project-name vpc --timeout 30m
+  atlantis-locks lock acme/infra envs/prod default --wait --priority high
   atlantis-locks lock acme/infra envs/prod default --pull 5 --host github.com`,
 		Args: wantProject,
 	}
@@ -32,6 +34,7 @@ itself unless you ask for that with --timeout.`,
 	note := cmd.Flags().String("note", "", fmt.Sprintf("what others are told who want the lock, at most %d bytes; no secrets", maxNote))
 	timeout := cmd.Flags().String("timeout", api.NoTimeout, "when the lock ends by itself, such as 30m: after "+leaseLimits()+"; none: when it is unlocked")
 	priority := cmd.Flags().String("priority", enhanced.PriorityNormal.String(), "low, normal, high or critical")
+	wait := cmd.Flags().Bool("wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkLockFlags(cmd, *priority, *timeout, *note); err != nil {
 			return err
@@ -45,7 +48,13 @@ itself unless you ask for that with --timeout.`,
 			return err
 		}
 		resource := project.resource(args)
-		lock, err := server.Acquire(cmd.Context(), api.AcquireRequest{
+		take := server.Acquire
+		if *wait {
+			take = func(ctx context.Context, request api.AcquireRequest) (api.Lock, error) {
+				return waitForLock(ctx, env, server, request)
+			}
+		}
+		lock, err := take(cmd.Context(), api.AcquireRequest{
 			Repository:  resource.Repository,
 			Path:        resource.Path,
 			Workspace:   resource.Workspace,

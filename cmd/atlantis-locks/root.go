@@ -54,6 +54,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newServeCommand(env),
 		newLockCommand(env),
 		newUnlockCommand(env),
+		newQueueCommand(env),
 		newListCommand(env),
 		newShowCommand(env),
 		newStatsCommand(env),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/runatlantis/atlantis/server/core/boltdb"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"go.etcd.io/bbolt"
 )
@@ -57,6 +59,8 @@ func TestScripts(t *testing.T) {
 			"truncate":    cmdTruncate,
 			"mode":        cmdMode,
 			"expand":      cmdExpand,
+			"waits":       cmdWaits,
+			"says":        cmdSays,
 			"redis":       startRedis(t),
 			"stockredis":  cmdStockRedis,
 		},
@@ -111,6 +115,34 @@ func poll(ts *testscript.TestScript, get func() (string, bool)) string {
 			ts.Fatalf("waited too long")
 		}
 	}
+}
+
+// cmdWaits waits until so many requests wait on the server: waits N
+func cmdWaits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waits N")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	server, err := client.New(ts.Getenv(serverVariable))
+	ts.Check(err)
+	poll(ts, func() (string, bool) {
+		queue, err := server.Queue(context.Background(), "")
+		ts.Check(err)
+		return "", len(queue.Waiters) == want
+	})
+}
+
+// cmdSays waits until a file contains a text: says FILE TEXT
+func cmdSays(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: says FILE TEXT")
+	}
+	path := ts.MkAbs(args[0])
+	poll(ts, func() (string, bool) {
+		content, err := os.ReadFile(path)
+		return "", err == nil && strings.Contains(string(content), args[1])
+	})
 }
 
 // cmdStockLock locks a project as stock Atlantis does, with its own package:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -34,6 +35,10 @@ type serveOptions struct {
 	redis          *redisFlags
 	keyPrefix      string
 	minReplicasAck int
+
+	queue        bool
+	queueSize    int
+	queueTimeout time.Duration
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -66,6 +71,10 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store := pflag.NewFlagSet("store", pflag.ContinueOnError)
 	store.StringVar(&o.keyPrefix, "redis-key-prefix", enhanced.DefaultConfig().RedisKeyPrefix, "start of every key")
 	store.IntVar(&o.minReplicasAck, "redis-min-replicas-ack", 0, "replicas that must have a change before it counts")
+	defaults := enhanced.DefaultConfig()
+	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue; not on Redis yet")
+	store.IntVar(&o.queueSize, "max-queue-size", defaults.MaxQueueSize, "requests that can wait for one lock")
+	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
 	config := addConfigFlag(cmd, env)
@@ -107,9 +116,16 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	ctx := cmd.Context()
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.EnableEvents = true, true
+	config.EnablePriorityQueue, config.MaxQueueSize, config.QueueTimeout = o.queue, o.queueSize, o.queueTimeout
+	if err := config.Validate(); err != nil {
+		return usagef(cmd, "%v", err)
+	}
 	isRedis, err := o.redis.isRedis(cmd)
 	if err != nil {
 		return err
+	}
+	if isRedis && o.queue {
+		return usagef(cmd, "--enable-priority-queue: the Redis backend has no queue yet")
 	}
 	var client redis.UniversalClient
 	if isRedis {
@@ -165,7 +181,7 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	if err := o.greet(env, address, store.name); err != nil {
 		return err
 	}
-	handler := web.NewHandler(manager, web.Options{Logger: logger, LoopbackOnly: true})
+	handler := web.NewHandler(manager, web.Options{Logger: logger, LoopbackOnly: true, Stopping: ctx.Done()})
 	err = serveUntil(ctx, listener, handler, logger)
 	logger.Info("stopped")
 	return err

@@ -19,11 +19,13 @@ import (
 )
 
 const (
-	// callTimeout bounds every call but an import. It is longer than the
+	// callTimeout bounds every call but an import and a wait. It is longer than the
 	// server's own limit, whose answer says more.
 	callTimeout = 30 * time.Second
 	// importTimeout is longer than the server's limit for imports.
 	importTimeout = 3 * time.Minute
+	// waitTimeout is longer than the server's limit for those who wait.
+	waitTimeout = 25 * time.Hour
 	// maxProblem bounds what is read of an error.
 	maxProblem = 1 << 20
 )
@@ -87,6 +89,24 @@ func (c *Client) Server() string { return c.base.String() }
 // Acquire takes a lock.
 func (c *Client) Acquire(ctx context.Context, request api.AcquireRequest) (api.Lock, error) {
 	return call[api.Lock](ctx, c, http.MethodPost, c.url(api.LocksPath), request, callTimeout)
+}
+
+// Wait takes a lock, and waits for it in its queue: until it has it, the server's
+// limit is over or ctx ends. Then the request leaves the queue.
+func (c *Client) Wait(ctx context.Context, request api.AcquireRequest) (api.Lock, error) {
+	return call[api.Lock](ctx, c, http.MethodPost, c.url(api.WaitPath), request, waitTimeout)
+}
+
+// Queue returns what waits, in one repository if it is named.
+func (c *Client) Queue(ctx context.Context, repository string) (api.QueueList, error) {
+	address := c.url(api.QueuePath)
+	address.RawQuery = query("repository", repository)
+	return call[api.QueueList](ctx, c, http.MethodGet, address, nil, callTimeout)
+}
+
+// Cancel takes a request out of the queue.
+func (c *Client) Cancel(ctx context.Context, request api.CancelRequest) (api.Cancelled, error) {
+	return call[api.Cancelled](ctx, c, http.MethodPost, c.url(api.CancelPath), request, callTimeout)
 }
 
 // Unlock releases a lock.

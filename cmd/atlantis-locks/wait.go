@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
+	"golang.org/x/term"
+)
+
+const (
+	// lookInterval is how often somebody who waits is told where he stands, and
+	// firstLook how soon for the first time.
+	lookInterval = time.Second
+	firstLook    = 100 * time.Millisecond
+)
+
+// waitForLock takes a lock, and tells on stderr how far the queue is meanwhile.
+func waitForLock(ctx context.Context, env environment, server *client.Client, request api.AcquireRequest) (api.Lock, error) {
+	if request.RequestID == "" {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return api.Lock{}, fmt.Errorf("making the request's ID: %w", err)
+		}
+		request.RequestID = id.String()
+	}
+	looking, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { lookAtQueue(looking, env, server, request) })
+	lock, err := server.Wait(ctx, request)
+	stop()
+	done.Wait()
+	if err != nil && ctx.Err() != nil {
+		return lock, fmt.Errorf("you have left the queue: %w", ctx.Err())
+	}
+	return lock, err
+}
+
+// lookAtQueue says where a request stands, until ctx ends.
+func lookAtQueue(ctx context.Context, env environment, server *client.Client, request api.AcquireRequest) {
+	line := newStatusLine(env.stderr)
+	defer line.end()
+	tick := time.NewTicker(firstLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if where, since := whereabouts(ctx, server, request); where != "" && ctx.Err() == nil {
+			line.show(where, since, env.now())
+			tick.Reset(lookInterval)
+		}
+	}
+}
+
+// whereabouts describes a request's place, "" where it has none, and says since
+// when the request waits.
+func whereabouts(ctx context.Context, server *client.Client, request api.AcquireRequest) (where string, since time.Time) {
+	queue, err := server.Queue(ctx, request.Repository)
+	if err != nil {
+		return "", since
+	}
+	var own *api.Waiter
+	for i, w := range queue.Waiters {
+		if w.RequestID == request.RequestID {
+			own = &queue.Waiters[i]
+		}
+	}
+	if own == nil {
+		return "", since
+	}
+	length := 0
+	for _, w := range queue.Waiters {
+		if w.Path == own.Path && w.Workspace == own.Workspace && w.ProjectName == own.ProjectName && w.Type == own.Type {
+			length++
+		}
+	}
+	where = fmt.Sprintf("number %d of %d in the queue", own.Place, length)
+	lock, err := server.Lookup(ctx, api.Resource{Repository: own.Repository, Path: own.Path, Workspace: own.Workspace, ProjectName: own.ProjectName})
+	if err == nil {
+		where += ", held by " + ownerText(lock)
+		if lock.Note != "" {
+			where += " (note: " + printable(lock.Note) + ")"
+		}
+	}
+	return where, own.Since
+}
+
+// statusLine is one line that changes on a terminal. Elsewhere each change of
+// place or holder is a line of its own.
+type statusLine struct {
+	w        io.Writer
+	terminal bool
+	last     string
+}
+
+func newStatusLine(w io.Writer) *statusLine {
+	file, ok := w.(*os.File)
+	return &statusLine{w: w, terminal: ok && term.IsTerminal(int(file.Fd()))}
+}
+
+func (l *statusLine) show(where string, since, now time.Time) {
+	switch {
+	case l.terminal:
+		fmt.Fprintf(l.w, "\r\x1b[K%s, waiting for %s", where, roughly(now.Sub(since)))
+	case where != l.last:
+		fmt.Fprintln(l.w, where)
+	}
+	l.last = where
+}
+
+// end clears the line.
+func (l *statusLine) end() {
+	if l.terminal && l.last != "" {
+		fmt.Fprint(l.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,46 @@
+package api
+
+import "time"
+
+// Paths of what waits.
+const (
+	WaitPath   = Base + "/wait"
+	QueuePath  = Base + "/queue"
+	CancelPath = Base + "/queue/cancel"
+)
+
+// Waiter is a request that waits for a lock.
+type Waiter struct {
+	Place       int       `json:"place" doc:"The place in the queue of its resource, from 1."`
+	Type        string    `json:"type" doc:"The kind of resource." example:"project"`
+	Repository  string    `json:"repository" doc:"The repository's full name." example:"acme/infra"`
+	Path        string    `json:"path" doc:"The project's directory in the repository, . for its root." example:"envs/prod"`
+	Workspace   string    `json:"workspace" doc:"The Terraform workspace." example:"default"`
+	ProjectName string    `json:"project_name" doc:"The project's name, often empty."`
+	Priority    string    `json:"priority" example:"normal"`
+	Owner       Owner     `json:"owner" doc:"Who waits."`
+	OwnerID     string    `json:"owner_id" doc:"The owner in one text." example:"user:alice"`
+	RequestID   string    `json:"request_id" doc:"The request that waits."`
+	Note        string    `json:"note" doc:"What the lock's note will be."`
+	Since       time.Time `json:"since" doc:"When it came, by the store's clock."`
+}
+
+// QueueList is the answer to a list of what waits.
+type QueueList struct {
+	Waiters []Waiter `json:"waiters" nullable:"false" doc:"The waiters, resource by resource, in the order in which they are served."`
+}
+
+// CancelRequest names a waiter that is to leave its queue.
+type CancelRequest struct {
+	Repository  string `json:"repository" minLength:"1" example:"acme/infra"`
+	Path        string `json:"path" minLength:"1" example:"envs/prod"`
+	Workspace   string `json:"workspace" minLength:"1" example:"default"`
+	ProjectName string `json:"project_name,omitempty"`
+	Owner       Owner  `json:"owner" doc:"Who waits."`
+	Actor       string `json:"actor,omitempty" doc:"The user who takes another's request out; absent for the owner." example:"bob"`
+}
+
+// Cancelled is the answer to a cancellation.
+type Cancelled struct {
+	OwnerID string `json:"owner_id" doc:"Whose request it was." example:"user:alice"`
+}
