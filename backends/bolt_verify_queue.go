@@ -12,13 +12,14 @@ import (
 // checkQueueEntry checks a waiter and what has to lead to it.
 func (c *inspection) checkQueueEntry(key, value []byte) {
 	at := len(key) - rankSize
-	resourceKey := ""
-	if at > 2 {
-		resourceKey = string(key[1 : at-1])
+	if at < 2 || key[at-1] != 0 {
+		c.checkUnknown(key)
+		return
 	}
+	resourceKey := string(key[1 : at-1])
 	resource, resourceErr := enhanced.ParseResourceKey(c.name, resourceKey)
 	record, err := decodeWaiterRecord(value)
-	if resourceErr != nil || err != nil || key[at-1] != 0 || !isNameable(resource) {
+	if resourceErr != nil || err != nil || !isNameable(resource) {
 		c.report(enhanced.RuleQueueUnreadable, key, "the waiter can't be read; it is passed over").quarantinesEntry(c, key)
 		return
 	}
