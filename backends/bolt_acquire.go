@@ -30,7 +30,9 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 type acquisition struct {
 	lock    *enhanced.EnhancedLock
 	granted bool
-	waits   bool
+	// known is set when the request had got the lock before.
+	known bool
+	waits bool
 }
 
 // countRequest counts a decided request.
@@ -59,16 +61,20 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 	if known, answer, err := s.recall(r); known {
 		return answer, err
 	}
+	owner := r.Owner().String()
+	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource) {
+		return acquisition{}, reusedError(r)
+	}
 	f, _, err := s.settle(r.Resource)
 	if err != nil {
 		return acquisition{}, err
 	}
-	owner := r.Owner().String()
 	switch f.status {
 	case unreadable:
 		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
 	case held, heldElsewhere:
-		if canWait && f.owner().String() != owner && !s.closing(owner) {
+		holder := f.owner()
+		if canWait && holder != r.Owner() && !isSamePull(holder, r.Owner()) && !s.closing(owner) {
 			return s.enqueue(r, &f)
 		}
 		return acquisition{lock: f.lock()}, nil

@@ -14,35 +14,65 @@ import (
 )
 
 // handOver gives a resource that is free to its next waiter, and reports whether
-// there was one. Those who can't have it any more are passed over.
+// there was one. Those who can't have it any more are passed over. Where stock
+// Atlantis takes several resources for one, the next of all their waiters is it.
 func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, error) {
+	step, next, err := s, (*waiter)(nil), error(nil)
+	if next, err = s.nextWaiter(resource); err != nil {
+		return false, err
+	}
+	for _, other := range s.backend.waiting.sharing(resource) {
+		beside := s.backend.repositoryStep(s.batch, other.Namespace)
+		rival, err := beside.nextWaiter(other)
+		switch {
+		case err != nil:
+			return false, err
+		case rival == nil || beside.inspect(other).status != free:
+		case next == nil || rival.isBefore(next):
+			step, next = beside, rival
+		}
+	}
+	if next == nil {
+		return false, nil
+	}
+	return true, step.grantTo(next)
+}
+
+// isBefore compares waiters of different queues.
+func (w *waiter) isBefore(other *waiter) bool {
+	return w.Priority > other.Priority || w.Priority == other.Priority && w.Enqueued < other.Enqueued
+}
+
+// nextWaiter returns the first waiter that can have a resource, and takes those
+// before it out of the queue.
+func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*waiter, error) {
 	for {
 		var next *waiter
 		s.eachWaiter(resource, func(w *waiter) bool {
 			next = w
 			return false
 		})
+		var err error
 		switch {
 		case next == nil:
-			return false, nil
+			return nil, nil
 		case s.closing(next.Owner):
-			if err := s.dequeue(next, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CausePull},
-				closingError(resource, next.Owner)); err != nil {
-				return false, err
-			}
+			err = s.dequeue(next, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CausePull},
+				closingError(resource, next.Owner))
 		case !s.backend.waiting.isAlive(requestName{s.name, next.Request}):
-			if err := s.dequeueDead(next); err != nil {
-				return false, err
-			}
+			err = s.dequeueDead(next)
 		default:
-			return true, s.grantTo(next)
+			return next, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 }
 
 // serve hands over a resource that has just been freed.
 func (s *repositoryStep) serve(resource enhanced.ResourceIdentifier) error {
-	waits := false
+	waits := len(s.backend.waiting.sharing(resource)) > 0
 	s.eachPlace(resource, func(queue.Rank, []byte) bool {
 		waits = true
 		return false
@@ -76,16 +106,16 @@ func (s *repositoryStep) grantTo(w *waiter) error {
 	}
 	name := requestName{s.name, w.Request}
 	s.batch.after = append(s.batch.after, func() { s.backend.waiting.answer(name, lock, nil) })
-	return s.dequeueOthers(w, lock)
+	return nil
 }
 
-// dequeueOthers takes out what else the new holder has in the queue: nobody
-// waits behind himself.
-func (s *repositoryStep) dequeueOthers(w *waiter, lock *enhanced.EnhancedLock) error {
+// dequeueOwn takes out what a new holder has in the queue: nobody waits behind
+// himself.
+func (s *repositoryStep) dequeueOwn(owner string, resource enhanced.ResourceIdentifier, lock *enhanced.EnhancedLock) error {
 	var errs []error
-	for _, other := range s.waitersOf(w.Owner, w.resource) {
-		errs = append(errs, s.dequeue(other, enhanced.EventCancelled, change{actor: w.Owner, cause: enhanced.CauseHandOver},
-			enhanced.NewHeldError(w.resource, lock)))
+	for _, own := range s.waitersOf(owner, resource) {
+		errs = append(errs, s.dequeue(own, enhanced.EventCancelled, change{actor: owner, cause: enhanced.CauseHandOver},
+			enhanced.NewHeldError(resource, lock)))
 	}
 	return errors.Join(errs...)
 }

@@ -76,7 +76,7 @@ func (s *repositoryStep) recall(r *enhanced.EnhancedLockRequest) (known bool, an
 		case err != nil:
 			return true, acquisition{}, err
 		case f.status == held && f.record.Token == token && f.record.Owner == owner:
-			return true, acquisition{lock: f.lock(), granted: true}, nil
+			return true, acquisition{lock: f.lock(), granted: true, known: true}, nil
 		case f.status == held && f.record.Token == token:
 			return true, acquisition{}, reusedError(r)
 		}

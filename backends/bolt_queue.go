@@ -133,10 +133,7 @@ func (r *repository) waiterOf(request string) *waiter {
 // enqueue has a request wait for what was found to be held.
 func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding) (acquisition, error) {
 	owner := r.Owner()
-	if known := s.waiterOf(r.ID); known != nil {
-		if known.Owner != owner.String() || known.resource != r.Resource {
-			return acquisition{}, reusedError(r)
-		}
+	if s.waiterOf(r.ID) != nil { // it was sent again
 		return acquisition{lock: f.lock(), waits: true}, nil
 	}
 	config := s.backend.config.Load()
@@ -211,7 +208,7 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 	length := 0
 	s.eachPlace(resource, func(queue.Rank, []byte) bool {
 		length++
-		return true
+		return length < limit
 	})
 	if length < limit {
 		return length, nil
@@ -231,9 +228,12 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 	return length - len(dead), nil
 }
 
-// dequeueDead takes out a waiter whose call has ended without saying so.
+// dequeueDead takes out a waiter whose call has ended without saying so. Nobody
+// is told: a call with the same request may have come meanwhile, and enters the
+// queue anew.
 func (s *repositoryStep) dequeueDead(w *waiter) error {
-	return s.dequeue(w, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired}, nil)
+	return errors.Join(s.removeWaiter(w), s.log(enhanced.EventCancelled, w.resource, nil, nil,
+		change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired, request: w.Request, waiter: w.Owner}))
 }
 
 // reorder ranks all waiters of the repository anew where they were ranked by

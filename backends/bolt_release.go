@@ -158,6 +158,11 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 			owners = append(owners, text)
 		}
 	}
+	for _, w := range s.waitersByPull(number, maxStep) {
+		if !slices.Contains(owners, w.Owner) {
+			owners = append(owners, w.Owner)
+		}
+	}
 	if err := ambiguousHosts(s.name, number, owners); err != nil {
 		return releasedPage{}, err
 	}
@@ -165,8 +170,13 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 	if page.more = len(resources) > maxStep; page.more {
 		resources = resources[:closingPage]
 	}
+	// First, so that nothing is handed over to the one that goes.
+	moreWait, err := s.dequeueByPull(number, c)
+	if err != nil {
+		return releasedPage{}, err
+	}
 	for _, owner := range owners {
-		if err := s.setClosing(owner, page.more); err != nil {
+		if err := s.setClosing(owner, page.more || moreWait); err != nil {
 			return releasedPage{}, err
 		}
 	}
@@ -192,9 +202,8 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 			return releasedPage{}, err
 		}
 	}
-	more, err := s.dequeueByPull(number, c)
-	if page.more = page.more || more; err != nil || page.more {
-		return page, err
+	if page.more = page.more || moreWait; page.more {
+		return page, nil
 	}
 	locks, err := s.endRivalsByPull(number, rivals, c)
 	page.locks = append(page.locks, locks...)

@@ -164,7 +164,8 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 		return nil, err
 	}
 	original = enhanced.SanitizeProjectLock(original)
-	return newLock(s.tag, resource, record, &original), nil
+	lock := newLock(s.tag, resource, record, &original)
+	return lock, s.dequeueOwn(record.Owner, resource, lock)
 }
 
 // putRecord writes a record with its owner's entry and its deadline.

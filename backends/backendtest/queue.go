@@ -213,7 +213,9 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 			calls.Go(func() { again[i].lock, again[i].err = b.AcquireLock(t.Context(), request) })
 		}
 		acquire(t, b, userRequest("holder", "other"))
-		for _, other := range []*enhanced.EnhancedLockRequest{userRequest("other", "."), userRequest("next", "other")} {
+		for _, other := range []*enhanced.EnhancedLockRequest{
+			userRequest("other", "."), userRequest("next", "other"), userRequest("next", "free"), userRequest("other", "free"),
+		} {
 			other.ID = "once"
 			_, err := b.AcquireLock(t.Context(), other)
 			require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
@@ -249,6 +251,40 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 		require.ErrorAs(t, err, &held)
 		require.Equal(t, granted.ID, held.Holder.ID)
 		third.requireWaits(t)
+	})
+
+	t.Run("who is given the lock waits no more", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "."))
+		heir, after := enqueue(t, b, userRequest("heir", ".")), enqueue(t, b, userRequest("after", "."))
+		require.NoError(t, b.TransferLock(t.Context(), lock.ID, "user:heir"))
+		_, err := heir.result(t)
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		after.requireWaits(t)
+		requireVerified(t, b)
+	})
+
+	t.Run("a pull request is one owner, whatever is stored of its host", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		acquire(t, b, pullRequestOf("", repo, 5, "."))
+		_, err := b.AcquireLock(t.Context(), pullRequest(5, "."))
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		require.Zero(t, queueLength(t, b))
+	})
+
+	t.Run("who waits in vain is no failure of the store", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = 20 * time.Millisecond }))
+		acquire(t, b, userRequest("holder", "."))
+		for range 3 {
+			_, err := b.AcquireLock(t.Context(), userRequest("next", "."))
+			require.ErrorIs(t, err, enhanced.ErrTimeout)
+		}
+		stats, err := b.GetStats(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, stats.StoreFailures)
+		require.EqualValues(t, 3, stats.Refused)
+		require.EqualValues(t, 1, stats.SuccessfulAcquires)
+		require.Equal(t, 100, stats.HealthScore)
 	})
 
 	t.Run("a call that does not wait", func(t *testing.T) {
