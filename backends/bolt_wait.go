@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -231,10 +232,20 @@ func (b *BoltBackend) answerTheUnanswered(ctx context.Context, resource enhanced
 	names := b.waiting.unanswered(resource)
 	_ = b.viewNow(ctx, "look after those who wait for "+resource.String(), func(tx *bbolt.Tx, now int64) error {
 		r := b.repository(tx, resource.Namespace, now)
+		names = slices.DeleteFunc(names, func(name requestName) bool { return r.waiterOf(name.id) != nil })
+		if len(names) == 0 {
+			return nil
+		}
+		// What leads to a waiter can be missing while the waiter is there.
+		queued := make(map[string]bool)
+		r.eachWaiter(resource, func(w *waiter) bool {
+			queued[w.Request] = true
+			return true
+		})
 		f := r.inspect(resource)
 		for _, name := range names {
 			switch {
-			case r.waiterOf(name.id) != nil:
+			case queued[name.id]:
 			case f.status == held && f.record.Request == name.id:
 				b.waiting.answer(name, f.lock(), nil)
 			default:
