@@ -145,12 +145,7 @@ func TestBoltQueueCorruptions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db, err := bbolt.Open(filepath.Join(t.TempDir(), "atlantis.db"), 0o600, nil)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, db.Close()) })
-			b, err := backends.NewBoltBackend(db, queueOn(), nil)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, b.Close()) })
+			db, b := openQueue(t)
 			lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 			require.NoError(t, err)
 			first, second := by("org/app", ".", "bob"), by("org/app", ".", "eve")

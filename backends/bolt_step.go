@@ -86,8 +86,9 @@ func (s *repositoryStep) deleteLegacy(key string) error {
 
 // settle does first what is due on a resource: it ends a lease that has run
 // out, follows what stock Atlantis has done in its own bucket, takes over what
-// stock has locked, and gives what is free to the next waiter. The finding that it returns is free, held,
-// heldElsewhere or unreadable. The second result is the record that ended, if one did.
+// stock has locked, and gives what is free to the next waiter. The finding that
+// it returns is free, held, heldElsewhere or unreadable. The second result is the
+// record that ended, if one did.
 func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, *lockRecord, error) {
 	var ended *lockRecord
 	for {

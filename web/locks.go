@@ -41,12 +41,17 @@ func (s *server) registerLocks() {
 		Path:          api.LocksPath,
 		DefaultStatus: http.StatusCreated,
 		MaxBodyBytes:  maxBody,
-		Errors: []int{
-			http.StatusBadRequest, http.StatusForbidden, http.StatusConflict, http.StatusGone,
-			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
-			http.StatusServiceUnavailable, http.StatusGatewayTimeout,
-		},
+		Errors:        acquireErrors(),
 	}, s.acquire)
+}
+
+// acquireErrors are what asking for a lock can answer, with and without a wait.
+func acquireErrors() []int {
+	return []int{
+		http.StatusBadRequest, http.StatusForbidden, http.StatusConflict, http.StatusGone,
+		http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+	}
 }
 
 type listInput struct {

@@ -25,11 +25,7 @@ func (s *server) registerQueue() {
 		Path:          api.WaitPath,
 		DefaultStatus: http.StatusCreated,
 		MaxBodyBytes:  maxBody,
-		Errors: []int{
-			http.StatusBadRequest, http.StatusForbidden, http.StatusConflict, http.StatusGone,
-			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
-			http.StatusServiceUnavailable, http.StatusGatewayTimeout,
-		},
+		Errors:        acquireErrors(),
 	}, s.wait)
 	register(s, operationTimeout, huma.Operation{
 		OperationID: "list-queue",
