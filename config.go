@@ -51,7 +51,7 @@ type EnhancedConfig struct {
 	OperationTimeout time.Duration `mapstructure:"operation_timeout"`
 
 	// EnablePriorityQueue lets blocking calls wait in a queue for a lock that is
-	// held. The Redis backend has none yet: there they are refused.
+	// held.
 	EnablePriorityQueue bool `mapstructure:"enable_priority_queue"`
 	// MaxQueueSize bounds the waiters of one resource. Default 1000.
 	MaxQueueSize int `mapstructure:"max_queue_size"`

@@ -94,6 +94,8 @@ const (
 	RuleQueueMissing = "queue-missing"
 	// RuleQueueStray: what leads to a waiter leads to one that is there.
 	RuleQueueStray = "queue-stray"
+	// RuleQueueCount: the number of waiters is right.
+	RuleQueueCount = "queue-count"
 
 	// RuleStockUnreadable: stock Atlantis' records can be read.
 	RuleStockUnreadable = "stock-unreadable"

@@ -33,7 +33,7 @@ type BoltBackend struct {
 	recorder  recorder.Recorder
 	feeds     feeds
 	clean     cleanState
-	waiting   *waiting
+	turns     *turns
 }
 
 var (
@@ -71,7 +71,7 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 
 // start makes what steps and calls need.
 func (b *BoltBackend) start() {
-	b.waiting = newWaiting(b.watch)
+	b.turns = &turns{waiting: newWaiting(b.watch), store: boltQueue{b}, recorder: &b.recorder, logger: b.logger}
 	b.committer = newCommitter(b.db, b.logger)
 	b.committer.run = b.runStep
 	b.committer.committed = b.committed
@@ -140,7 +140,7 @@ func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error
 // Close refuses further calls, ends those that wait for a lock, waits for those
 // that are writing, and ends all subscriptions. It leaves the bbolt file open. Closing twice does nothing.
 func (b *BoltBackend) Close() error {
-	b.waiting.close()
+	b.turns.close()
 	b.committer.close()
 	b.feeds.close()
 	return nil

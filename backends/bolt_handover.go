@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -21,7 +20,7 @@ func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, e
 	if next, err = s.nextWaiter(resource); err != nil {
 		return false, err
 	}
-	for _, other := range s.backend.waiting.sharing(resource) {
+	for _, other := range s.backend.turns.sharing(resource) {
 		beside := s.backend.repositoryStep(s.batch, other.Namespace)
 		rival, err := beside.nextWaiter(other)
 		switch {
@@ -59,7 +58,7 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 		case s.closing(next.Owner):
 			err = s.dequeue(next, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CausePull},
 				closingError(resource, next.Owner))
-		case !s.backend.waiting.isAlive(requestName{s.name, next.Request}):
+		case !s.backend.turns.isAlive(requestName{s.name, next.Request}):
 			err = s.dequeueDead(next)
 		default:
 			return next, nil
@@ -72,7 +71,7 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 
 // serve hands over a resource that has just been freed.
 func (s *repositoryStep) serve(resource enhanced.ResourceIdentifier) error {
-	waits := len(s.backend.waiting.sharing(resource)) > 0
+	waits := len(s.backend.turns.sharing(resource)) > 0
 	s.eachPlace(resource, func(queue.Rank, []byte) bool {
 		waits = true
 		return false
@@ -105,7 +104,7 @@ func (s *repositoryStep) grantTo(w *waiter) error {
 		return err
 	}
 	name := requestName{s.name, w.Request}
-	s.batch.after = append(s.batch.after, func() { s.backend.waiting.answer(name, lock, nil) })
+	s.batch.after = append(s.batch.after, func() { s.backend.turns.answer(name, lock, nil) })
 	return nil
 }
 
@@ -159,7 +158,7 @@ func (r *repository) waitersByPull(number, limit int) (found []*waiter) {
 func (s *repositoryStep) dequeueByPull(number int, c change) (more bool, err error) {
 	waiters := s.waitersByPull(number, maxStep)
 	for _, w := range waiters {
-		if err := s.dequeue(w, enhanced.EventCancelled, c, cancelledError(w, c.actor)); err != nil {
+		if err := s.dequeue(w, enhanced.EventCancelled, c, cancelledError(w.resource, w.Owner, c.actor)); err != nil {
 			return false, err
 		}
 	}
@@ -184,19 +183,11 @@ func (b *BoltBackend) CancelRequest(ctx context.Context, resource enhanced.Resou
 		}
 		var errs []error
 		for _, w := range waiters {
-			errs = append(errs, s.dequeue(w, enhanced.EventCancelled, change{actor: actor, cause: enhanced.CauseRequest}, cancelledError(w, actor)))
+			errs = append(errs, s.dequeue(w, enhanced.EventCancelled, change{actor: actor, cause: enhanced.CauseRequest}, cancelledError(w.resource, w.Owner, actor)))
 		}
 		return struct{}{}, errors.Join(errs...)
 	})
 	return err
-}
-
-// cancelledError is the answer to a request that was taken out of the queue.
-func cancelledError(w *waiter, actor string) error {
-	return &enhanced.LockError{
-		Code: enhanced.ErrCodeLockExpired, Resource: w.resource,
-		Message: fmt.Sprintf("the request of %s for %s was cancelled by %s", enhanced.DescribeOwner(w.Owner), w.resource, enhanced.DescribeOwner(actor)),
-	}
 }
 
 // GetQueueStatus describes the waiters. See [enhanced.Backend].
@@ -205,7 +196,7 @@ func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus
 	err := b.viewNow(ctx, "queue status", func(tx *bbolt.Tx, now int64) error {
 		eachRepository(tx, now, func(r *repository) {
 			r.allWaiters(func(w *waiter) {
-				if b.waiting.isAlive(requestName{r.name, w.Request}) {
+				if b.turns.isAlive(requestName{r.name, w.Request}) {
 					status.Add(w.pending())
 				}
 			})

@@ -43,16 +43,21 @@ func decodeWaiterRecord(data []byte) (*waiterRecord, error) {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return nil, err
 	}
+	return &w, w.check()
+}
+
+// check reports what is no waiter.
+func (w *waiterRecord) check() error {
 	if _, err := enhanced.ParseOwner(w.Owner); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := decodeProjectLock(w.Lock); err != nil {
-		return nil, err
+		return err
 	}
 	if w.Request == "" || w.Enqueued <= 0 || w.Lease < 0 {
-		return nil, fmt.Errorf("waiter has request %q, enqueued %d, lease %d", w.Request, w.Enqueued, w.Lease)
+		return fmt.Errorf("waiter has request %q, enqueued %d, lease %d", w.Request, w.Enqueued, w.Lease)
 	}
-	return &w, nil
+	return nil
 }
 
 // rankSize is the length of a rank in a key.
@@ -198,7 +203,7 @@ func (s *repositoryStep) removeWaiter(w *waiter) error {
 func (s *repositoryStep) dequeue(w *waiter, event string, c change, answer error) error {
 	c.request, c.waiter = w.Request, w.Owner
 	name := requestName{s.name, w.Request}
-	s.batch.after = append(s.batch.after, func() { s.backend.waiting.answer(name, nil, answer) })
+	s.batch.after = append(s.batch.after, func() { s.backend.turns.answer(name, nil, answer) })
 	return errors.Join(s.removeWaiter(w), s.log(event, w.resource, nil, nil, c))
 }
 
@@ -215,7 +220,7 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 	}
 	var dead []*waiter
 	s.eachWaiter(resource, func(w *waiter) bool {
-		if !s.backend.waiting.isAlive(requestName{s.name, w.Request}) {
+		if !s.backend.turns.isAlive(requestName{s.name, w.Request}) {
 			dead = append(dead, w)
 		}
 		return true
@@ -292,11 +297,4 @@ func (s *repositoryStep) placeOf(w *waiter) place {
 		at.holder = f.lock()
 	}
 	return at
-}
-
-func queueFullError(r *enhanced.EnhancedLockRequest, holder *enhanced.EnhancedLock, length, limit int) error {
-	return &enhanced.LockError{
-		Code: enhanced.ErrCodeQueueFull, Resource: r.Resource, Holder: holder,
-		Message: fmt.Sprintf("%s; its queue has %d waiters, and max_queue_size is %d", enhanced.NewHeldError(r.Resource, holder).Message, length, limit),
-	}
 }

@@ -2,6 +2,7 @@ package backends
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,11 @@ type RedisBackend struct {
 
 	repositories redisRepositories
 
+	// process names this backend among all that use the store.
+	process   string
+	turns     *turns
+	listening sync.Once
+
 	// ending ends with Close; subscriptions live in it.
 	ending context.Context
 	end    context.CancelFunc
@@ -63,7 +69,8 @@ func NewRedisBackend(client redis.UniversalClient, config *enhanced.EnhancedConf
 	if config == nil {
 		config = enhanced.DefaultConfig()
 	}
-	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts(), checking: make(chan struct{}, 1)}
+	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts(), checking: make(chan struct{}, 1), process: rand.Text()}
+	b.turns = &turns{waiting: newWaiting(b.watch), store: redisQueue{b}, recorder: &b.recorder, logger: b.logger}
 	b.ending, b.end = context.WithCancel(context.Background())
 	full := config.WithDefaults()
 	b.config.Store(full)
@@ -131,10 +138,11 @@ func (b *RedisBackend) begin() bool {
 	return true
 }
 
-// Close refuses further calls, ends all subscriptions, and waits for what is
-// under way, at most as long as the client's own timeouts. It leaves the client
-// open. Closing twice does nothing.
+// Close ends the calls that wait, which leave the queue, refuses further calls,
+// ends all subscriptions, and waits for what is under way, at most as long as the
+// client's own timeouts. It leaves the client open. Closing twice does nothing.
 func (b *RedisBackend) Close() error {
+	b.turns.close()
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()

@@ -14,39 +14,32 @@ import (
 	"github.com/runatlantis/atlantis/server/events/models"
 )
 
-// AcquireLock takes the lock, or answers LOCK_EXISTS with the holder. See
-// [enhanced.Backend].
-func (b *RedisBackend) AcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
-	lock, acquired, err := b.TryAcquireLock(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	if !acquired {
-		return nil, enhanced.NewHeldError(lock.Resource, lock)
-	}
-	return lock, nil
-}
-
 // TryAcquireLock takes the lock and returns it with true, or returns the
 // holder's with false. See [enhanced.Backend].
 func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
 	config := b.config.Load()
-	// RedisLockTTL is the lease of a request that names none.
-	r, err := enhanced.NormalizeRequest(request, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout)
+	r, err := b.normalized(config, request)
 	if err != nil {
 		return nil, false, err
 	}
 	start := time.Now()
-	lock, granted, err := b.acquire(ctx, r)
-	countRequest(&b.recorder, granted, time.Since(start), err)
-	return lock, granted, err
+	a, err := b.acquire(ctx, r, false)
+	countRequest(&b.recorder, a.granted, time.Since(start), err)
+	return a.lock, a.granted, err
 }
 
-func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+// normalized is a request with the defaults of a configuration. RedisLockTTL is
+// the lease of one that names none.
+func (b *RedisBackend) normalized(config *enhanced.EnhancedConfig, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLockRequest, error) {
+	return enhanced.NormalizeRequest(request, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout)
+}
+
+// acquire decides a request. One that can wait, and has to, enters the queue.
+func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest, canWait bool) (acquisition, error) {
 	owner, original := r.Owner(), enhanced.SanitizeProjectLock(r.ProjectLock())
 	payload, err := encodeProjectLock(original)
 	if err != nil {
-		return nil, false, enhanced.NewInvalidError("the request can't be stored: %v", err)
+		return acquisition{}, enhanced.NewInvalidError("the request can't be stored: %v", err)
 	}
 	lease := int64(0)
 	if r.Timeout != enhanced.NoTimeout {
@@ -65,43 +58,50 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		switch {
 		case errors.Is(err, errElse):
 		case err != nil:
-			return nil, false, failure(ctx, "acquire "+r.Resource.String(), true, err)
+			return acquisition{}, failure(ctx, "acquire "+r.Resource.String(), true, err)
 		case d.parts[0] == "granted":
 			lock, err := grantedLock(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
-			return lock, err == nil, err
-		case d.parts[0] == "held":
+			return acquisition{lock: lock, granted: err == nil}, err
+		case d.parts[0] == "held" && !canWait:
 			lock, err := b.lockIn(d.parts[1], d.parts[2], r.Resource)
-			return lock, false, err
+			return acquisition{lock: lock}, err
 		}
 	}
 	note, metadata, err := metadataLines(r.Metadata)
 	if err != nil {
-		return nil, false, enhanced.NewInvalidError("metadata: %v", err)
+		return acquisition{}, enhanced.NewInvalidError("metadata: %v", err)
 	}
 	text := owner.String()
-	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource,
-		text, int(r.Priority), lease, r.ID, note, metadata, payload, flag)
+	args := append([]any{text, int(r.Priority), lease, r.ID, note, metadata, payload, flag}, b.waitingArgs(canWait)...)
+	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource, args...)
 	switch {
 	case err != nil:
-		return nil, false, err
+		return acquisition{}, err
 	case elsewhere != nil:
-		return elsewhere, false, nil
+		return acquisition{lock: elsewhere}, nil
 	}
 	switch a.status {
 	case "granted":
 		lock, err := grantedLock(r, repository.tag, text, original, a.value(0), a.value(1), a.value(2))
-		return lock, err == nil, err
-	case "again", "own", "held":
+		return acquisition{lock: lock, granted: err == nil}, err
+	case "again", "own", "held", "waits":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		return lock, a.status == "again" && err == nil, err
+		return acquisition{lock: lock, granted: a.status == "again" && err == nil, waits: a.status == "waits"}, err
+	case "full":
+		holder, err := b.lockIn(a.value(0), a.value(1), r.Resource)
+		if err != nil {
+			return acquisition{}, err
+		}
+		length, _ := strconv.Atoi(a.value(2)) //nolint:errcheck // a script counts
+		return acquisition{}, queueFullError(r, holder, length, b.config.Load().MaxQueueSize)
 	case "ended":
-		return nil, false, endedRequestError(r)
+		return acquisition{}, endedRequestError(r)
 	case "reused":
-		return nil, false, reusedError(r)
+		return acquisition{}, reusedError(r)
 	case "closing":
-		return nil, false, closingError(r.Resource, text)
+		return acquisition{}, closingError(r.Resource, text)
 	}
-	return nil, false, b.refusal(a, "", r.Resource)
+	return acquisition{}, b.refusal(a, "", r.Resource)
 }
 
 // indexPrefix is an owner's part of the owners' index, see ownerEntry in the

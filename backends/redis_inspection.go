@@ -67,6 +67,7 @@ func (c *redisInspection) run() {
 	c.checkOwners()
 	c.checkDeadlines()
 	c.checkMemory()
+	c.checkQueue()
 	c.checkLog()
 	c.checkToken()
 	if n := strconv.Itoa(len(c.locks)); c.meta["locks"] != n && (c.meta["locks"] != "" || len(c.locks) > 0) {

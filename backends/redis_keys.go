@@ -15,11 +15,13 @@ import (
 //	PREFIX{TAG}:owners     what each owner holds, in lexical order
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
+//	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua
 //	PREFIX{TAG}:aside      what a repair could not read, if it met any
 //	PREFIX{TAG}:events     sharded channel that tells that the log grew
 //
 // and for all repositories of a prefix
 //
+//	PREFIXevents:PROCESS   channel that tells a process of the turns of its calls
 //	PREFIXevents           channel that tells of new repositories and, but for
 //	                       sharded Pub/Sub, of logs that grew
 //	atlantis-locks:layout  version and prefix of the only layout of a server
@@ -37,6 +39,11 @@ import (
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended
 //	r REQUEST              token that a request got
+//	waiters                how many there are
+//	q REQUEST              waiter
+//	alive                  processes that calls wait in, and until when they count
+//	                       as alive
+//	aging                  interval of ageing that ranks are by, in milliseconds
 //
 // Stock Atlantis' keys are pr/KEY, global/COMMAND/lock and HOST::REPOSITORY::NUMBER.
 const (
@@ -49,7 +56,7 @@ const (
 // redisSuffixes are the last parts of a repository's keys, in the order of the
 // scripts' KEYS.
 func redisSuffixes() []string {
-	return []string{"state", "deadlines", "owners", "forget", "log"}
+	return []string{"state", "deadlines", "owners", "forget", "log", "queue"}
 }
 
 // redisKeys builds the keys of one prefix.
@@ -76,6 +83,9 @@ func (k redisKeys) reading(tag string) []string { return []string{k.state(tag), 
 
 // news is the channel that tells of new repositories.
 func (k redisKeys) news() string { return k.prefix + "events" }
+
+// calls is the channel that tells a process of the turns of its calls.
+func (k redisKeys) calls(process string) string { return k.news() + ":" + process }
 
 // sharded is a repository's own channel on a cluster.
 func (k redisKeys) sharded(tag string) string { return k.key(tag, "events") }

@@ -282,35 +282,18 @@ func (b *RedisBackend) NextDeadline(ctx context.Context) (next time.Duration, fo
 	return next, found && err == nil, err
 }
 
-// CancelRequest takes requests out of the queue. Nothing waits in this store yet.
-func (b *RedisBackend) CancelRequest(ctx context.Context, resource enhanced.ResourceIdentifier, owner, _ string) error {
-	resource = resource.Normalized()
-	if err := resource.Validate(); err != nil {
-		return err
-	}
-	if _, err := enhanced.ParseOwner(owner); err != nil {
-		return err
-	}
-	if _, err := b.GetQueueStatus(ctx); err != nil {
-		return err
-	}
-	return enhanced.NewNotWaitingError(resource, owner)
-}
-
-// GetQueueStatus describes the waiters. Nothing waits in this store yet.
-func (b *RedisBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus, error) {
-	if err := b.HealthCheck(ctx); err != nil {
-		return nil, err
-	}
-	return &enhanced.QueueStatus{QueuesByPriority: make(map[enhanced.Priority]int)}, nil
-}
-
 // GetStats returns the statistics. See [enhanced.Backend].
 func (b *RedisBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
 	stats := newStats(&b.recorder)
 	err := b.HealthCheck(ctx)
 	if err == nil {
 		err = b.countLocks(ctx, stats)
+	}
+	if err == nil {
+		var status *enhanced.QueueStatus
+		if status, err = b.GetQueueStatus(ctx); err == nil {
+			stats.QueueDepth = status.Size
+		}
 	}
 	stats.HealthScore = enhanced.HealthScore(stats, err)
 	return stats, err

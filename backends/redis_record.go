@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -191,6 +192,10 @@ func decodeRedisLog(repository string, sequence uint64, text string) (*enhanced.
 		LockID: enhanced.FormatLockID(repository, token), RequestID: lines[6],
 		Resource: resource, Token: token, Actor: lines[4], Cause: lines[5], Reason: lines[7],
 		Before: summary(lines[8], lines[9], lines[10], lines[11]), After: summary(lines[12], lines[13], lines[14], lines[15]),
+	}
+	if enhanced.IsQueueEvent(record.Type) && record.Before != nil {
+		record.LockID, record.Waiter, record.Before = "", record.Before.Owner, nil
+		record.Actor = cmp.Or(record.Actor, record.Waiter)
 	}
 	if record.Actor == "" {
 		for _, s := range []*enhanced.LockSummary{record.After, record.Before} {

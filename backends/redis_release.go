@@ -160,11 +160,11 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 		return released, err
 	}
 	for paged := false; ; {
-		entries, more, err := b.ownerEntries(ctx, operation, repository, number)
+		entries, waiters, more, err := b.ownerEntries(ctx, operation, repository, number)
 		if err != nil {
 			return released, err
 		}
-		if len(entries) == 0 && !paged && b.config.Load().RedisMinReplicasAck == 0 {
+		if len(entries) == 0 && !waiters && !paged && b.config.Load().RedisMinReplicasAck == 0 {
 			return released, nil
 		}
 		args := []any{number, actor, ""}
@@ -184,7 +184,7 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 			continue
 		}
 		released = append(released, b.releasedPage(repository, number, a.values)...)
-		if !more {
+		if !more && a.status != "leaving" {
 			return released, nil
 		}
 	}
@@ -207,16 +207,18 @@ func newIndexEntry(repository, text, key string) indexEntry {
 }
 
 // ownerEntries returns what a pull request holds, as far as it fits into one
-// step, and whether there is more. It refuses pull requests of several hosts.
-func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, more bool, err error) {
+// step, whether there is more, and whether anybody waits in the repository. It
+// refuses pull requests of several hosts.
+func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, waiters, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	prefix := "p" + strconv.Itoa(number) + "/"
 	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, redisStep+1)
 	if err != nil {
-		return nil, false, err
+		return nil, false, false, err
 	}
+	waiters = reply[1] != "" && reply[1] != "0"
 	var owners []string
-	for _, text := range reply[1:] {
+	for _, text := range reply[2:] {
 		host, key, _ := strings.Cut(strings.TrimPrefix(text, prefix), "\n")
 		entry := newIndexEntry(repository, text, key)
 		if entry.err != nil {
@@ -230,12 +232,12 @@ func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository s
 		entries = append(entries, entry)
 	}
 	if err := ambiguousHosts(repository, number, owners); err != nil {
-		return nil, false, err
+		return nil, false, false, err
 	}
 	if len(entries) > redisStep {
-		return entries[:redisStep], true, nil
+		return entries[:redisStep], waiters, true, nil
 	}
-	return entries, false, nil
+	return entries, waiters, false, nil
 }
 
 // releasedPage decodes what a step of ReleaseByPull has released.

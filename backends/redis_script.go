@@ -29,7 +29,8 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
-	read, locate, list, owned, recorded, log, due, snapshot                        script
+	leave, cancel, attend                                                          script
+	read, locate, list, line, owned, recorded, log, due, snapshot                  script
 	status, touch, listen, check                                                   script
 	// common decides common cases of acquire and release, for several callers.
 	common script
@@ -43,7 +44,7 @@ func loadScripts() scripts {
 		}
 		return string(text)
 	}
-	prelude := file("prelude")
+	prelude := file("prelude") + file("queue")
 	named := func(name, text string, changes bool, acked map[string]bool) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
@@ -58,7 +59,10 @@ func loadScripts() scripts {
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
-		read: reading("read"), locate: reading("locate"), list: reading("list"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
+		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
+		cancel: step("cancel", map[string]bool{"cancelled": now}),
+		attend: step("attend", map[string]bool{"attended": earlier}),
+		read:   reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
 		touch:  named("touch", file("touch"), true, nil),

@@ -24,6 +24,8 @@ type redisSnapshot struct {
 	owners    map[string]bool
 	memory    map[string]string
 	forget    map[string]string // entries by their tokens
+	waiters   map[string]string // by their requests
+	queue     map[string]bool
 	// still is set when nothing has changed while it was read, sequence is the
 	// log's at the last piece.
 	still    bool
@@ -131,13 +133,14 @@ const (
 	snapshotDeadlines
 	snapshotOwners
 	snapshotForget
+	snapshotQueue = 6
 )
 
 // readState reads the state of a repository.
 func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*redisSnapshot, error) {
 	s := &redisSnapshot{
 		tag: tag, still: true, meta: make(map[string]string), locks: make(map[string]string),
-		details: make(map[string]string), memory: make(map[string]string),
+		details: make(map[string]string), memory: make(map[string]string), waiters: make(map[string]string),
 	}
 	fields, err := b.scanKey(ctx, operation, s, snapshotState)
 	for field, value := range pairs(fields) {
@@ -148,6 +151,8 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 			s.locks[field[1:]] = value
 		case prefix == "d":
 			s.details[field[1:]] = value
+		case prefix == "q":
+			s.waiters[field[1:]] = value
 		default:
 			s.memory[field] = value
 		}
@@ -161,7 +166,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")
@@ -195,13 +200,21 @@ func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*re
 		_, token, _ := strings.Cut(entry, " ")
 		s.forget[token] = entry
 	}
+	members, err := b.scanKey(ctx, operation, s, snapshotQueue)
+	if err != nil {
+		return nil, err
+	}
+	s.queue = make(map[string]bool)
+	for member := range pairs(members) {
+		s.queue[member] = true
+	}
 	return s, b.snapshotLog(ctx, s)
 }
 
 // scanKey reads one key of a snapshot in pieces.
 func (b *RedisBackend) scanKey(ctx context.Context, operation string, s *redisSnapshot, number int) (all []string, err error) {
 	for cursor, first := "0", true; cursor != "0" || first; first = false {
-		reply, err := b.run(ctx, operation, b.scripts.snapshot, b.keys.repository(s.tag)[:4], number, cursor, scanPage)
+		reply, err := b.run(ctx, operation, b.scripts.snapshot, b.keys.repository(s.tag), number, cursor, scanPage)
 		if err != nil {
 			return nil, err
 		}

@@ -105,7 +105,7 @@ func (c *redisInspection) checkLog() {
 			token = record.After.Token
 			c.use(token)
 		}
-		if key := record.Resource.Key(); key != noResource() {
+		if key := record.Resource.Key(); key != noResource() && !enhanced.IsQueueEvent(record.Type) {
 			words[key] = lastWord{record.Sequence, record.After}
 		}
 	}

@@ -35,8 +35,8 @@ type requestName struct{ repository, id string }
 // waitingCall is a request that waits, for one call or, if it was sent again,
 // for several.
 type waitingCall struct {
-	resource enhanced.ResourceIdentifier
-	callers  int
+	request *enhanced.EnhancedLockRequest
+	callers int
 	// waits is set once the store has its waiter.
 	waits bool
 	// told is set when a caller has had the lock as its answer.
@@ -98,7 +98,7 @@ func (w *waiting) tryJoin(r *enhanced.EnhancedLockRequest) (*waitingCall, error)
 	call := w.calls[name]
 	switch {
 	case call == nil:
-		call = &waitingCall{resource: r.Resource, done: make(chan struct{}), left: make(chan struct{})}
+		call = &waitingCall{request: r, done: make(chan struct{}), left: make(chan struct{})}
 		w.calls[name] = call
 		w.count(r.Resource, 1)
 	case call.gone:
@@ -174,7 +174,7 @@ func (w *waiting) desert(r *enhanced.EnhancedLockRequest, call *waitingCall, cle
 
 func (w *waiting) forget(name requestName, call *waitingCall) {
 	delete(w.calls, name)
-	w.count(call.resource, -1)
+	w.count(call.request.Resource, -1)
 	close(call.left)
 }
 
@@ -194,6 +194,16 @@ func (w *waiting) answer(name requestName, lock *enhanced.EnhancedLock, err erro
 		call.isDone, call.lock, call.err = true, lock, err
 		close(call.done)
 	}
+}
+
+// requestOf returns a request that a call waits for, nil when none does.
+func (w *waiting) requestOf(name requestName) *enhanced.EnhancedLockRequest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call := w.calls[name]; call != nil && !call.isDone {
+		return call.request
+	}
+	return nil
 }
 
 // unclaimed is the lock that a request has got and no caller was told of.
@@ -233,7 +243,7 @@ func (w *waiting) unanswered(resource enhanced.ResourceIdentifier) (names []requ
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, call := range w.calls {
-		if call.resource == resource && call.waits && !call.isDone && !call.gone {
+		if call.request.Resource == resource && call.waits && !call.isDone && !call.gone {
 			names = append(names, name)
 		}
 	}

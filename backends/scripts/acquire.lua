@@ -3,19 +3,25 @@
 -- KEYS  see the prelude, with one resource
 -- ARGV  7 resource  8 owner  9 priority  10 lease in microseconds, 0 for none
 --       11 request  12 note  13 metadata  14 stock's form  15 "m" to keep a
---       copy under stock's key, else "-"
+--       copy under stock's key, else "-"  16 how many can wait for a resource, 0
+--       when this request does not wait  17 interval of ageing in milliseconds
+--       18 process of the waiting call  19 microseconds for which it is alive
 --
 -- Answers  granted TOKEN ACQUIRED EXPIRES  a new lock
 --          again LOCK           the one that this request got before
 --          own LOCK             the owner holds it already
 --          held LOCK            somebody else holds it
+--          waits LOCK           so does somebody, and the request is in the queue
+--          full LOCK LENGTH     so does somebody, and the queue is full
 --          ended                this request got a lock before, which has ended
 --          reused               the request's ID was used for something else
 --          closing              all locks of the owner are being released
 --          unreadable KEY, stock VALUE, old VALUE  see settle
 local resource, owner, request = ARGV[7], ARGV[8], ARGV[11]
-local header, details, token = load('l' .. resource, 'd' .. resource, 'r' .. request)
+local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
 local mirror, old = stockKeys(1)
+local waiter = record and S.queue().read(request, record)
+if waiter and (waiter.owner ~= owner or waiter.resource ~= resource) then return finish('reused') end
 if token then
   local before, how, asked = identify(call('HGET', KEYS[1], 'i' .. token))
   if before then
@@ -34,7 +40,23 @@ if token then
   end
 end
 local status, r = settle(resource, header, details, mirror, old)
-if status == 'held' then return finish(r.owner == owner and 'own' or 'held', r.header, r.details) end
+if status == 'held' then
+  if r.owner == owner then return finish(waiter and r.request == request and 'again' or 'own', r.header, r.details) end
+  local limit = ARGV[16] + 0
+  if limit == 0 or isOwner(r.owner, owner) or isClosing(owner) then return finish('held', r.header, r.details) end
+  local queue = S.queue()
+  waiter = waiter and queue.load(request)
+  if waiter then
+    queue.adopt(waiter, ARGV[18], ARGV[19] + 0)
+  else
+    local length = queue.enqueue({
+      resource = resource, owner = owner, priority = ARGV[9], lease = ARGV[10], flag = ARGV[15], process = ARGV[18], note = ARGV[12],
+      details = ARGV[13] ~= '' and ARGV[14] .. '\n' .. ARGV[13] or ARGV[14], request = request,
+    }, limit, ARGV[17], ARGV[19] + 0)
+    if length then return finish('full', r.header, r.details, length) end
+  end
+  return finish('waits', r.header, r.details)
+end
 if status ~= 'free' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end
 local new = {
@@ -43,4 +65,5 @@ local new = {
   details = ARGV[13] ~= '' and ARGV[14] .. '\n' .. ARGV[13] or ARGV[14],
 }
 grant(resource, new, 'acquired', owner, 'request', mirror)
+if S.waiters > 0 then S.queue().dequeueOwn(new, resource) end
 return finish('granted', new.token, S.text, new.expires)

@@ -5,7 +5,7 @@
 -- what acquire.lua and release.lua write. A decision that is not common is left
 -- to those, with nothing written.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log; where there is one
+-- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue; where there is one
 --       server, two stock's keys for each decision, see the prelude
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repository's readers
 --       3 LogMaxRecords  from 4 on the decisions:
@@ -22,22 +22,22 @@ local call, pcall, find, sub, format = redis.call, redis.pcall, string.find, str
 local STATE = KEYS[1]
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
-local fields, at, count = { 'HMGET', STATE, 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing' }, 4, 0
+local fields, at, count = { 'HMGET', STATE, 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters' }, 4, 0
 while ARGV[at] do
   count = count + 1
-  fields[7 + 2 * count] = 'l' .. ARGV[at + 1]
+  fields[8 + 2 * count] = 'l' .. ARGV[at + 1]
   if ARGV[at] == 'a' then
-    fields[8 + 2 * count] = 'r' .. ARGV[at + 6]
+    fields[9 + 2 * count] = 'r' .. ARGV[at + 6]
     at = at + 9
   else
-    fields[8 + 2 * count] = 'd' .. ARGV[at + 1]
+    fields[9 + 2 * count] = 'd' .. ARGV[at + 1]
     at = at + 7
   end
 end
 local v = call(unpack(fields))
 local last, sequence, locks, trimmed = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), tonumber(v[4] or 0)
 -- Digits of one length compare as numbers do.
-local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6]
+local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and (not v[7] or v[7] == '0')
 local answer, logs, before = { now, '' }, {}, sequence
 -- What is to be written; the first part of it can fail, and is taken back.
 local removed, added, leases, unleased, endings, hset, hdel, mirrors
@@ -46,8 +46,8 @@ local token = 0 -- how many
 at = 4
 for i = 1, count do
   local kind, resource, status, x, y = ARGV[at], ARGV[at + 1], 'else', '', ''
-  local header, other = v[5 + 2 * i], v[6 + 2 * i]
-  local mirror, old = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
+  local header, other = v[6 + 2 * i], v[7 + 2 * i]
+  local mirror, old = KEYS[5 + 2 * i], KEYS[6 + 2 * i]
   if mirror == STATE then mirror = nil end
   if common and kind == 'a' and not header and not other then
     if not mirror or call('EXISTS', mirror, old) == 0 then
@@ -66,10 +66,10 @@ for i = 1, count do
       logs[#logs + 1] = now .. '\nacquired\n' .. resource .. '\n' .. x .. '\n\nrequest\n' .. request .. '\n\n\n\n\n\n' .. owner .. '\n\n' .. y .. '\n'
       hset = hset or {}
       local h = #hset
-      hset[h + 1], hset[h + 2] = fields[7 + 2 * i], x .. '\n' .. now .. '\n' .. y .. '\n' .. ARGV[at + 7] .. '\n' .. ARGV[at + 4] .. '\n' .. owner .. '\n' .. request .. '\n'
+      hset[h + 1], hset[h + 2] = fields[8 + 2 * i], x .. '\n' .. now .. '\n' .. y .. '\n' .. ARGV[at + 7] .. '\n' .. ARGV[at + 4] .. '\n' .. owner .. '\n' .. request .. '\n'
       hset[h + 3], hset[h + 4] = 'd' .. resource, ARGV[at + 8]
       hset[h + 5], hset[h + 6] = 'i' .. x, resource
-      hset[h + 7], hset[h + 8] = fields[8 + 2 * i], x
+      hset[h + 7], hset[h + 8] = fields[9 + 2 * i], x
       if ARGV[at + 7] == 'm' then
         mirrors = mirrors or {}
         mirrors[#mirrors + 1] = { 'SET', mirror, ARGV[at + 8] }
@@ -117,8 +117,8 @@ for i = 1, count do
             hset, hdel = hset or {}, hdel or { 'HDEL', STATE }
             hset[#hset + 1] = 'i' .. its
             hset[#hset + 1] = 'released\n' .. resource .. '\n' .. owner .. '\n' .. sub(header, f + 1, g - 1)
-            hdel[#hdel + 1] = fields[7 + 2 * i]
             hdel[#hdel + 1] = fields[8 + 2 * i]
+            hdel[#hdel + 1] = fields[9 + 2 * i]
             if stock then
               mirrors = mirrors or {}
               mirrors[#mirrors + 1] = { 'DEL', mirror }
@@ -164,9 +164,9 @@ if failed then
   for i = 3, #answer, 3 do answer[i], answer[i + 1], answer[i + 2] = 'else', '', '' end
   if unleased then
     for i = 1, count do
-      local header = v[5 + 2 * i]
+      local header = v[6 + 2 * i]
       local expires = header and string.match(header, '^%d+\n%d+\n(%d+)\n')
-      local resource = sub(fields[7 + 2 * i], 2)
+      local resource = sub(fields[8 + 2 * i], 2)
       if expires and expires ~= '0' then call('ZADD', KEYS[2], expires, resource) end
     end
   end

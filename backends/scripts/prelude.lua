@@ -1,6 +1,6 @@
 -- Shared by all scripts that change a repository; a script's own text follows.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log,
+-- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue,
 --       then, where there is one server, two keys for each resource: stock
 --       Atlantis' key, and the one that Atlantis had before v0.40, or the first
 --       again; twice the state for a resource that stock does not know
@@ -45,7 +45,7 @@ local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', ...)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -55,7 +55,9 @@ local function load(...)
       call('HINCRBY', KEYS[1], field, '0')
     end
   end
-  return v[8], v[9], v[10]
+  -- Where it is no number, somebody may wait.
+  S.waiters = tonumber(v[8] or 0) or 1
+  return v[9], v[10], v[11], v[12]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
@@ -66,6 +68,7 @@ local function prepare(frees, lease, ending)
   if S.ready then return end
   S.ready, S.frees = true, frees
   call('ZCARD', KEYS[3])
+  if S.waiters > 0 or not S.known then call('ZCARD', KEYS[6]) end
   if lease or not S.known then call('ZCARD', KEYS[2]) end
   if ending or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
@@ -78,6 +81,7 @@ local function prepare(frees, lease, ending)
   call('HSET', KEYS[1], 'name', S.name)
   call('ZADD', KEYS[2], '+inf', '')
   call('ZADD', KEYS[3], '0', '')
+  call('ZADD', KEYS[6], '0', '')
   if call('LLEN', KEYS[4]) == 0 then call('RPUSH', KEYS[4], '') end
 end
 
@@ -272,7 +276,7 @@ end
 -- stockKeys returns stock's keys of the resource with a number, from 1, nil for
 -- those that it does not have.
 local function stockKeys(n)
-  local mirror, old = KEYS[4 + 2 * n], KEYS[5 + 2 * n]
+  local mirror, old = KEYS[5 + 2 * n], KEYS[6 + 2 * n]
   if mirror == KEYS[1] then return nil, nil end
   return mirror, old ~= mirror and old or nil
 end
@@ -303,8 +307,15 @@ local function follow(resource, r, mirror, stock)
   return r
 end
 
+-- vacate hands a free resource over. It returns what settle does.
+local function vacate(resource, mirror)
+  local r = S.waiters > 0 and S.queue().handOver(resource, mirror)
+  if not r then return 'free' end
+  return 'held', r, r.flag == 'm' and formOf(r)
+end
+
 -- settle does first what is due on a resource, of which header and details were
--- read. It returns
+-- read: leases end, and what is free goes to who waits for it. It returns
 --   free                  nobody holds it
 --   held, lock, value     somebody does; value is what is under stock's key
 --   unreadable, key       what is stored can't be read: it counts as held
@@ -329,7 +340,7 @@ local function settle(resource, header, details, mirror, old)
       if r then return 'held', r, stock end
     end
   elseif mirror then
-    if call('EXISTS', mirror, old or mirror) == 0 then return 'free' end
+    if call('EXISTS', mirror, old or mirror) == 0 then return vacate(resource, mirror) end
     stock = redis.pcall('GET', mirror)
     if type(stock) == 'table' then return 'unreadable', mirror end
   end
@@ -339,7 +350,20 @@ local function settle(resource, header, details, mirror, old)
     if type(value) == 'table' then return 'unreadable', old end
     if value then return 'old', value end
   end
-  return 'free'
+  return vacate(resource, mirror)
+end
+
+-- serve hands over a resource whose lock has just ended.
+local function serve(resource, mirror, old)
+  if S.waiters > 0 then settle(resource, nil, nil, mirror, old) end
+end
+
+-- isOwner reports whether both are one owner. A pull request from before
+-- Atlantis stored the host is any host's.
+local function isOwner(a, b)
+  if a == b then return true end
+  local x, y = string.match(a, '^pr:([^/]*)/.*$'), string.match(b, '^pr:([^/]*)/.*$')
+  return x and y and (x == '' or y == '') and sub(a, 5 + #x) == sub(b, 5 + #y)
 end
 
 -- identify returns the resource of a token, whose entry was read, and how the

@@ -38,4 +38,5 @@ end
 prepare(true, r.expires ~= '0', true)
 finishLock(resource, r, 'released', ARGV[12] ~= '' and ARGV[12] or r.owner, forced and 'forced' or 'request', ARGV[13], mirror, stock)
 if forced and r.flag == 'c' and mirror then call('DEL', mirror) end
+serve(resource, mirror, old)
 return finish('released', r.header, r.details)

@@ -6,8 +6,9 @@
 --       from 10 on the entries of the owners' index
 --
 -- Answers  released LOCK RESOURCE ..., or again when the pull request holds
---          more than was listed; after it come the resources that can't be
---          read, each with "" in place of its lock's parts
+--          more than was listed; leaving in place of released when it still
+--          waits for something; after it come the resources that can't be read,
+--          each with "" in place of its lock's parts
 load()
 local more = ARGV[9] == '1'
 local listed = {}
@@ -17,6 +18,9 @@ if not more then
     if not listed[entry] then return finish('again') end
   end
 end
+-- It leaves the queues first, so that nothing is handed over to it.
+local status = 'released'
+if S.waiters > 0 and S.queue().dequeueByEntries('p' .. ARGV[7] .. '/', ARGV[8], 'pull', 100) == 100 then status = 'leaving' end
 local answer, owner = {}, nil
 for i = 10, #ARGV do
   local entry = ARGV[i]
@@ -24,17 +28,18 @@ for i = 10, #ARGV do
   local resource = at and sub(entry, at + 1) or ''
   local mirror, old = stockKeys(i - 9)
   local parts = call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
-  local status, r, stock = settle(resource, parts[1], parts[2], mirror, old)
+  local found, r, stock = settle(resource, parts[1], parts[2], mirror, old)
   local n = #answer
-  if status == 'held' and ownerEntry(r.owner, resource) == entry then
+  if found == 'held' and ownerEntry(r.owner, resource) == entry then
     owner = r.owner
     finishLock(resource, r, 'released', ARGV[8], 'pull', '', mirror, stock)
     answer[n + 1], answer[n + 2], answer[n + 3] = r.header, r.details, resource
+    serve(resource, mirror, old)
   elseif call('ZSCORE', KEYS[3], entry) then
     -- An entry that leads to nothing must not come up on every page.
     prepare(true, true, true)
     call('ZREM', KEYS[3], entry)
-    if status == 'unreadable' then
+    if found == 'unreadable' then
       answer[n + 1], answer[n + 2], answer[n + 3] = '', '', resource
     end
   end
@@ -47,4 +52,4 @@ if more and owner then
 elseif not more and S.closing then
   call('HDEL', KEYS[1], 'closing:' .. ARGV[7])
 end
-return finish('released', unpack(answer))
+return finish(status, unpack(answer))

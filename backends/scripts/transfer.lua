@@ -25,4 +25,5 @@ call('ZADD', KEYS[3], '0', ownerEntry(owner, resource))
 call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
+if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end
 return finish('transferred', r.token)

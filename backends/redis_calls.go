@@ -1,0 +1,198 @@
+package backends
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// listen hears what becomes of this process's waiters, from the first one on. A
+// channel that can't be listened to, by the ACL or for the moment, costs up to
+// watchInterval for each turn.
+func (b *RedisBackend) listen(ctx context.Context) error {
+	const operation = "listen for turns"
+	if err := b.ready(ctx, operation); err != nil {
+		return err
+	}
+	b.listening.Do(func() {
+		if !b.begin() {
+			return // what follows says so
+		}
+		channel := b.keys.calls(b.process)
+		messages := b.client.Subscribe(b.ending, channel)
+		if _, err := call(ctx, b, operation, false, func(ctx context.Context) (any, error) { return messages.Receive(ctx) }); err != nil {
+			b.logger.Warn("subscribing to channel %q: %v; those who wait learn of their turn up to %v late until it works", channel, err, watchInterval)
+		}
+		go b.hear(messages)
+	})
+	return nil
+}
+
+func (b *RedisBackend) hear(messages *redis.PubSub) {
+	defer b.calls.Done()
+	defer func() {
+		if err := messages.Close(); err != nil {
+			b.logger.Debug("closing the channel of turns: %v", err)
+		}
+	}()
+	all := messages.Channel()
+	for {
+		select {
+		case <-b.ending.Done():
+			return
+		case m, open := <-all:
+			if !open {
+				return
+			}
+			b.heard(m.Payload)
+		}
+	}
+}
+
+// heard answers a call by a message of the scripts: repository, request, what
+// became of it, and more about that.
+func (b *RedisBackend) heard(message string) {
+	parts := strings.SplitN(message, "\n", 4)
+	if len(parts) < 3 {
+		return
+	}
+	parts = append(parts, "")
+	name, rest := requestName{parts[0], parts[1]}, parts[3]
+	r := b.turns.requestOf(name)
+	if r == nil {
+		return // its call has gone, and cleans up after itself
+	}
+	var lock *enhanced.EnhancedLock
+	var err error
+	switch owner := r.Owner().String(); parts[2] {
+	case "granted":
+		if b.config.Load().RedisMinReplicasAck > 0 {
+			// It counts once replicas have it.
+			b.calls.Add(1) // while hear is counted
+			go func() {
+				defer b.calls.Done()
+				b.attend(b.ending, r.Resource)
+			}()
+			return
+		}
+		fields := strings.Split(rest, "\n")
+		if len(fields) != headerLines {
+			return
+		}
+		original := enhanced.SanitizeProjectLock(r.ProjectLock())
+		lock, err = grantedLock(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+	case "cancelled":
+		err = cancelledError(r.Resource, owner, rest)
+	case "closing":
+		err = closingError(r.Resource, owner)
+	case "own":
+		header, details := cutLines(rest, headerLines)
+		holder, lockErr := b.lockIn(header, details, r.Resource)
+		if err = lockErr; err == nil {
+			err = enhanced.NewHeldError(r.Resource, holder)
+		}
+	default:
+		return
+	}
+	b.turns.answer(name, lock, err)
+}
+
+// cutLines cuts a text after n lines.
+func cutLines(text string, n int) (before, after string) {
+	at := 0
+	for range n {
+		next := strings.IndexByte(text[at:], '\n')
+		if next < 0 {
+			return text, ""
+		}
+		at += next + 1
+	}
+	return text[:at-1], text[at:]
+}
+
+// watch looks after a resource that calls wait for: it says that this process is
+// alive, settles the resource when the lease on it ends, and answers calls that
+// nobody has told.
+func (b *RedisBackend) watch(ctx context.Context, resource enhanced.ResourceIdentifier) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		timer.Reset(b.attend(ctx, resource))
+	}
+}
+
+// attendPage bounds the requests of one step.
+const attendPage = 500
+
+// attend does it once, and returns when to do it again.
+func (b *RedisBackend) attend(ctx context.Context, resource enhanced.ResourceIdentifier) time.Duration {
+	often := min(watchInterval, b.config.Load().WaiterLiveness/4)
+	next := often
+	names := b.turns.unanswered(resource)
+	if len(names) == 0 {
+		names = []requestName{{}} // it is settled all the same
+	}
+	for page := range slices.Chunk(names, attendPage) {
+		until, err := b.attendTo(ctx, resource, page)
+		if err != nil {
+			if ctx.Err() == nil {
+				b.logger.Err("looking after those who wait for %s: %v", resource, err)
+			}
+			return often
+		}
+		if until > 0 {
+			next = min(next, until)
+		}
+	}
+	return max(next, time.Millisecond)
+}
+
+// attendTo returns how long the lease on the resource lasts, 0 when there is
+// none.
+func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceIdentifier, names []requestName) (time.Duration, error) {
+	args := []any{b.process, b.config.Load().WaiterLiveness.Microseconds()}
+	for _, name := range names {
+		args = append(args, name.id)
+	}
+	a, elsewhere, err := b.decideOn(ctx, "look at "+resource.String(), b.scripts.attend, resource, args...)
+	if err != nil || elsewhere != nil {
+		return 0, err
+	}
+	var now, expires int64
+	if err := parseNumbers([]string{a.value(0), a.value(1)}, &now, &expires); err != nil {
+		return 0, err
+	}
+	for i, name := range names {
+		switch status, header, details := a.value(2+3*i), a.value(3+3*i), a.value(4+3*i); {
+		case name.id == "" || status == "waits":
+		case status == "has":
+			lock, err := b.lockIn(header, details, resource)
+			b.turns.answer(name, lock, err)
+		default:
+			b.turns.answer(name, nil, notWaitingError(resource))
+		}
+	}
+	if expires == 0 {
+		return 0, nil
+	}
+	return max(time.Duration(expires-now)*time.Microsecond, time.Millisecond), nil
+}
+
+// waitingArgs are what a request that may wait tells the script acquire.
+func (b *RedisBackend) waitingArgs(waits bool) []any {
+	if !waits {
+		return []any{0, 0, "", 0}
+	}
+	config := b.config.Load()
+	return []any{config.MaxQueueSize, strconv.FormatInt(config.PriorityAgingInterval.Milliseconds(), 10), b.process, config.WaiterLiveness.Microseconds()}
+}

@@ -1,0 +1,98 @@
+package backends
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
+)
+
+// rankText is the form of a rank in Redis, see scripts/queue.lua.
+func rankText(rank queue.Rank) string {
+	if rank.Score < 0 {
+		return fmt.Sprintf("0%016d%016d", rank.Score+1<<53, rank.Sequence)
+	}
+	return fmt.Sprintf("1%016d%016d", rank.Score, rank.Sequence)
+}
+
+func parseRankText(text string) (rank queue.Rank, err error) {
+	if len(text) != 33 || text[0] != '0' && text[0] != '1' {
+		return rank, fmt.Errorf("rank %q has not the form of one", text)
+	}
+	if rank.Score, err = strconv.ParseInt(text[1:17], 10, 64); err != nil {
+		return rank, err
+	}
+	if text[0] == '0' {
+		rank.Score -= 1 << 53
+	}
+	rank.Sequence, err = strconv.ParseUint(text[17:], 10, 64)
+	return rank, err
+}
+
+// members are the two members of a waiter in the queue.
+func (w *redisWaiter) members() (place, waits string) {
+	key := w.resource.Key()
+	return "q" + key + "\n" + w.rank + w.process + "\n" + w.Request, "o" + ownerEntry(w.Owner, key) + "\n" + w.Request
+}
+
+// checkQueue checks the waiters, and what leads to them.
+func (c *redisInspection) checkQueue() {
+	order := c.checkAging()
+	leads := make(map[string]bool)
+	for _, request := range sortedKeys(c.waiters) {
+		w, err := decodeRedisWaiter(c.name, request, c.waiters[request])
+		var rank queue.Rank
+		if err == nil {
+			rank, err = parseRankText(w.rank)
+		}
+		if err != nil {
+			c.report(enhanced.RuleQueueUnreadable, "state", "q"+request, "the waiter can't be read; it is passed over").
+				repairs("move it aside, byte for byte", redisChange{"HSET", asideSuffix, "q" + request, c.waiters[request]},
+					redisChange{"HDEL", "state", "q" + request, ""})
+			continue
+		}
+		place, waits := w.members()
+		leads[place], leads[waits] = true, true
+		right := order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), rank.Sequence)
+		if rank != right && rank.Compare(order.Moved(0)) > 0 {
+			moved := *w
+			moved.rank = rankText(right)
+			now, _ := moved.members()
+			c.report(enhanced.RuleQueueRank, "state", "q"+request, "%s has another place in the queue for %s than its priority and the time when it came give",
+				enhanced.DescribeOwner(w.Owner), w.resource).about(w.resource.Key(), nil).
+				repairs("give it that place", redisChange{"HSET", "state", "q" + request, strings.Replace(c.waiters[request], w.rank, moved.rank, 1)},
+					redisChange{"ZREM", "queue", place, ""}, redisChange{"ZADD", "queue", now, "0"})
+		}
+		if !c.queue[place] || !c.queue[waits] {
+			c.report(enhanced.RuleQueueMissing, "state", "q"+request, "its place in the queue, or what leads from %s to the waiter, is missing",
+				enhanced.DescribeOwner(w.Owner)).about(w.resource.Key(), nil).
+				repairs("write it", redisChange{"ZADD", "queue", place, "0"}, redisChange{"ZADD", "queue", waits, "0"})
+		}
+	}
+	for _, member := range sortedKeys(c.queue) {
+		if !leads[member] {
+			c.report(enhanced.RuleQueueStray, "queue", member, "no such request waits").
+				repairs("remove it", redisChange{"ZREM", "queue", member, ""})
+		}
+	}
+	if n := strconv.Itoa(len(c.waiters)); c.meta["waiters"] != n && (c.meta["waiters"] != "" || len(c.waiters) > 0) {
+		c.report(enhanced.RuleQueueCount, "state", "waiters", "it says %q, there are %s", c.meta["waiters"], n).
+			repairs("set it to "+n, redisChange{"HSET", "state", "waiters", n})
+	}
+}
+
+// checkAging reads the interval that the ranks are by.
+func (c *redisInspection) checkAging() queue.Order {
+	text, known := c.meta["aging"]
+	millis, err := strconv.ParseInt(text, 10, 64)
+	order := queue.Order{AgingInterval: time.Duration(millis) * time.Millisecond}
+	if !known || err == nil && order.Validate() == nil {
+		return order
+	}
+	c.report(enhanced.RuleQueueRank, "state", "aging", "no such interval of ageing can be configured").
+		repairs("remove it: ranks are strict then", redisChange{"HDEL", "state", "aging", ""})
+	return queue.Order{}
+}

@@ -1,0 +1,30 @@
+-- Looks after a resource that calls of a process wait for.
+--
+-- KEYS  see the prelude, with one resource
+-- ARGV  7 resource  8 process  9 microseconds for which it is alive  from 10 on
+--       requests
+--
+-- Answers  attended NOW EXPIRES, and for each request one of
+--            waits "" ""   it is in the queue
+--            has LOCK      it has got the lock
+--            gone "" ""    neither
+--          NOW is the time in microseconds, EXPIRES when a lease on the resource
+--          ends, 0 for none
+local resource = ARGV[7]
+local header, details = load('l' .. resource, 'd' .. resource)
+local mirror, old = stockKeys(1)
+if S.waiters > 0 then S.queue().pulse(ARGV[8], ARGV[9] + 0) end
+local status, r = settle(resource, header, details, mirror, old)
+local answer = { S.text, status == 'held' and r.expires or '0' }
+for i = 10, #ARGV do
+  local n = #answer
+  local entry = call('HMGET', KEYS[1], 'q' .. ARGV[i], 'r' .. ARGV[i])
+  if entry[1] then
+    answer[n + 1], answer[n + 2], answer[n + 3] = 'waits', '', ''
+  elseif status == 'held' and entry[2] == r.token then
+    answer[n + 1], answer[n + 2], answer[n + 3] = 'has', r.header, r.details
+  else
+    answer[n + 1], answer[n + 2], answer[n + 3] = 'gone', '', ''
+  end
+end
+return finish('attended', unpack(answer))

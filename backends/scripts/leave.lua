@@ -1,0 +1,29 @@
+-- Takes a request out of the queue.
+--
+-- KEYS  see the prelude
+-- ARGV  7 resource  8 request  9 event  10 owner
+--
+-- Answers  left PLACE LENGTH LOCK  it stood there; LOCK is the holder's, two
+--                                  empty parts for none
+--          has LOCK                it has got the lock
+--          gone                    it is not in the queue, and will not be: a
+--                                  request that is still on its way comes too late
+local resource, request = ARGV[7], ARGV[8]
+local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
+local w = record and S.queue().read(request, record)
+if w and w.resource == resource then
+  local number, length = S.queue().placeOf(w)
+  S.queue().dequeue(w, ARGV[9], w.owner, 'request')
+  return finish('left', number, length, header or '', details or '')
+end
+local r = token and header and parse(header, details)
+if r and r.token == token then return finish('has', header, details) end
+if not token and ARGV[9] == 'cancelled' then
+  prepare(true, false, true)
+  -- Works while the server has no memory left, see append.
+  call('HDEL', KEYS[1], '')
+  local none = nextToken()
+  store('r' .. request, none, 'i' .. none, 'cancelled\n' .. resource .. '\n' .. ARGV[10] .. '\n' .. request)
+  call('RPUSH', KEYS[4], S.text .. ' ' .. none)
+end
+return finish('gone')

@@ -1,0 +1,255 @@
+-- Shared by the scripts that can hand a lock over; it follows the prelude. Its
+-- functions are made when somebody waits, since that takes longer than a step.
+--
+-- KEYS  6 queue, see the prelude
+--
+-- The queue is one sorted set in lexical order. It has two members for a waiter:
+--   q RESOURCE \n RANK PROCESS \n REQUEST   where it stands in its queue
+--   o ENTRY \n REQUEST                      what its owner waits for; ENTRY is
+--                                           that of the owners' index
+-- The state has for a waiter the field q REQUEST, with the lines resource, rank,
+-- owner, priority, time, lease or 0, flag, process and note, and then what the
+-- details of its lock will be.
+--
+-- A waiter is alive while its process is. The field alive has a line for each
+-- process that calls wait in: PROCESS MICROSECONDS, until when it counts as alive.
+
+S.queue = function()
+  if S.functions then return S.functions end
+  local Q = { dead = {} }
+  S.functions = Q
+
+  -- bounds returns the bounds of a resource's queue: a rank begins with a digit.
+  local function bounds(resource)
+    return '[q' .. resource .. '\n', '(q' .. resource .. '\n:'
+  end
+
+  -- rankOf is the order of package queue: the lower text is served first. A
+  -- negative score begins with 0, and so comes before all others.
+  local function rankOf(priority, enqueued, sequence, aging)
+    local score
+    if aging == 0 then
+      score = (1000 - priority) * 4398046511104 + math.min(sequence, 4398046511103)
+    else
+      score = math.floor(enqueued / 1000) - priority * aging
+    end
+    local sign = '1'
+    if score < 0 then sign, score = '0', score + 9007199254740992 end
+    return string.format('%s%016d%016d', sign, score, sequence)
+  end
+
+  local function place(w)
+    return 'q' .. w.resource .. '\n' .. w.rank .. w.process .. '\n' .. w.request
+  end
+
+  local function recordOf(w)
+    return w.resource .. '\n' .. w.rank .. '\n' .. w.owner .. '\n' .. w.priority .. '\n' .. w.enqueued .. '\n' .. w.lease .. '\n' ..
+      w.flag .. '\n' .. w.process .. '\n' .. w.note .. '\n' .. w.details
+  end
+
+  -- read takes the record of a request's waiter apart; nil when it can't.
+  function Q.read(request, text)
+    local l = cut(text or '', 9)
+    if not l or #l[2] ~= 33 or not (tonumber(l[2]) and tonumber(l[4]) and tonumber(l[5]) and tonumber(l[6])) then return nil end
+    return {
+      resource = l[1], rank = l[2], owner = l[3], priority = l[4], enqueued = l[5], lease = l[6], flag = l[7], process = l[8],
+      note = l[9], details = l[10], request = request,
+    }
+  end
+
+  -- load returns the waiter of a request; nil for none.
+  function Q.load(request)
+    return Q.read(request, call('HGET', KEYS[1], 'q' .. request))
+  end
+
+  -- isAlive reports whether calls in a process still wait.
+  function Q.isAlive(process)
+    if not Q.alive then
+      Q.alive = {}
+      for name, ends in string.gmatch(call('HGET', KEYS[1], 'alive') or '', '(%S+) (%d+)') do
+        Q.alive[name] = ends + 0 > S.now
+      end
+    end
+    return Q.alive[process]
+  end
+
+  -- pulse says that a process is alive for some time, unless that is known.
+  function Q.pulse(process, time)
+    local lines, known = {}, false
+    for name, ends in string.gmatch(call('HGET', KEYS[1], 'alive') or '', '(%S+) (%d+)') do
+      if name == process then
+        known = ends - S.now > time * 0.9
+      elseif ends + 0 > S.now then
+        lines[#lines + 1] = name .. ' ' .. ends
+      end
+    end
+    if known then return end
+    lines[#lines + 1] = process .. ' ' .. int(S.now + time)
+    call('HSET', KEYS[1], 'alive', table.concat(lines, '\n'))
+    Q.alive = nil
+  end
+
+  -- tell sends a waiter's process what became of it. One that misses that asks.
+  local function tell(w, ...)
+    redis.pcall('PUBLISH', ARGV[6] .. ':' .. w.process, table.concat({ S.name, w.request, ... }, '\n'))
+  end
+
+  local function put(w, members)
+    members[#members + 1], members[#members + 2] = '0', place(w)
+    members[#members + 1], members[#members + 2] = '0', 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request
+  end
+
+  local function remove(w)
+    S.waiters = math.max(S.waiters - 1, 0)
+    call('HDEL', KEYS[1], 'q' .. w.request)
+    call('ZREM', KEYS[6], place(w), 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request)
+  end
+
+  -- dequeue takes a waiter out without a lock, and tells it why.
+  function Q.dequeue(w, event, actor, cause, ...)
+    prepare(true, false, true)
+    append(event, w.resource, actor, cause, w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
+    remove(w)
+    store('waiters', int(S.waiters))
+    if ... then tell(w, ...) end
+  end
+
+  -- each calls visit for the waiters of a resource in their order, until it
+  -- answers false. Those that can't be read are passed over, and up to 100 of
+  -- those that have died are taken out afterwards.
+  local function each(resource, visit)
+    local low, high = bounds(resource)
+    local offset, dead, goesOn = 0, {}, true
+    repeat
+      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', int(offset), offset == 0 and '1' or '100')
+      offset = offset + #page
+      for _, member in ipairs(page) do
+        local process, request = string.match(member, '^(%S*)\n(.*)$', #resource + 36)
+        local w = request and Q.isAlive(process) and Q.load(request)
+        if w then
+          goesOn = visit(w)
+          if not goesOn then break end
+        elseif request and #dead < 100 and not Q.isAlive(process) then
+          dead[#dead + 1] = Q.load(request)
+        end
+      end
+    until not goesOn or #page == 0
+    for _, w in ipairs(dead) do
+      Q.dequeue(w, 'cancelled', 'system:store', 'expired', 'gone')
+    end
+  end
+
+  -- dequeueOwn takes out what a new holder has in the queue: nobody waits behind
+  -- himself.
+  function Q.dequeueOwn(r, resource)
+    local prefix = 'o' .. ownerEntry(r.owner, resource) .. '\n'
+    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
+      local w = Q.load(sub(member, #prefix + 1))
+      if w then Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details) end
+    end
+  end
+
+  -- handOver gives a free resource to its next waiter, and returns the lock; nil
+  -- when there was none.
+  function Q.handOver(resource, mirror)
+    local next, closed = nil, {}
+    each(resource, function(w)
+      if isClosing(w.owner) then
+        closed[#closed + 1] = w
+        return true
+      end
+      next = w
+      return false
+    end)
+    for _, w in ipairs(closed) do
+      Q.dequeue(w, 'cancelled', 'system:store', 'pull', 'closing')
+    end
+    if not next then return nil end
+    local r = {
+      flag = next.flag, owner = next.owner, priority = next.priority, acquired = S.text, request = next.request, note = next.note,
+      expires = next.lease ~= '0' and int(S.now + next.lease) or '0', details = next.details,
+    }
+    grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
+    remove(next)
+    store('waiters', int(S.waiters))
+    tell(next, 'granted', r.header)
+    Q.dequeueOwn(r, resource)
+    return r
+  end
+
+  -- reorder ranks all waiters anew where they were ranked by another interval of
+  -- ageing. One that was moved to the front stays there.
+  local function reorder(aging)
+    local before = call('HGET', KEYS[1], 'aging') or '0'
+    if before == aging then return end
+    for _, member in ipairs(S.waiters > 0 and call('ZRANGEBYLEX', KEYS[6], '[q', '(r') or {}) do
+      local w = Q.load(string.match(member, '\n([^\n]*)$'))
+      if w and not (sub(w.rank, 1, 1) == '0' and tonumber(sub(w.rank, 2, 17)) < 4503599627370496) then
+        call('ZREM', KEYS[6], member)
+        w.rank = rankOf(w.priority + 0, w.enqueued + 0, tonumber(sub(w.rank, 18)), aging + 0)
+        call('ZADD', KEYS[6], '0', place(w))
+        call('HSET', KEYS[1], 'q' .. w.request, recordOf(w))
+      end
+    end
+    call('HSET', KEYS[1], 'aging', aging)
+  end
+
+  -- enqueue has a waiter, which has no rank yet, wait. It returns how many wait
+  -- already when those are limit or more.
+  function Q.enqueue(w, limit, aging, time)
+    local low, high = bounds(w.resource)
+    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    if count >= limit then
+      each(w.resource, function() return true end)
+      count = call('ZLEXCOUNT', KEYS[6], low, high)
+      if count >= limit then return int(count) end
+    end
+    prepare(false, w.lease ~= '0', false)
+    append('queued', w.resource, w.owner, 'request', w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
+    reorder(aging)
+    -- The log counts up, so its sequence is the order in which waiters came.
+    w.rank, w.enqueued = rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
+    S.waiters = S.waiters + 1
+    store('waiters', int(S.waiters), 'q' .. w.request, recordOf(w))
+    local members = { 'ZADD', KEYS[6] }
+    put(w, members)
+    call(unpack(members))
+    Q.pulse(w.process, time)
+  end
+
+  -- adopt gives a waiter to the process that asks for it now.
+  function Q.adopt(w, process, time)
+    if w.process ~= process then
+      local before = place(w)
+      w.process = process
+      call('ZREM', KEYS[6], before)
+      call('ZADD', KEYS[6], '0', place(w))
+      call('HSET', KEYS[1], 'q' .. w.request, recordOf(w))
+    end
+    Q.pulse(process, time)
+  end
+
+  -- placeOf returns where a waiter stands, from 1, and how many there are.
+  function Q.placeOf(w)
+    local low, high = bounds(w.resource)
+    return int(call('ZLEXCOUNT', KEYS[6], low, '[' .. place(w))), int(call('ZLEXCOUNT', KEYS[6], low, high))
+  end
+
+  -- dequeueByEntries takes up to limit waiters out whose owners' entries begin
+  -- with a text, and returns how many it has met.
+  function Q.dequeueByEntries(text, actor, cause, limit)
+    local members = call('ZRANGEBYLEX', KEYS[6], '[o' .. text, '[o' .. text .. '\255', 'LIMIT', '0', int(limit))
+    for _, member in ipairs(members) do
+      local w = Q.load(string.match(member, '\n([^\n]*)$'))
+      if w then
+        Q.dequeue(w, 'cancelled', actor, cause, 'cancelled', actor)
+      else
+        prepare(true, false, true)
+        call('ZREM', KEYS[6], member)
+      end
+    end
+    return #members
+  end
+
+  return Q
+end
