@@ -22,7 +22,7 @@ func queueOn() *enhanced.EnhancedConfig {
 
 // waits starts calls that wait for a resource, one after the other, and returns
 // what they answer. The resource must be held.
-func waits(t *testing.T, b *backends.BoltBackend, requests ...*enhanced.EnhancedLockRequest) <-chan error {
+func waits(t *testing.T, b enhanced.Backend, requests ...*enhanced.EnhancedLockRequest) <-chan error {
 	t.Helper()
 	answers := make(chan error, len(requests))
 	for i, r := range requests {
@@ -35,7 +35,7 @@ func waits(t *testing.T, b *backends.BoltBackend, requests ...*enhanced.Enhanced
 	return answers
 }
 
-func waiting(t *testing.T, b *backends.BoltBackend) int {
+func waiting(t *testing.T, b enhanced.Backend) int {
 	t.Helper()
 	status, err := b.GetQueueStatus(t.Context())
 	require.NoError(t, err)

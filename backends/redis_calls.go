@@ -178,6 +178,10 @@ func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceI
 		case status == "has":
 			lock, err := b.lockIn(header, details, resource)
 			b.turns.answer(name, lock, err)
+		case status == "ended":
+			if r := b.turns.requestOf(name); r != nil {
+				b.turns.answer(name, nil, endedRequestError(r))
+			}
 		default:
 			b.turns.answer(name, nil, notWaitingError(resource))
 		}

@@ -55,6 +55,7 @@ func (b redisQueue) leave(ctx context.Context, r *enhanced.EnhancedLockRequest, 
 		return departure{}, err
 	}
 	var left departure
+	left.ended = a.status == "ended"
 	switch a.status {
 	case "has":
 		left.lock, err = b.lockIn(a.value(0), a.value(1), r.Resource)

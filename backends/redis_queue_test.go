@@ -2,7 +2,11 @@ package backends_test
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -29,4 +33,289 @@ func TestRedisClusterQueue(t *testing.T) {
 		}))
 		return openRedis(t, client, config)
 	})
+}
+
+// With replicas that must have a grant, one that somebody else made is confirmed
+// before it is told.
+func TestRedisSentinelQueue(t *testing.T) {
+	t.Parallel()
+	client := redistest.StartSentinel(t, redistest.Options{}).Client()
+	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+		t.Helper()
+		require.NoError(t, client.FlushAll(t.Context()).Err())
+		confirmed := *config
+		confirmed.RedisMinReplicasAck = 1
+		return openRedis(t, client, &confirmed)
+	})
+}
+
+// All processes see one queue, and each hears of the turns of its own calls.
+func TestRedisQueueOfSeveralProcesses(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	one, two := openRedis(t, server.Client(), queueOn()), openRedis(t, server.Client(), queueOn())
+	lock, err := one.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	low, high := by("org/app", ".", "bob"), by("org/app", ".", "eve")
+	high.Priority = enhanced.PriorityHigh
+	first := waits(t, two, low)
+	second := waits(t, one, high)
+	require.NoError(t, two.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-second)
+	held, err := two.LookupLock(t.Context(), lock.Resource)
+	require.NoError(t, err)
+	require.Equal(t, "user:eve", held.Owner)
+	require.NoError(t, one.ReleaseLock(t.Context(), held.ID))
+	require.NoError(t, <-first)
+}
+
+// A process that has died is passed over once it counts as dead, and takes no
+// place in a full queue.
+func TestRedisQueueOfADeadProcess(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	config := queueOn()
+	config.WaiterLiveness, config.MaxQueueSize = time.Second, 2
+	b := openRedis(t, server.Client(), config)
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	proxy := redistest.StartProxy(t, server.Addr)
+	client := redis.NewClient(&redis.Options{Addr: proxy.Addr, DialTimeout: 100 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, MaxRetries: -1})
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	dead := openRedis(t, client, config)
+	answers := waits(t, dead, by("org/app", ".", "bob"), by("org/app", ".", "eve"))
+	_, err = b.AcquireLock(t.Context(), by("org/app", ".", "kim"))
+	require.ErrorIs(t, err, enhanced.ErrQueueFull)
+	proxy.Cut()
+	backendtest.Eventually(t, "they count as dead", func() bool { return waiting(t, b) == 0 })
+	alive := waits(t, b, by("org/app", ".", "kim"))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-alive)
+	proxy.Heal()
+	for range 2 {
+		require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
+	}
+	violations, err := b.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
+
+// Without the channel a waiter looks for itself.
+func TestRedisQueueWithoutPubSub(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	admin := server.Client()
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+	options := server.Options()
+	options.Username, options.Password = "mute", "mute-secret"
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	b := openRedis(t, client, queueOn())
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	answers := waits(t, b, by("org/app", ".", "bob"))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+}
+
+// A queue is in one repository: a request for a resource that stock Atlantis
+// takes for one of another repository is refused.
+func TestRedisQueueOfOneLegacyKey(t *testing.T) {
+	t.Parallel()
+	b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), queueOn())
+	lock, err := b.AcquireLock(t.Context(), by("g/s", "r", "ann"))
+	require.NoError(t, err)
+	answers := waits(t, b, by("g/s", "r", "bob"))
+	_, err = b.AcquireLock(t.Context(), by("g", "s/r", "eve"))
+	require.ErrorIs(t, err, enhanced.ErrLockExists)
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+}
+
+// A server without memory takes no waiter, and still hands over.
+func TestRedisQueueOutOfMemory(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, queueOn())
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	answers := waits(t, b, by("org/app", ".", "bob"))
+	letGo := fillMemory(t, client)
+	defer letGo()
+	_, err = b.AcquireLock(t.Context(), by("org/app", ".", "eve"))
+	require.ErrorIs(t, err, enhanced.ErrBackend)
+	require.ErrorContains(t, err, "OOM")
+	require.Equal(t, 1, waiting(t, b))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+	violations, err := b.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
+
+// What a hand-over costs the server does not grow with the queue.
+func TestRedisQueueCommandsOfAHandOver(t *testing.T) {
+	t.Parallel()
+	const many = 10_000
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := queueOn()
+	config.MaxQueueSize = many
+	b := openRedis(t, client, config)
+	cost := func(waiters int) int {
+		ctx, cancel := context.WithCancel(t.Context())
+		path := strconv.Itoa(waiters)
+		lock, err := b.AcquireLock(ctx, by("org/app", path, "ann"))
+		require.NoError(t, err)
+		done := make(chan error, waiters)
+		granted := make(chan *enhanced.EnhancedLock, waiters)
+		for i := range waiters {
+			go func() {
+				lock, err := b.AcquireLock(ctx, by("org/app", path, fmt.Sprint("u", i)))
+				if err == nil {
+					granted <- lock
+				}
+				done <- err
+			}()
+		}
+		backendtest.Eventually(t, "all wait", func() bool { return waiting(t, b) == waiters })
+		before := commands(t, client)
+		require.NoError(t, b.ReleaseLock(ctx, lock.ID))
+		<-granted
+		used := commands(t, client) - before
+		cancel()
+		for range waiters {
+			<-done
+		}
+		backendtest.Eventually(t, "all have left", func() bool { return waiting(t, b) == 0 })
+		return used
+	}
+	few, lots := cost(10), cost(backendtest.Rounds(many))
+	t.Logf("%d commands with 10 waiters, %d with %d, those within the script included", few, lots, backendtest.Rounds(many))
+	// A look at the resource can come between.
+	require.LessOrEqual(t, lots, few+10)
+}
+
+// commands counts what a server has done but for this.
+func commands(t *testing.T, client *redis.Client) (n int) {
+	t.Helper()
+	info, err := client.Info(t.Context(), "commandstats").Result()
+	require.NoError(t, err)
+	for line := range strings.Lines(info) {
+		name, rest, found := strings.Cut(line, ":calls=")
+		if !found || name == "cmdstat_info" {
+			continue
+		}
+		calls, err := strconv.Atoi(rest[:strings.IndexByte(rest, ',')])
+		require.NoError(t, err)
+		n += calls
+	}
+	return n
+}
+
+// Each damage to a queue is found and repaired, and harms nobody else.
+func TestRedisQueueCorruptions(t *testing.T) {
+	t.Parallel()
+	const place = "qproject/./default/\n"
+	for name, c := range map[string]struct {
+		damage func(ctx context.Context, client *redis.Client, member string) error
+		rules  []string
+		passed bool
+	}{
+		"unreadable": {
+			damage: func(ctx context.Context, client *redis.Client, _ string) error {
+				return client.HSet(ctx, repositoryKey("org/app", "state"), "qfirst", "{").Err()
+			},
+			rules: []string{enhanced.RuleQueueUnreadable, enhanced.RuleQueueStray, enhanced.RuleQueueStray}, passed: true,
+		},
+		"lost": {
+			damage: func(ctx context.Context, client *redis.Client, _ string) error {
+				return client.HDel(ctx, repositoryKey("org/app", "state"), "qfirst").Err()
+			},
+			rules: []string{enhanced.RuleQueueStray, enhanced.RuleQueueStray, enhanced.RuleQueueCount}, passed: true,
+		},
+		"no place": {
+			damage: func(ctx context.Context, client *redis.Client, member string) error {
+				return client.ZRem(ctx, repositoryKey("org/app", "queue"), member).Err()
+			},
+			rules: []string{enhanced.RuleQueueMissing},
+		},
+		"no way from its owner": {
+			damage: func(ctx context.Context, client *redis.Client, _ string) error {
+				return client.ZRem(ctx, repositoryKey("org/app", "queue"), "ouser:bob\nproject/./default/\nfirst").Err()
+			},
+			rules: []string{enhanced.RuleQueueMissing},
+		},
+		"another's place": {
+			damage: func(ctx context.Context, client *redis.Client, member string) error {
+				rank := member[len(place) : len(place)+33]
+				moved := "19" + rank[2:]
+				text, err := client.HGet(ctx, repositoryKey("org/app", "state"), "qfirst").Result()
+				if err != nil {
+					return err
+				}
+				if err := client.HSet(ctx, repositoryKey("org/app", "state"), "qfirst", strings.Replace(text, rank, moved, 1)).Err(); err != nil {
+					return err
+				}
+				if err := client.ZRem(ctx, repositoryKey("org/app", "queue"), member).Err(); err != nil {
+					return err
+				}
+				return client.ZAdd(ctx, repositoryKey("org/app", "queue"), redis.Z{Member: strings.Replace(member, rank, moved, 1)}).Err()
+			},
+			rules: []string{enhanced.RuleQueueRank},
+		},
+		"an interval that nobody can configure": {
+			damage: func(ctx context.Context, client *redis.Client, _ string) error {
+				return client.HSet(ctx, repositoryKey("org/app", "state"), "aging", "soon").Err()
+			},
+			rules: []string{enhanced.RuleQueueRank},
+		},
+		"another count": {
+			damage: func(ctx context.Context, client *redis.Client, _ string) error {
+				return client.HSet(ctx, repositoryKey("org/app", "state"), "waiters", 7).Err()
+			},
+			rules: []string{enhanced.RuleQueueCount},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.Options{}).Client()
+			b := openRedis(t, client, queueOn())
+			lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+			require.NoError(t, err)
+			first, second := by("org/app", ".", "bob"), by("org/app", ".", "eve")
+			first.ID, second.ID = "first", "second"
+			answers := waits(t, b, first, second)
+			members, err := client.ZRangeByLex(t.Context(), repositoryKey("org/app", "queue"), &redis.ZRangeBy{Min: "[" + place, Max: "(" + place + ":"}).Result()
+			require.NoError(t, err)
+			require.Len(t, members, 2)
+			require.NoError(t, c.damage(t.Context(), client, members[0]))
+			violations, err := b.Verify(t.Context())
+			require.NoError(t, err)
+			var rules []string
+			for _, v := range violations {
+				rules = append(rules, v.Rule)
+				require.NotEmpty(t, v.Repair, v.Detail)
+			}
+			require.ElementsMatch(t, c.rules, rules)
+			_, err = b.Repair(t.Context(), "user:admin", "test")
+			require.NoError(t, err)
+			violations, err = b.Verify(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, violations)
+			require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+			answer := <-answers
+			if c.passed && answer != nil { // whose waiter is gone may have been told so
+				require.ErrorIs(t, answer, enhanced.ErrLockExpired)
+				answer = <-answers
+			}
+			require.NoError(t, answer)
+			held, err := b.LookupLock(t.Context(), lock.Resource)
+			require.NoError(t, err)
+			want := "user:bob"
+			if c.passed {
+				want = "user:eve"
+			}
+			require.Equal(t, want, held.Owner)
+		})
+	}
 }

@@ -41,6 +41,8 @@ type departure struct {
 	// lock is what it had got, nil for none. Where the store tells the calls of
 	// each grant before it answers anything later, it is nil.
 	lock *enhanced.EnhancedLock
+	// ended is set when it had got the lock, which has ended since.
+	ended bool
 }
 
 // place is where a waiter stood.
@@ -128,13 +130,19 @@ func (t *turns) wait(ctx context.Context, limit time.Duration, r *enhanced.Enhan
 		return nil, t.giveUp(ctx, r, call)
 	case err != nil:
 		return nil, errors.Join(err, t.desert(ctx, r, call))
+	case left.number > 0: // so it was this step that has taken it out
+		t.waiting.leave(r, call, false)
+		return nil, queueTimeoutError(r, left.place)
 	}
 	select {
-	case <-call.done: // by another step, or by this one
+	case <-call.done: // by another step
 		t.waiting.leave(r, call, call.err == nil)
 		return call.result()
-	default: // a repair has taken it out, or there was nobody to tell of it
+	default: // a repair has taken it out, or nobody has told yet
 		t.waiting.leave(r, call, false)
+		if left.ended {
+			return nil, endedRequestError(r)
+		}
 		return nil, queueTimeoutError(r, left.place)
 	}
 }

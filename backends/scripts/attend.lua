@@ -7,7 +7,8 @@
 -- Answers  attended NOW EXPIRES, and for each request one of
 --            waits "" ""   it is in the queue
 --            has LOCK      it has got the lock
---            gone "" ""    neither
+--            ended "" ""   it had got the lock, which has ended
+--            gone "" ""    none of these
 --          NOW is the time in microseconds, EXPIRES when a lease on the resource
 --          ends, 0 for none
 local resource = ARGV[7]
@@ -24,7 +25,7 @@ for i = 10, #ARGV do
   elseif status == 'held' and entry[2] == r.token then
     answer[n + 1], answer[n + 2], answer[n + 3] = 'has', r.header, r.details
   else
-    answer[n + 1], answer[n + 2], answer[n + 3] = 'gone', '', ''
+    answer[n + 1], answer[n + 2], answer[n + 3] = entry[2] and 'ended' or 'gone', '', ''
   end
 end
 return finish('attended', unpack(answer))

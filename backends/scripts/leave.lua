@@ -6,6 +6,7 @@
 -- Answers  left PLACE LENGTH LOCK  it stood there; LOCK is the holder's, two
 --                                  empty parts for none
 --          has LOCK                it has got the lock
+--          ended                   it had got the lock, which has ended
 --          gone                    it is not in the queue, and will not be: a
 --                                  request that is still on its way comes too late
 local resource, request = ARGV[7], ARGV[8]
@@ -18,7 +19,8 @@ if w and w.resource == resource then
 end
 local r = token and header and parse(header, details)
 if r and r.token == token then return finish('has', header, details) end
-if not token and ARGV[9] == 'cancelled' then
+if token then return finish('ended') end
+if ARGV[9] == 'cancelled' then
   prepare(true, false, true)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')

@@ -73,7 +73,8 @@ S.queue = function()
     return Q.alive[process]
   end
 
-  -- pulse says that a process is alive for some time, unless that is known.
+  -- pulse says that a process is alive for some time, unless that is known. It
+  -- is no change, and a server without memory may refuse it.
   function Q.pulse(process, time)
     local lines, known = {}, false
     for name, ends in string.gmatch(call('HGET', KEYS[1], 'alive') or '', '(%S+) (%d+)') do
@@ -85,7 +86,7 @@ S.queue = function()
     end
     if known then return end
     lines[#lines + 1] = process .. ' ' .. int(S.now + time)
-    call('HSET', KEYS[1], 'alive', table.concat(lines, '\n'))
+    redis.pcall('HSET', KEYS[1], 'alive', table.concat(lines, '\n'))
     Q.alive = nil
   end
 

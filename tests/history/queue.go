@@ -24,6 +24,10 @@ func (c *Client) AcquireInTurn(ctx context.Context, request *enhanced.EnhancedLo
 		lock, err = c.backend.AcquireLock(ctx, request)
 		return err
 	})
+	if op.Answer == Expired {
+		// It may have had the lock before it heard of that.
+		op.Answer = Unknown
+	}
 	shown := lock
 	if op.Answer == Held {
 		shown = holderOf(err)
