@@ -72,7 +72,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store.StringVar(&o.keyPrefix, "redis-key-prefix", enhanced.DefaultConfig().RedisKeyPrefix, "start of every key")
 	store.IntVar(&o.minReplicasAck, "redis-min-replicas-ack", 0, "replicas that must have a change before it counts")
 	defaults := enhanced.DefaultConfig()
-	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue; not on Redis yet")
+	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue")
 	store.IntVar(&o.queueSize, "max-queue-size", defaults.MaxQueueSize, "requests that can wait for one lock")
 	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
@@ -123,9 +123,6 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	isRedis, err := o.redis.isRedis(cmd)
 	if err != nil {
 		return err
-	}
-	if isRedis && o.queue {
-		return usagef(cmd, "--enable-priority-queue: the Redis backend has no queue yet")
 	}
 	var client redis.UniversalClient
 	if isRedis {
