@@ -3,7 +3,6 @@ package enhanced
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -287,54 +286,6 @@ func (m *EnhancedLockManager) GetHealth(ctx context.Context) error {
 		return err
 	}
 	return m.backend.HealthCheck(ctx)
-}
-
-// GetQueuePosition returns the place, from 1, of the owner that the context
-// names (see [ContextWithOwner]), 0 if it does not wait. Without an owner it
-// returns the length of the resource's queue.
-func (m *EnhancedLockManager) GetQueuePosition(ctx context.Context, project models.Project, workspace string) (int, error) {
-	owner, named := OwnerFromContext(ctx)
-	waiters, err := m.waiters(ctx, ProjectResource(project, workspace))
-	if err != nil {
-		return 0, err
-	}
-	if !named {
-		return len(waiters), nil
-	}
-	return 1 + slices.IndexFunc(waiters, func(r *EnhancedLockRequest) bool { return r.Owner() == owner }), nil
-}
-
-// CancelQueuedRequest takes the user's requests for a project out of the queue:
-// their calls answer LOCK_EXPIRED. LOCK_NOT_FOUND if the user does not wait.
-func (m *EnhancedLockManager) CancelQueuedRequest(ctx context.Context, project models.Project, workspace string, user models.User) error {
-	if _, err := m.ready(ctx); err != nil {
-		return err
-	}
-	if user.Username == "" {
-		return NewInvalidError("user is empty; requests are cancelled for their owner")
-	}
-	owner := UserOwner(user.Username).String()
-	return m.backend.CancelRequest(ctx, ProjectResource(project, workspace), owner, owner)
-}
-
-func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIdentifier) ([]*EnhancedLockRequest, error) {
-	if _, err := m.ready(ctx); err != nil {
-		return nil, err
-	}
-	if err := resource.Validate(); err != nil {
-		return nil, err
-	}
-	status, err := m.backend.GetQueueStatus(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var waiters []*EnhancedLockRequest
-	for _, request := range status.PendingRequests {
-		if request.Resource == resource {
-			waiters = append(waiters, request)
-		}
-	}
-	return waiters, nil
 }
 
 // ready returns the configuration that the call is to use, or why it cannot go on.

@@ -148,13 +148,7 @@ func ValidateRepair(actor, reason string) error {
 	if strings.TrimSpace(reason) == "" {
 		return NewInvalidError("a repair needs a reason; it is logged")
 	}
-	if err := validateText("reason", reason); err != nil {
-		return err
-	}
-	if len(reason) > MaxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), MaxMetadataBytes)
-	}
-	return nil
+	return ValidateReason(reason)
 }
 
 // Verify checks the store. A backend that can't is an INVALID_REQUEST.

@@ -2,6 +2,7 @@ package backends
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,9 @@ func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, e
 
 // isBefore compares waiters of different queues.
 func (w *waiter) isBefore(other *waiter) bool {
-	return w.Priority > other.Priority || w.Priority == other.Priority && w.Enqueued < other.Enqueued
+	return cmp.Or(
+		compareMoved(w, other), cmp.Compare(other.Priority, w.Priority), cmp.Compare(w.Enqueued, other.Enqueued),
+	) < 0
 }
 
 // nextWaiter returns the first waiter that can have a resource, and takes those

@@ -250,7 +250,7 @@ func (s *repositoryStep) reorder(order queue.Order) error {
 		}
 	}
 	for _, w := range all {
-		if w.rank.Score >= 0 { // else it was moved to the front
+		if !isMoved(w.rank) {
 			w.rank = order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), w.rank.Sequence)
 		}
 		if err := s.putWaiter(w); err != nil {

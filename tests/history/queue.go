@@ -37,6 +37,8 @@ type queued struct {
 	request, owner string
 	priority       enhanced.Priority
 	sequence       uint64
+	// moved says that a person has put it before those of higher priority.
+	moved bool
 }
 
 // JudgeQueue plays the queues of a repository's log, from its beginning, where
@@ -58,8 +60,8 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 		at := slices.IndexFunc(lines[key], func(q queued) bool { return q.request == r.RequestID })
 		switch {
 		case r.Type == enhanced.EventQueued:
-			q := queued{r.RequestID, r.Waiter, priorities[r.RequestID], r.Sequence}
-			behind := slices.IndexFunc(lines[key], func(other queued) bool { return other.priority < q.priority })
+			q := queued{request: r.RequestID, owner: r.Waiter, priority: priorities[r.RequestID], sequence: r.Sequence}
+			behind := slices.IndexFunc(lines[key], func(other queued) bool { return !other.moved && other.priority < q.priority })
 			if at >= 0 {
 				report("%s waits already", r.RequestID)
 			}
@@ -67,6 +69,11 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 				behind = len(lines[key])
 			}
 			lines[key] = slices.Insert(lines[key], behind, q)
+			continue
+		case r.Type == enhanced.EventMoved && at >= 0:
+			moved := lines[key][at]
+			moved.moved = true
+			lines[key] = slices.Insert(slices.Delete(lines[key], at, at+1), 0, moved)
 			continue
 		case enhanced.IsQueueEvent(r.Type), r.Type == enhanced.EventGranted:
 			if at < 0 {
