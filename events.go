@@ -34,6 +34,15 @@ const (
 	EventCancelled = "cancelled"
 	// EventQueueTimeout: a waiter left the queue after QueueTimeout.
 	EventQueueTimeout = "queue_timeout"
+	// EventClaimed: the owner of a grant that waited for it has taken it.
+	EventClaimed = "claimed"
+	// EventClaimExpired: a grant was not claimed within QueueClaimTimeout.
+	EventClaimExpired = "claim_expired"
+	// EventReserved: a pull request has given a lock back that others wait for, and
+	// may take it again: it is kept for it.
+	EventReserved = "reserved"
+	// EventReservationEnded: what was reserved was not taken back in time.
+	EventReservationEnded = "reservation_ended"
 	// EventMoved: a person moved a waiter to the front of its queue.
 	EventMoved = "moved"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
@@ -165,7 +174,7 @@ func (r *LogRecord) Event() *LockEvent {
 // lock: the lock that it waits for stays as it is.
 func IsQueueEvent(eventType string) bool {
 	switch eventType {
-	case EventQueued, EventCancelled, EventQueueTimeout, EventMoved:
+	case EventQueued, EventCancelled, EventQueueTimeout, EventMoved, EventReservationEnded:
 		return true
 	default:
 		return false

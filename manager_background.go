@@ -14,13 +14,19 @@ func watchedEvents() []string {
 	return []string{
 		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
 		EventQueued, EventCancelled, EventQueueTimeout, EventMoved,
+		EventClaimed, EventClaimExpired, EventReserved, EventReservationEnded,
 	}
 }
 
 // isToldByStore reports whether callbacks are told of events of a type from the
 // store's log: what no call of this manager has as its answer.
 func isToldByStore(eventType string) bool {
-	return eventType == EventTimeout || eventType == EventGranted || IsQueueEvent(eventType)
+	switch eventType {
+	case EventTimeout, EventGranted, EventClaimed, EventClaimExpired, EventReserved:
+		return true
+	default:
+		return IsQueueEvent(eventType)
+	}
 }
 
 // Start begins the manager's background work: ending leases as soon as they

@@ -94,6 +94,11 @@ const (
 	RuleQueueMissing = "queue-missing"
 	// RuleQueueStray: what leads to a waiter leads to one that is there.
 	RuleQueueStray = "queue-stray"
+	// RuleReservation: what is reserved for a pull request can be read, stands
+	// beside no lock, and its owner leads to it and to nothing else.
+	RuleReservation = "reservation"
+	// RuleTombstone: a closed pull request is one since a time that has come.
+	RuleTombstone = "tombstone"
 
 	// RuleStockUnreadable: stock Atlantis' records can be read.
 	RuleStockUnreadable = "stock-unreadable"

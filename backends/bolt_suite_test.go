@@ -29,6 +29,7 @@ func TestBoltQueue(t *testing.T) {
 	}
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueMoves(t, newBackend)
+	backendtest.RunQueueDetached(t, newBackend)
 }
 
 // openBolt opens a store that is closed with the test.

@@ -86,6 +86,7 @@ func logTypes() []string {
 		enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventTimeout, enhanced.EventRefreshed,
 		enhanced.EventTransferred, enhanced.EventAdopted, enhanced.EventConflict,
 		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout, enhanced.EventMoved,
+		enhanced.EventClaimed, enhanced.EventClaimExpired, enhanced.EventReserved, enhanced.EventReservationEnded,
 		enhanced.EventRepaired, enhanced.EventUnreadable,
 	}
 }

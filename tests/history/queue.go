@@ -44,10 +44,12 @@ type queued struct {
 // JudgeQueue plays the queues of a repository's log, from its beginning, where
 // priorities are strict and those of the requests are known. Whoever gets a lock
 // that was freed is the first of those who wait for it, nobody waits for what is
-// free, and nobody leaves a queue in which he is not.
+// free unless it is reserved, nobody leaves a queue in which he is not, and what
+// is reserved is taken by its owner alone.
 func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Priority) (problems []string) {
 	lines := make(map[string][]queued)
-	var freed string // the resource that has to be handed over next
+	reserved := make(map[string]string) // for whom a resource is kept
+	var freed string                    // the resource that has to be handed over next
 	for _, r := range records {
 		key := r.Resource.Key()
 		report := func(format string, args ...any) {
@@ -75,6 +77,13 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 			moved.moved = true
 			lines[key] = slices.Insert(slices.Delete(lines[key], at, at+1), 0, moved)
 			continue
+		case r.Type == enhanced.EventReservationEnded:
+			if reserved[key] != r.Waiter {
+				report("nothing is reserved for %s", r.Waiter)
+			}
+			delete(reserved, key)
+			freed = key
+			continue
 		case enhanced.IsQueueEvent(r.Type), r.Type == enhanced.EventGranted:
 			if at < 0 {
 				report("%s does not wait", r.RequestID)
@@ -84,10 +93,18 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 				report("%s was given it before %s", lines[key][at].owner, lines[key][0].owner)
 			}
 			lines[key] = slices.Delete(lines[key], at, at+1)
+		case r.Type == enhanced.EventAcquired && reserved[key] == r.After.Owner:
+			delete(reserved, key)
 		case r.Type == enhanced.EventAcquired && len(lines[key]) > 0:
 			report("%s waits for it", lines[key][0].owner)
 		}
-		if r.Before != nil && r.After == nil {
+		if owner, kept := reserved[key]; kept && r.After != nil {
+			report("it is reserved for %s", owner)
+		}
+		switch {
+		case r.Type == enhanced.EventReserved:
+			reserved[key] = r.Before.Owner
+		case r.Before != nil && r.After == nil:
 			freed = key
 		}
 	}
