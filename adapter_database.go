@@ -31,7 +31,6 @@ func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.Proje
 		Workspace:   newLock.Workspace,
 		User:        newLock.User,
 		Pull:        &newLock.Pull,
-		Priority:    PriorityNormal,
 		Timeout:     NoTimeout,
 		RequestedAt: newLock.Time,
 		Detached:    true,
@@ -41,6 +40,7 @@ func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.Proje
 	}
 	// An empty project is a project to stock. Named here, it is one to us too.
 	request.Resource = ProjectResource(newLock.Project, newLock.Workspace)
+	request.Priority, _ = config.PriorityFor(request.Resource, newLock.User.Username)
 	lock, acquired, err := a.manager.TryAcquire(ctx, request)
 	if err != nil {
 		return false, models.ProjectLock{}, err

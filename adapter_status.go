@@ -67,7 +67,7 @@ func (a *LockingAdapter) UpdatePullWithResults(pull models.PullRequest, newResul
 // tellRunKeeper tells the backend of a run, if it has to know.
 func (a *LockingAdapter) tellRunKeeper(pull models.PullRequest, tell func(ctx context.Context, keeper RunKeeper, owner Owner) error) error {
 	config, err := a.enhancedConfig()
-	if err != nil || config == nil || !config.EnablePriorityQueue {
+	if err != nil || config == nil || !config.queuesRepository(pull.BaseRepo.FullName) {
 		return err
 	}
 	keeper, ok := a.backend.(RunKeeper)

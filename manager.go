@@ -107,6 +107,9 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+		if config := m.state.Load().config; config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
+			return m.takeNow(ctx, request)
+		}
 		return m.backend.AcquireLock(ctx, request)
 	})
 }
@@ -114,13 +117,15 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 // AcquireNow is Acquire for callers that can't wait: a held resource answers
 // LOCK_EXISTS with the holder, with the queue enabled, too.
 func (m *EnhancedLockManager) AcquireNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-		lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
-		if err == nil && !acquired {
-			return nil, NewHeldError(lock.Resource, lock)
-		}
-		return lock, err
-	})
+	return m.acquire(ctx, request, m.takeNow)
+}
+
+func (m *EnhancedLockManager) takeNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
+	if err == nil && !acquired {
+		return nil, NewHeldError(lock.Resource, lock)
+	}
+	return lock, err
 }
 
 func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLockRequest, take func(context.Context, *EnhancedLockRequest) (*EnhancedLock, error)) (*EnhancedLock, error) {
@@ -157,6 +162,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, false, err
 	}
+	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
 	lock, acquired, err := m.backend.TryAcquireLock(ctx, normalized)
 	m.publishAcquire(normalized, lock, acquired, err)
 	return lock, acquired, err
@@ -196,10 +202,11 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 	return locks, err
 }
 
-// Lock locks a project for a user with PriorityNormal and DefaultTimeout. A
+// Lock locks a project for a user with the priority that PriorityRules give, which
+// is PriorityNormal without any, and DefaultTimeout. A
 // held lock, the user's own included, answers LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error) {
-	return m.lock(ctx, project, workspace, user, PriorityNormal, 0)
+	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), 0)
 }
 
 // LockWithPriority is Lock with another place in the queue.
@@ -213,7 +220,12 @@ func (m *EnhancedLockManager) LockWithTimeout(ctx context.Context, project model
 	if timeout == 0 {
 		return nil, NewInvalidError("timeout 0s is not a lease; give a positive duration or NoTimeout")
 	}
-	return m.lock(ctx, project, workspace, user, PriorityNormal, timeout)
+	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), timeout)
+}
+
+func (m *EnhancedLockManager) priorityFor(project models.Project, workspace string, user models.User) Priority {
+	priority, _ := m.state.Load().config.PriorityFor(ProjectResource(project, workspace), user.Username)
+	return priority
 }
 
 func (m *EnhancedLockManager) lock(ctx context.Context, project models.Project, workspace string, user models.User, priority Priority, timeout time.Duration) (*models.ProjectLock, error) {

@@ -309,7 +309,8 @@ type Backend interface {
 // LockManager is the main interface for lock operations. All methods are safe
 // for concurrent use. The first group is for people: by project and user.
 type LockManager interface {
-	// Lock locks a project for a user with PriorityNormal and DefaultTimeout.
+	// Lock locks a project for a user with the priority that PriorityRules give
+	// (PriorityNormal without any) and DefaultTimeout.
 	Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error)
 	// Unlock releases the user's lock; PERMISSION_DENIED if somebody else
 	// holds it, LOCK_NOT_FOUND if nobody does.

@@ -89,8 +89,7 @@ func (b *BoltBackend) ClosePull(ctx context.Context, owner enhanced.Owner, headC
 			return false, err
 		}
 		mark := releasedKey(owner.Number)
-		since := number(s.get(mark))
-		if since == 0 || s.now-since >= closingTimeout.Microseconds() {
+		if since := number(s.get(mark)); s.now-since >= closingTimeout.Microseconds() {
 			return false, nil
 		}
 		page, err := s.releaseByPull(owner.Number, nil, change{actor: enhanced.SystemAtlantis, cause: enhanced.CausePull})

@@ -59,6 +59,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/locks",
 		"GET /api/v1/locks/{id}",
 		"GET /api/v1/log",
+		"GET /api/v1/priority",
 		"GET /api/v1/queue",
 		"GET /api/v1/queue/position",
 		"GET /api/v1/repositories",

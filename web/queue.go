@@ -50,7 +50,7 @@ func (s *server) registerQueue() {
 
 // wait is acquire for a caller that has time.
 func (s *server) wait(ctx context.Context, input *acquireInput) (*acquireOutput, error) {
-	request, err := requestFrom(input.Body)
+	request, err := s.requestFrom(input.Body)
 	if err != nil {
 		return nil, err
 	}

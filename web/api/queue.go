@@ -9,6 +9,7 @@ const (
 	PositionPath = Base + "/queue/position"
 	CancelPath   = Base + "/queue/cancel"
 	MovePath     = Base + "/queue/move"
+	PriorityPath = Base + "/priority"
 )
 
 // Waiter is a request that waits for a lock.
@@ -68,4 +69,11 @@ type Position struct {
 	OwnerID string `json:"owner_id" doc:"The owner that was asked about." example:"user:alice"`
 	Place   int    `json:"place" doc:"The place, from 1; 0 for one who does not wait."`
 	Length  int    `json:"length" doc:"How many wait for the lock."`
+}
+
+// Priority is how the queue treats a request that names no priority.
+type Priority struct {
+	Priority string `json:"priority" doc:"The priority that it gets." example:"high"`
+	Rule     int    `json:"rule" doc:"The number of the rule that gives it, from 1; 0 where none fits."`
+	Queued   bool   `json:"queued" doc:"Whether it uses the queue."`
 }

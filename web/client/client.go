@@ -122,6 +122,14 @@ func (c *Client) Position(ctx context.Context, resource api.Resource, owner api.
 	return call[api.Position](ctx, c, http.MethodGet, address, nil, callTimeout)
 }
 
+// Priority returns how the queue treats a request of a user that names no priority.
+func (c *Client) Priority(ctx context.Context, resource api.Resource, user string) (api.Priority, error) {
+	address := c.url(api.PriorityPath)
+	address.RawQuery = query("repository", resource.Repository, "path", resource.Path, "workspace", resource.Workspace,
+		"project", resource.ProjectName, "user", user)
+	return call[api.Priority](ctx, c, http.MethodGet, address, nil, callTimeout)
+}
+
 // Move puts a request before all others in its queue.
 func (c *Client) Move(ctx context.Context, request api.MoveRequest) (api.Moved, error) {
 	return call[api.Moved](ctx, c, http.MethodPost, c.url(api.MovePath), request, callTimeout)
