@@ -78,19 +78,19 @@ func TestBoltReservationEndsAfterTheLastTry(t *testing.T) {
 			require.False(t, p.try(t, 6, path))
 			p.giveBack(t, 5, path)
 		}
-		time.Sleep(50 * time.Minute) // it clones a large repository
+		<-time.After(50 * time.Minute) // it clones a large repository
 		require.Empty(t, p.holder(t, "one"))
 		require.True(t, p.try(t, 5, "one"))
-		time.Sleep(29 * time.Second)
+		<-time.After(29 * time.Second)
 		require.Empty(t, p.holder(t, "two"))
 		require.True(t, p.try(t, 5, "two"), "its last request was 29 s before")
-		time.Sleep(29 * time.Second)
+		<-time.After(29 * time.Second)
 		require.Empty(t, p.holder(t, "three"))
 		wait, found, err := p.b.NextDeadline(t.Context())
 		require.NoError(t, err)
 		require.True(t, found)
 		require.Equal(t, time.Second, wait.Round(time.Millisecond))
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		require.True(t, p.try(t, 5, "other"), "asking late revives nothing")
 		require.Equal(t, ownerOf(6), p.holder(t, "three"))
 		require.Equal(t, ownerOf(5), p.holder(t, "one"))
