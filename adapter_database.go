@@ -14,7 +14,8 @@ import (
 // number for the caller itself. So a lock of the same pull request is returned
 // as stock does it, but a holder that Atlantis would mistake (the same number
 // on another host, a user) is an error and never a lock. The lock has no lease
-// unless LegacyLockTimeout is set.
+// unless LegacyLockTimeout is set. With the queue on, who is refused has a place
+// in it, and is given the lock in its turn: the next TryLock claims it.
 func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
 	config, err := a.enhancedConfig()
 	if err != nil {
@@ -30,15 +31,16 @@ func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.Proje
 		Workspace:   newLock.Workspace,
 		User:        newLock.User,
 		Pull:        &newLock.Pull,
-		Priority:    PriorityNormal,
 		Timeout:     NoTimeout,
 		RequestedAt: newLock.Time,
+		Detached:    true,
 	}
 	if config.LegacyLockTimeout > 0 {
 		request.Timeout = config.LegacyLockTimeout
 	}
 	// An empty project is a project to stock. Named here, it is one to us too.
 	request.Resource = ProjectResource(newLock.Project, newLock.Workspace)
+	request.Priority, _ = config.PriorityFor(request.Resource, newLock.User.Username)
 	lock, acquired, err := a.manager.TryAcquire(ctx, request)
 	if err != nil {
 		return false, models.ProjectLock{}, err
@@ -147,7 +149,9 @@ func (a *LockingAdapter) otherSplit(key string) (*EnhancedLock, error) {
 }
 
 // UnlockIfOwnedByPull releases the lock if a pull request with the number holds
-// it, and returns it; nil if not. The call names no host.
+// it, and returns it; nil if not. The call names no host. With the queue on, a
+// lock that others wait for is reserved for the pull request, which is about to
+// plan again, see [ReleaseRequest].
 func (a *LockingAdapter) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
 	config, err := a.enhancedConfig()
 	if err != nil {
@@ -161,6 +165,7 @@ func (a *LockingAdapter) UnlockIfOwnedByPull(project models.Project, workspace s
 	lock, err := a.manager.Release(ctx, ReleaseRequest{
 		Resource:   ProjectResource(project, workspace),
 		PullNumber: &pullNum,
+		Reserve:    true,
 	})
 	var refusal *LockError
 	if errors.As(err, &refusal) && (refusal.Code == ErrCodeLockNotFound || refusal.Code == ErrCodePermissionDenied && refusal.Holder != nil) {

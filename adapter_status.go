@@ -1,6 +1,7 @@
 package enhanced
 
 import (
+	"context"
 	"time"
 
 	"github.com/runatlantis/atlantis/server/events/command"
@@ -25,9 +26,18 @@ func (a *LockingAdapter) GetPullStatus(pull models.PullRequest) (*models.PullSta
 	return store.GetPullStatus(pull)
 }
 
-// DeletePullStatus deletes the status of a pull request.
+// DeletePullStatus deletes the status of a pull request. Atlantis does so when
+// that is closed: with the queue on, a run that still goes on takes no more locks,
+// see [RunKeeper].
 func (a *LockingAdapter) DeletePullStatus(pull models.PullRequest) error {
 	store, err := a.statusStore()
+	if err != nil {
+		return err
+	}
+	// First: where it fails, nothing has changed, and the caller tries again.
+	err = a.tellRunKeeper(pull, func(ctx context.Context, keeper RunKeeper, owner Owner) error {
+		return keeper.ClosePull(ctx, owner, pull.HeadCommit)
+	})
 	if err != nil {
 		return err
 	}
@@ -35,12 +45,38 @@ func (a *LockingAdapter) DeletePullStatus(pull models.PullRequest) error {
 }
 
 // UpdatePullWithResults merges results into the status of a pull request.
+// Atlantis does so at the end of a run: with the queue on, what the run has
+// reserved and not taken again goes to those who wait.
 func (a *LockingAdapter) UpdatePullWithResults(pull models.PullRequest, newResults []command.ProjectResult) (models.PullStatus, error) {
 	store, err := a.statusStore()
 	if err != nil {
 		return models.PullStatus{}, err
 	}
-	return store.UpdatePullWithResults(pull, newResults)
+	status, err := store.UpdatePullWithResults(pull, newResults)
+	// The run has ended, whatever became of its status.
+	ended := a.tellRunKeeper(pull, func(ctx context.Context, keeper RunKeeper, owner Owner) error {
+		return keeper.EndRun(ctx, owner)
+	})
+	if ended != nil {
+		// The status is right, and what was reserved ends by itself.
+		a.logger.Err("ending the run of pull request %d of %q: %v", pull.Num, pull.BaseRepo.FullName, ended)
+	}
+	return status, err
+}
+
+// tellRunKeeper tells the backend of a run, if it has to know.
+func (a *LockingAdapter) tellRunKeeper(pull models.PullRequest, tell func(ctx context.Context, keeper RunKeeper, owner Owner) error) error {
+	config, err := a.enhancedConfig()
+	if err != nil || config == nil || !config.queuesRepository(pull.BaseRepo.FullName) {
+		return err
+	}
+	keeper, ok := a.backend.(RunKeeper)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	return tell(ctx, keeper, PullOwner(pull.BaseRepo.VCSHost.Hostname, pull.BaseRepo.FullName, pull.Num))
 }
 
 // LockCommand takes the global lock of a command.

@@ -16,6 +16,10 @@ const (
 	ActionRelease      = "release"
 	ActionForceRelease = "force_release"
 	ActionReleasePull  = "release_pull"
+	// ActionCancelRequest takes a waiter out of its queue, ActionMoveRequest puts
+	// one before all others. The owner is the one that waits.
+	ActionCancelRequest = "cancel_request"
+	ActionMoveRequest   = "move_request"
 )
 
 // AuthorizationRequest is what an [Authorizer] decides on.
@@ -28,7 +32,8 @@ type AuthorizationRequest struct {
 	LockID   string
 	// Actor is who acts, in an owner's text form.
 	Actor string
-	// Owner is the owner that acquires, or whose lock is to be released.
+	// Owner is the owner that acquires, whose lock is to be released, or that
+	// waits.
 	Owner  string
 	Reason string
 }
@@ -37,8 +42,8 @@ type AuthorizationRequest struct {
 // safe for concurrent use and honour its context, which ends after 2 seconds.
 type Authorizer func(ctx context.Context, request AuthorizationRequest) error
 
-// WithAuthorizer makes the manager ask authorizer before each acquire and
-// release. An error, a panic or no answer within 2 seconds denies the action
+// WithAuthorizer makes the manager ask authorizer before each acquire, release
+// and change of a queue. An error, a panic or no answer within 2 seconds denies the action
 // with PERMISSION_DENIED. Without this option the manager allows everything
 // that the lock rules allow.
 func WithAuthorizer(authorizer Authorizer) ManagerOption {

@@ -53,6 +53,14 @@ type EnhancedConfig struct {
 	// EnablePriorityQueue lets blocking calls wait in a queue for a lock that is
 	// held.
 	EnablePriorityQueue bool `mapstructure:"enable_priority_queue"`
+	// QueueFor has the queue used by some requests only, for a gradual roll-out:
+	// those that one of the scopes fits. It is the manager and the adapter that
+	// look at it, and the others are served as without a queue. Default: all.
+	QueueFor []QueueScope `mapstructure:"queue_for"`
+	// PriorityRules give a priority to requests that name none: those of Lock,
+	// LockWithTimeout and Atlantis. The first one that fits counts. Default: none,
+	// which is PriorityNormal.
+	PriorityRules []PriorityRule `mapstructure:"priority_rules"`
 	// MaxQueueSize bounds the waiters of one resource. Default 1000.
 	MaxQueueSize int `mapstructure:"max_queue_size"`
 	// QueueTimeout bounds the wait of a blocked call. Default 10m.
@@ -151,6 +159,7 @@ func DefaultConfig() *EnhancedConfig {
 // that has a default is replaced by it.
 func (c *EnhancedConfig) WithDefaults() *EnhancedConfig {
 	d := *c
+	d.QueueFor, d.PriorityRules = slices.Clone(c.QueueFor), slices.Clone(c.PriorityRules)
 	setDefault(&d.Backend, BackendBoltDB)
 	setDefault(&d.DefaultTimeout, 30*time.Minute)
 	setDefault(&d.MaxTimeout, 2*time.Hour)
@@ -239,6 +248,7 @@ func (c *EnhancedConfig) Validate() error {
 	if err := (queue.Order{AgingInterval: d.PriorityAgingInterval}).Validate(); err != nil && d.PriorityAgingInterval >= 0 {
 		report("priority_aging_interval: %v", err)
 	}
+	problems = append(problems, d.ruleProblems()...)
 	if d.DeadlockPrevention && !d.EnablePriorityQueue {
 		report("deadlock_prevention: true needs enable_priority_queue: true, which is false; without a queue nobody waits")
 	}

@@ -93,6 +93,10 @@ func distinctConfig(t *testing.T) enhanced.EnhancedConfig {
 			field.SetInt(int64(i + 101))
 		case string:
 			field.SetString("text of " + name)
+		case []enhanced.QueueScope:
+			config.QueueFor = []enhanced.QueueScope{{Repository: "r", Path: "p", Workspace: "w", User: "u"}}
+		case []enhanced.PriorityRule:
+			config.PriorityRules = []enhanced.PriorityRule{{Repository: "r", Path: "p", Workspace: "w", User: "u", Priority: "high"}}
 		default:
 			t.Fatalf("field %s has the type %s; say here what a value of it looks like", name, field.Type())
 		}

@@ -34,6 +34,17 @@ const (
 	EventCancelled = "cancelled"
 	// EventQueueTimeout: a waiter left the queue after QueueTimeout.
 	EventQueueTimeout = "queue_timeout"
+	// EventClaimed: the owner of a grant that waited for it has taken it.
+	EventClaimed = "claimed"
+	// EventClaimExpired: a grant was not claimed within QueueClaimTimeout.
+	EventClaimExpired = "claim_expired"
+	// EventReserved: a pull request has given a lock back that others wait for, and
+	// may take it again: it is kept for it.
+	EventReserved = "reserved"
+	// EventReservationEnded: what was reserved was not taken back in time.
+	EventReservationEnded = "reservation_ended"
+	// EventMoved: a person moved a waiter to the front of its queue.
+	EventMoved = "moved"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
 	// EventFailed: the store failed a request, which may have taken effect if Err
@@ -65,10 +76,14 @@ type LockEvent struct {
 }
 
 // ManagerEvent is what a manager tells its callbacks: a change that this
-// manager made, or a request that was refused or that the store failed.
+// manager made, or a request that was refused or that the store failed. What
+// happens in queues, and leases that end, happen to others than the caller: a
+// manager that is started tells of those of the whole store, as subscribers see
+// them.
 type ManagerEvent struct {
 	LockEvent
-	// Priority is the request's or lock's.
+	// Priority is the request's or lock's; PriorityLow where the event is one of
+	// the store's log, which has none.
 	Priority Priority
 	// Err says why a request was refused or failed, nil otherwise.
 	Err error
@@ -159,7 +174,7 @@ func (r *LogRecord) Event() *LockEvent {
 // lock: the lock that it waits for stays as it is.
 func IsQueueEvent(eventType string) bool {
 	switch eventType {
-	case EventQueued, EventCancelled, EventQueueTimeout:
+	case EventQueued, EventCancelled, EventQueueTimeout, EventMoved, EventReservationEnded:
 		return true
 	default:
 		return false

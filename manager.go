@@ -3,7 +3,6 @@ package enhanced
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +107,9 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+		if config := m.state.Load().config; config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
+			return m.takeNow(ctx, request)
+		}
 		return m.backend.AcquireLock(ctx, request)
 	})
 }
@@ -115,13 +117,15 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 // AcquireNow is Acquire for callers that can't wait: a held resource answers
 // LOCK_EXISTS with the holder, with the queue enabled, too.
 func (m *EnhancedLockManager) AcquireNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-		lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
-		if err == nil && !acquired {
-			return nil, NewHeldError(lock.Resource, lock)
-		}
-		return lock, err
-	})
+	return m.acquire(ctx, request, m.takeNow)
+}
+
+func (m *EnhancedLockManager) takeNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
+	if err == nil && !acquired {
+		return nil, NewHeldError(lock.Resource, lock)
+	}
+	return lock, err
 }
 
 func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLockRequest, take func(context.Context, *EnhancedLockRequest) (*EnhancedLock, error)) (*EnhancedLock, error) {
@@ -158,6 +162,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, false, err
 	}
+	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
 	lock, acquired, err := m.backend.TryAcquireLock(ctx, normalized)
 	m.publishAcquire(normalized, lock, acquired, err)
 	return lock, acquired, err
@@ -197,10 +202,11 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 	return locks, err
 }
 
-// Lock locks a project for a user with PriorityNormal and DefaultTimeout. A
+// Lock locks a project for a user with the priority that PriorityRules give, which
+// is PriorityNormal without any, and DefaultTimeout. A
 // held lock, the user's own included, answers LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error) {
-	return m.lock(ctx, project, workspace, user, PriorityNormal, 0)
+	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), 0)
 }
 
 // LockWithPriority is Lock with another place in the queue.
@@ -214,7 +220,12 @@ func (m *EnhancedLockManager) LockWithTimeout(ctx context.Context, project model
 	if timeout == 0 {
 		return nil, NewInvalidError("timeout 0s is not a lease; give a positive duration or NoTimeout")
 	}
-	return m.lock(ctx, project, workspace, user, PriorityNormal, timeout)
+	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), timeout)
+}
+
+func (m *EnhancedLockManager) priorityFor(project models.Project, workspace string, user models.User) Priority {
+	priority, _ := m.state.Load().config.PriorityFor(ProjectResource(project, workspace), user.Username)
+	return priority
 }
 
 func (m *EnhancedLockManager) lock(ctx context.Context, project models.Project, workspace string, user models.User, priority Priority, timeout time.Duration) (*models.ProjectLock, error) {
@@ -287,54 +298,6 @@ func (m *EnhancedLockManager) GetHealth(ctx context.Context) error {
 		return err
 	}
 	return m.backend.HealthCheck(ctx)
-}
-
-// GetQueuePosition returns the place, from 1, of the owner that the context
-// names (see [ContextWithOwner]), 0 if it does not wait. Without an owner it
-// returns the length of the resource's queue.
-func (m *EnhancedLockManager) GetQueuePosition(ctx context.Context, project models.Project, workspace string) (int, error) {
-	owner, named := OwnerFromContext(ctx)
-	waiters, err := m.waiters(ctx, ProjectResource(project, workspace))
-	if err != nil {
-		return 0, err
-	}
-	if !named {
-		return len(waiters), nil
-	}
-	return 1 + slices.IndexFunc(waiters, func(r *EnhancedLockRequest) bool { return r.Owner() == owner }), nil
-}
-
-// CancelQueuedRequest takes the user's requests for a project out of the queue:
-// their calls answer LOCK_EXPIRED. LOCK_NOT_FOUND if the user does not wait.
-func (m *EnhancedLockManager) CancelQueuedRequest(ctx context.Context, project models.Project, workspace string, user models.User) error {
-	if _, err := m.ready(ctx); err != nil {
-		return err
-	}
-	if user.Username == "" {
-		return NewInvalidError("user is empty; requests are cancelled for their owner")
-	}
-	owner := UserOwner(user.Username).String()
-	return m.backend.CancelRequest(ctx, ProjectResource(project, workspace), owner, owner)
-}
-
-func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIdentifier) ([]*EnhancedLockRequest, error) {
-	if _, err := m.ready(ctx); err != nil {
-		return nil, err
-	}
-	if err := resource.Validate(); err != nil {
-		return nil, err
-	}
-	status, err := m.backend.GetQueueStatus(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var waiters []*EnhancedLockRequest
-	for _, request := range status.PendingRequests {
-		if request.Resource == resource {
-			waiters = append(waiters, request)
-		}
-	}
-	return waiters, nil
 }
 
 // ready returns the configuration that the call is to use, or why it cannot go on.

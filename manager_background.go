@@ -9,6 +9,26 @@ import (
 // scanInterval bounds how late a deadline is noticed that no event announced.
 const scanInterval = 30 * time.Second
 
+// watchedEvents are those that change a deadline, or that callbacks are told of.
+func watchedEvents() []string {
+	return []string{
+		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
+		EventQueued, EventCancelled, EventQueueTimeout, EventMoved,
+		EventClaimed, EventClaimExpired, EventReserved, EventReservationEnded,
+	}
+}
+
+// isToldByStore reports whether callbacks are told of events of a type from the
+// store's log: what no call of this manager has as its answer.
+func isToldByStore(eventType string) bool {
+	switch eventType {
+	case EventTimeout, EventGranted, EventClaimed, EventClaimExpired, EventReserved:
+		return true
+	default:
+		return IsQueueEvent(eventType)
+	}
+}
+
 // Start begins the manager's background work: ending leases as soon as they
 // are due, so that their events come in time. Locks are correct without it.
 // The work goes on until [EnhancedLockManager.Stop] or until ctx ends.
@@ -29,9 +49,7 @@ func (m *EnhancedLockManager) Start(ctx context.Context) error {
 		}
 	}
 	background, cancel := context.WithCancel(ctx)
-	events, err := m.backend.Subscribe(background, []string{
-		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
-	})
+	events, err := m.backend.Subscribe(background, watchedEvents())
 	if err != nil {
 		cancel()
 		return err
@@ -78,9 +96,8 @@ func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent,
 				m.logUnlessStopping(ctx, "the store ended its subscription; leases are ended by whoever comes next")
 				return
 			}
-			if event.Type == EventTimeout {
+			if isToldByStore(event.Type) {
 				m.publish(&ManagerEvent{LockEvent: *event})
-				continue
 			}
 			if at, ok := expiry(event); ok && at.Before(due) {
 				due = at

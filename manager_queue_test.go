@@ -2,6 +2,7 @@ package enhanced_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -71,4 +72,90 @@ func TestManagerWaitsInTheQueue(t *testing.T) {
 		require.NoError(t, <-answers[next.heir])
 	}
 	require.Zero(t, position(ctx))
+}
+
+// Who is in the way of others is moved or taken out by those who may, and
+// callbacks are told as subscribers are.
+func TestManagerChangesAQueue(t *testing.T) {
+	t.Parallel()
+	config := enabled()
+	config.EnablePriorityQueue, config.EnableEvents = true, true
+	var asked asked
+	manager := newManagerOn(t, newBackend(t, config), config, enhanced.WithAuthorizer(asked.authorize))
+	told := make(chan string, 100)
+	manager.AddEventCallback(func(_ context.Context, e *enhanced.ManagerEvent) { told <- e.Type + " " + e.Owner })
+	require.NoError(t, manager.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, manager.Stop(context.WithoutCancel(t.Context()))) })
+	hears := func(want ...string) {
+		t.Helper()
+		// What this manager's calls tell and what the store tells have no order
+		// between them.
+		var heard []string
+		for range want {
+			heard = append(heard, <-told)
+		}
+		require.ElementsMatch(t, want, heard)
+	}
+	_, err := manager.Lock(t.Context(), project("a"), workspace, alice())
+	require.NoError(t, err)
+	hears("acquired user:alice")
+	answers := make(chan error, 2)
+	for i, name := range []string{"bob", "eve"} {
+		go func() {
+			_, err := manager.Lock(t.Context(), project("a"), workspace, models.User{Username: name})
+			answers <- err
+		}()
+		backendtest.Eventually(t, "it waits", func() bool {
+			n, err := manager.GetQueuePosition(t.Context(), project("a"), workspace)
+			require.NoError(t, err)
+			return n == i+1
+		})
+		hears("queued user:" + name)
+	}
+	asked.mu.Lock()
+	asked.requests = nil
+	asked.mu.Unlock()
+
+	require.NoError(t, manager.MoveRequest(t.Context(), resource("./a"), "user:eve", "user:kim", "hotfix"))
+	require.Equal(t, enhanced.AuthorizationRequest{
+		Action: "move_request", Resource: resource("a"), Actor: "user:kim", Owner: "user:eve", Reason: "hotfix",
+	}, asked.take(t))
+	hears("moved user:eve")
+	place, err := manager.GetQueuePositionOf(t.Context(), project("a"), workspace, enhanced.UserOwner("eve"))
+	require.NoError(t, err)
+	require.Equal(t, 1, place)
+	require.NoError(t, manager.CancelRequest(t.Context(), resource("a"), "user:bob", "user:kim"))
+	require.Equal(t, enhanced.AuthorizationRequest{
+		Action: "cancel_request", Resource: resource("a"), Actor: "user:kim", Owner: "user:bob",
+	}, asked.take(t))
+	require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
+	hears("cancelled user:bob", "refused user:bob")
+
+	asked.deny(errors.New("not in the team"))
+	for name, call := range map[string]func() error{
+		"move": func() error {
+			return manager.MoveRequest(t.Context(), resource("a"), "user:eve", "user:kim", "hotfix")
+		},
+		"cancel": func() error { return manager.CancelRequest(t.Context(), resource("a"), "user:eve", "user:kim") },
+		"cancel own": func() error {
+			return manager.CancelQueuedRequest(t.Context(), project("a"), workspace, models.User{Username: "eve"})
+		},
+	} {
+		require.ErrorIs(t, call(), enhanced.ErrPermissionDenied, name)
+	}
+	asked.deny(nil)
+	for name, call := range map[string]func() error{
+		"no reason": func() error { return manager.MoveRequest(t.Context(), resource("a"), "user:eve", "user:kim", " ") },
+		"no actor":  func() error { return manager.MoveRequest(t.Context(), resource("a"), "user:eve", "", "hotfix") },
+		"no owner":  func() error { return manager.CancelRequest(t.Context(), resource("a"), "eve", "user:kim") },
+		"a reason of two lines": func() error {
+			return manager.MoveRequest(t.Context(), resource("a"), "user:eve", "user:kim", "hot\nfix")
+		},
+	} {
+		require.ErrorIs(t, call(), enhanced.ErrInvalidRequest, name)
+	}
+	_, err = manager.Unlock(t.Context(), project("a"), workspace, alice())
+	require.NoError(t, err)
+	require.NoError(t, <-answers)
+	hears("released user:alice", "granted user:eve", "acquired user:eve")
 }

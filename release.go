@@ -22,11 +22,17 @@ func (r ReleaseRequest) Validate() error {
 	if err := validateText("actor", r.Actor); err != nil {
 		return err
 	}
-	if err := validateText("reason", r.Reason); err != nil {
+	return ValidateReason(r.Reason)
+}
+
+// ValidateReason checks that a reason can be kept in the log. Its error is an
+// INVALID_REQUEST.
+func ValidateReason(reason string) error {
+	if err := validateText("reason", reason); err != nil {
 		return err
 	}
-	if len(r.Reason) > MaxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(r.Reason), MaxMetadataBytes)
+	if len(reason) > MaxMetadataBytes {
+		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), MaxMetadataBytes)
 	}
 	return nil
 }

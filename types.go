@@ -48,7 +48,9 @@ type LockState string
 const (
 	// LockStateAcquired: held.
 	LockStateAcquired LockState = "acquired"
-	// LockStatePending: granted to a waiter that has not claimed it yet.
+	// LockStatePending: granted to a waiter that has not claimed it yet; ExpiresAt
+	// is until when it can. In the answer to a refused request also a lock that is
+	// reserved for a pull request that plans again; that has no ID.
 	LockStatePending LockState = "pending"
 	// LockStateExpired: the lease ran out.
 	LockStateExpired LockState = "expired"
@@ -89,6 +91,12 @@ type EnhancedLockRequest struct {
 	User models.User
 	// Pull is the pull request that will own the lock, nil for a user's lock.
 	Pull *models.PullRequest
+	// Detached asks [Backend.TryAcquireLock] to leave a waiter behind when
+	// somebody else holds the lock and the queue is on: it has a place without a
+	// call that waits. What it is given has to be claimed, by another request of
+	// its owner, within QueueClaimTimeout. Its answer is the same. The Redis
+	// backend does not look at it yet.
+	Detached bool
 }
 
 // Owner returns who will own the lock: the pull request if there is one, else
@@ -134,6 +142,11 @@ type ReleaseRequest struct {
 	// PullNumber releases the lock only if a pull request with this number
 	// holds it, on whatever host: all that stock's UnlockIfOwnedByPull knows.
 	PullNumber *int
+	// Reserve keeps the lock for the pull request that gives it back, if others
+	// wait for it or it was not claimed yet: it is no lock any more, and nobody else
+	// can take it until that run ends, see [RunKeeper]. Without a queue, and on the
+	// Redis backend, it does nothing.
+	Reserve bool
 	// Force releases whoever holds the lock. It is logged as forced.
 	Force bool
 	// Actor is who releases, for the log. Empty means Owner.
@@ -296,7 +309,8 @@ type Backend interface {
 // LockManager is the main interface for lock operations. All methods are safe
 // for concurrent use. The first group is for people: by project and user.
 type LockManager interface {
-	// Lock locks a project for a user with PriorityNormal and DefaultTimeout.
+	// Lock locks a project for a user with the priority that PriorityRules give
+	// (PriorityNormal without any) and DefaultTimeout.
 	Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error)
 	// Unlock releases the user's lock; PERMISSION_DENIED if somebody else
 	// holds it, LOCK_NOT_FOUND if nobody does.

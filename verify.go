@@ -96,6 +96,11 @@ const (
 	RuleQueueStray = "queue-stray"
 	// RuleQueueCount: the number of waiters is right.
 	RuleQueueCount = "queue-count"
+	// RuleReservation: what is reserved for a pull request can be read, stands
+	// beside no lock, and its owner leads to it and to nothing else.
+	RuleReservation = "reservation"
+	// RuleTombstone: a closed pull request is one since a time that has come.
+	RuleTombstone = "tombstone"
 
 	// RuleStockUnreadable: stock Atlantis' records can be read.
 	RuleStockUnreadable = "stock-unreadable"
@@ -150,13 +155,7 @@ func ValidateRepair(actor, reason string) error {
 	if strings.TrimSpace(reason) == "" {
 		return NewInvalidError("a repair needs a reason; it is logged")
 	}
-	if err := validateText("reason", reason); err != nil {
-		return err
-	}
-	if len(reason) > MaxMetadataBytes {
-		return NewInvalidError("reason has %d bytes, at most %d are allowed", len(reason), MaxMetadataBytes)
-	}
-	return nil
+	return ValidateReason(reason)
 }
 
 // Verify checks the store. A backend that can't is an INVALID_REQUEST.

@@ -66,6 +66,9 @@ func NewBoltBackend(db *bbolt.DB, config *enhanced.EnhancedConfig, logger loggin
 	}
 	b.opened, _ = os.Stat(db.Path()) //nolint:errcheck // [checkFile] says that it is not there
 	b.start()
+	if err := b.countDetached(); err != nil {
+		return nil, enhanced.NewBackendError(fmt.Sprintf("reading %q", db.Path()), err)
+	}
 	return b, nil
 }
 

@@ -59,7 +59,16 @@ func closingError(resource enhanced.ResourceIdentifier, owner string) error {
 // acquire decides a request. One that can wait, and has to, enters the queue.
 func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) (acquisition, error) {
 	if known, answer, err := s.recall(r); known {
+		if err == nil && answer.lock.State == enhanced.LockStatePending {
+			f := s.inspect(r.Resource)
+			return s.claim(&f, r)
+		}
 		return answer, err
+	}
+	if r.Pull != nil {
+		if err := errors.Join(s.checkTombstone(r), s.noteTry(r.Owner())); err != nil {
+			return acquisition{}, err
+		}
 	}
 	owner := r.Owner().String()
 	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource) {
@@ -72,12 +81,22 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 	switch f.status {
 	case unreadable:
 		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
-	case held, heldElsewhere:
+	case held, heldElsewhere, reserved:
 		holder := f.owner()
-		if canWait && holder != r.Owner() && !isSamePull(holder, r.Owner()) && !s.closing(owner) {
-			return s.enqueue(r, &f)
+		own := holder == r.Owner() || isSamePull(holder, r.Owner())
+		switch {
+		case own && f.status == reserved && !s.closing(owner): // it takes back what it gave
+		case own && f.status == held && f.record.Pending:
+			return s.claim(&f, r)
+		case own || s.closing(owner):
+			return acquisition{lock: f.lock()}, nil
+		case canWait:
+			return s.enqueue(r, &f, false)
+		case r.Detached && s.backend.config.Load().EnablePriorityQueue:
+			return s.enqueueDetached(r, &f)
+		default:
+			return acquisition{lock: f.lock()}, nil
 		}
-		return acquisition{lock: f.lock()}, nil
 	default:
 	}
 	if s.closing(owner) {
@@ -104,6 +123,9 @@ func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension 
 		return err
 	}
 	_, err := b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
+		if f.record.Pending {
+			return enhanced.NewInvalidError("lock %s on %s is not claimed yet; its owner claims it by asking for it", lockID, f.resource)
+		}
 		if f.record.Expires == 0 {
 			return permanentError(lockID, f.resource)
 		}
@@ -152,6 +174,9 @@ func (b *BoltBackend) TransferLock(ctx context.Context, lockID, newOwner string)
 			}
 		}
 		f.record.Owner, f.record.Request = newOwner, ""
+		if f.record.Pending { // who is given it has it
+			f.record.Pending, f.record.Expires = false, 0
+		}
 		_, err = s.grant(f.resource, f.record, original, enhanced.EventTransferred, &before,
 			change{actor: before.Owner, cause: enhanced.CauseRequest})
 		return err
@@ -217,9 +242,9 @@ func (i identity) goneError(lockID string, resource enhanced.ResourceIdentifier)
 		return unknown
 	}
 	switch i.ending.How {
-	case enhanced.EventTimeout:
+	case enhanced.EventTimeout, enhanced.EventClaimExpired:
 		return enhanced.NewExpiredError(lockID, resource)
-	case enhanced.EventReleased:
+	case enhanced.EventReleased, enhanced.EventReserved:
 		unknown.Err = errReleased
 	}
 	return unknown

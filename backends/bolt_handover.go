@@ -2,6 +2,7 @@ package backends
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -39,7 +40,9 @@ func (s *repositoryStep) handOver(resource enhanced.ResourceIdentifier) (bool, e
 
 // isBefore compares waiters of different queues.
 func (w *waiter) isBefore(other *waiter) bool {
-	return w.Priority > other.Priority || w.Priority == other.Priority && w.Enqueued < other.Enqueued
+	return cmp.Or(
+		compareMoved(w, other), cmp.Compare(other.Priority, w.Priority), cmp.Compare(w.Enqueued, other.Enqueued),
+	) < 0
 }
 
 // nextWaiter returns the first waiter that can have a resource, and takes those
@@ -58,10 +61,10 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 		case s.closing(next.Owner):
 			err = s.dequeue(next, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CausePull},
 				closingError(resource, next.Owner))
-		case !s.backend.turns.isAlive(requestName{s.name, next.Request}):
+		case !s.backend.isAlive(s.name, next.waiterRecord, s.now):
 			err = s.dequeueDead(next)
 		default:
-			return next, nil
+			return s.standIn(next), nil
 		}
 		if err != nil {
 			return nil, err
@@ -95,7 +98,10 @@ func (s *repositoryStep) grantTo(w *waiter) error {
 	record := &lockRecord{
 		Owner: w.Owner, Priority: w.Priority, Acquired: s.now, Request: w.Request, Metadata: w.Metadata,
 	}
-	if w.Lease != 0 {
+	switch {
+	case w.Detached:
+		record.Pending, record.Expires = true, s.now+s.claimTime()
+	case w.Lease != 0:
 		record.Expires = s.now + w.Lease
 	}
 	lock, err := s.grant(w.resource, record, *original, enhanced.EventGranted, nil,
@@ -196,7 +202,7 @@ func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus
 	err := b.viewNow(ctx, "queue status", func(tx *bbolt.Tx, now int64) error {
 		eachRepository(tx, now, func(r *repository) {
 			r.allWaiters(func(w *waiter) {
-				if b.turns.isAlive(requestName{r.name, w.Request}) {
+				if b.isAlive(r.name, w.waiterRecord, now) {
 					status.Add(w.pending())
 				}
 			})
@@ -213,7 +219,7 @@ func (b *BoltBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatus
 func (w *waiter) pending() *enhanced.EnhancedLockRequest {
 	r := &enhanced.EnhancedLockRequest{
 		ID: w.Request, Resource: w.resource, Priority: w.Priority, Timeout: enhanced.NoTimeout, Metadata: w.Metadata,
-		RequestedAt: time.UnixMicro(w.Enqueued),
+		RequestedAt: time.UnixMicro(w.Enqueued), Detached: w.Detached,
 	}
 	if w.Lease != 0 {
 		r.Timeout = time.Duration(w.Lease) * time.Microsecond

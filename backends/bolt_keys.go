@@ -21,11 +21,16 @@ import (
 //	    d DEADLINE RESOURCE     when a lease ends
 //	    f TIME TOKEN            when an ended lock and its request are forgotten
 //	    i TOKEN                 lock ID -> resource, or how the lock ended
+//	    k NUMBER                when all locks of a pull request were released
 //	    l RESOURCE              lock record
+//	    n OWNER                 when a pull request with reservations asked last
 //	    o OWNER 00 RESOURCE     what an owner holds
 //	    q RESOURCE 00 RANK      waiter, see [queue.Order]
 //	    r REQUEST               request ID -> token of the lock it got
+//	    s OWNER 00 RESOURCE     what is reserved for an owner
+//	    t OWNER                 tombstone of a closed pull request
 //	    u OWNER 00 RESOURCE 00 REQUEST  -> RANK of a waiter
+//	    v RESOURCE              reservation
 //	    w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
 //	    y "aging"               PriorityAgingInterval that the ranks are by
 //	    y "name"|"checkpoint"
@@ -36,17 +41,22 @@ import (
 // so that ranges are in numeric order. The log is last, so that it grows at the
 // tree's edge.
 const (
-	rangeClosing  = 'c'
-	rangeDeadline = 'd'
-	rangeForget   = 'f'
-	rangeID       = 'i'
-	rangeLock     = 'l'
-	rangeOwner    = 'o'
-	rangeQueue    = 'q'
-	rangeRequest  = 'r'
-	rangeWaits    = 'u'
-	rangeWaiter   = 'w'
-	rangeLog      = 'z'
+	rangeClosing   = 'c'
+	rangeDeadline  = 'd'
+	rangeForget    = 'f'
+	rangeID        = 'i'
+	rangeReleased  = 'k'
+	rangeLock      = 'l'
+	rangeLastTry   = 'n'
+	rangeOwner     = 'o'
+	rangeQueue     = 'q'
+	rangeRequest   = 'r'
+	rangeReserves  = 's'
+	rangeTombstone = 't'
+	rangeWaits     = 'u'
+	rangeReserved  = 'v'
+	rangeWaiter    = 'w'
+	rangeLog       = 'z'
 
 	// formatVersion is the only layout this code writes and reads.
 	formatVersion = "1"

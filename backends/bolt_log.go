@@ -111,7 +111,7 @@ func (b *BoltBackend) sweep(ctx context.Context) error {
 	config := b.config.Load()
 	err := b.viewNow(ctx, "look for old records", func(tx *bbolt.Tx, now int64) error {
 		eachRepository(tx, now, func(r *repository) {
-			if len(r.keysUntilNow(rangeForget, 1)) > 0 || len(r.outdated(config, 1)) > 0 {
+			if len(r.keysUntilNow(rangeForget, 1)) > 0 || len(r.outdated(config, 1)) > 0 || r.hasLate(config) || len(r.outdatedMarks(config, 1)) > 0 {
 				names = append(names, r.name)
 			}
 		})
@@ -120,7 +120,7 @@ func (b *BoltBackend) sweep(ctx context.Context) error {
 	for _, name := range names {
 		err = errors.Join(err, b.committer.do(ctx, "trim the log of "+name, func(batch *batch) error {
 			s := b.repositoryStep(batch, name)
-			return errors.Join(s.trim(maxStep), s.forget(maxStep))
+			return errors.Join(s.trim(maxStep), s.forget(maxStep), s.sweepQueue())
 		}))
 	}
 	return err

@@ -14,7 +14,7 @@ import (
 )
 
 // The queue of a resource is a range of entries in the order in which they are
-// served. An attached waiter lives as long as the call that waits for it, and a
+// served. A detached waiter is one that no call stands for. An attached waiter lives as long as the call that waits for it, and a
 // file has one process: one whose call is not in this process has died, and is
 // passed over.
 
@@ -24,6 +24,8 @@ type waiterRecord struct {
 	Owner    string            `json:"o"`
 	Priority enhanced.Priority `json:"p,omitzero"`
 	Enqueued int64             `json:"t"`
+	// Detached says that no call stands for it.
+	Detached bool `json:"d,omitzero"`
 	// Lease is in microseconds, 0 for a lock that is held until released.
 	Lease    int64             `json:"x,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
@@ -136,7 +138,7 @@ func (r *repository) waiterOf(request string) *waiter {
 }
 
 // enqueue has a request wait for what was found to be held.
-func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding) (acquisition, error) {
+func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding, detached bool) (acquisition, error) {
 	owner := r.Owner()
 	if s.waiterOf(r.ID) != nil { // it was sent again
 		return acquisition{lock: f.lock(), waits: true}, nil
@@ -158,6 +160,7 @@ func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding) (a
 	}
 	record := &waiterRecord{
 		Request: r.ID, Owner: owner.String(), Priority: r.Priority, Enqueued: s.now, Metadata: r.Metadata, Lock: payload,
+		Detached: detached,
 	}
 	if r.Timeout != enhanced.NoTimeout {
 		record.Lease = r.Timeout.Microseconds()
@@ -180,6 +183,10 @@ func (s *repositoryStep) putWaiter(w *waiter) error {
 	if err != nil {
 		return err
 	}
+	if w.Detached {
+		// At once: the next step may free what it waits for.
+		s.backend.turns.countDetached(w.resource, 1)
+	}
 	key := w.queueKey()
 	return errors.Join(
 		s.put(key, data),
@@ -191,6 +198,9 @@ func (s *repositoryStep) putWaiter(w *waiter) error {
 // removeWaiter deletes a waiter with all that leads to it.
 func (s *repositoryStep) removeWaiter(w *waiter) error {
 	owner, err := enhanced.ParseOwner(w.Owner)
+	if w.Detached {
+		s.batch.after = append(s.batch.after, func() { s.backend.turns.countDetached(w.resource, -1) })
+	}
 	return errors.Join(
 		err,
 		s.delete(w.queueKey()),
@@ -220,7 +230,7 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 	}
 	var dead []*waiter
 	s.eachWaiter(resource, func(w *waiter) bool {
-		if !s.backend.turns.isAlive(requestName{s.name, w.Request}) {
+		if !s.backend.isAlive(s.name, w.waiterRecord, s.now) {
 			dead = append(dead, w)
 		}
 		return true
@@ -233,11 +243,15 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 	return length - len(dead), nil
 }
 
-// dequeueDead takes out a waiter whose call has ended without saying so. Nobody
-// is told: a call with the same request may have come meanwhile, and enters the
-// queue anew.
+// dequeueDead takes out a waiter whose call has ended without saying so, or a
+// detached one whose time is over. Nobody is told: a call with the same request
+// may have come meanwhile, and enters the queue anew.
 func (s *repositoryStep) dequeueDead(w *waiter) error {
-	return errors.Join(s.removeWaiter(w), s.log(enhanced.EventCancelled, w.resource, nil, nil,
+	event := enhanced.EventCancelled
+	if w.isLate(s.backend.config.Load(), s.now) {
+		event = enhanced.EventQueueTimeout
+	}
+	return errors.Join(s.removeWaiter(w), s.log(event, w.resource, nil, nil,
 		change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired, request: w.Request, waiter: w.Owner}))
 }
 
@@ -255,7 +269,7 @@ func (s *repositoryStep) reorder(order queue.Order) error {
 		}
 	}
 	for _, w := range all {
-		if w.rank.Score >= 0 { // else it was moved to the front
+		if !isMoved(w.rank) {
 			w.rank = order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), w.rank.Sequence)
 		}
 		if err := s.putWaiter(w); err != nil {
@@ -293,7 +307,7 @@ func (s *repositoryStep) placeOf(w *waiter) place {
 		}
 		return true
 	})
-	if f := s.inspect(w.resource); f.status == held {
+	if f := s.inspect(w.resource); f.status == held || f.status == reserved {
 		at.holder = f.lock()
 	}
 	return at

@@ -2,12 +2,15 @@ package backends_test
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"path/filepath"
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
@@ -138,6 +141,14 @@ func TestBoltQueueCorruptions(t *testing.T) {
 			},
 			rules: []string{enhanced.RuleQueueRank},
 		},
+		"a place that no move has given": {
+			damage: func(r *bbolt.Bucket, key, value []byte) error {
+				moved := append([]byte{}, key...)
+				copy(moved[len(moved)-16:], appendRank(queue.Order{}.Moved(1<<40)))
+				return errors.Join(r.Delete(key), r.Put(moved, value), r.Put([]byte("wfirst"), moved[1:]))
+			},
+			rules: []string{enhanced.RuleQueueRank, enhanced.RuleQueueStray},
+		},
 		"an interval that nobody can configure": {
 			damage: func(r *bbolt.Bucket, _, _ []byte) error { return r.Put([]byte("yaging"), []byte("soon")) },
 			rules:  []string{enhanced.RuleQueueRank},
@@ -185,6 +196,12 @@ func TestBoltQueueCorruptions(t *testing.T) {
 			require.Equal(t, want, held.Owner)
 		})
 	}
+}
+
+// appendRank writes a rank as it is stored.
+func appendRank(rank queue.Rank) []byte {
+	key := binary.BigEndian.AppendUint64(nil, uint64(rank.Score)^1<<63) //nolint:gosec // the sign bit is turned
+	return binary.BigEndian.AppendUint64(key, rank.Sequence)
 }
 
 // slow holds the file up, as a disk does, until the returned function is called.

@@ -203,7 +203,7 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 		overtaken := b.countStock(tx, now, stats)
 		eachRepository(tx, now, func(r *repository) {
 			r.allWaiters(func(w *waiter) {
-				if b.turns.isAlive(requestName{r.name, w.Request}) {
+				if b.isAlive(r.name, w.waiterRecord, now) {
 					stats.QueueDepth++
 				}
 			})

@@ -26,6 +26,9 @@ type lockRecord struct {
 	Expires  int64             `json:"x,omitzero"`
 	Request  string            `json:"q,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
+	// Pending says that nobody has claimed the lock yet: it expires unless its
+	// owner asks for it.
+	Pending bool `json:"k,omitzero"`
 	// Disputed says that stock has a record of another owner on the resource, too,
 	// and that the log says so.
 	Disputed bool `json:"d,omitzero"`
@@ -62,7 +65,7 @@ func decodeLockRecord(data []byte) (*lockRecord, error) {
 	if _, err := enhanced.ParseOwner(r.Owner); err != nil {
 		return nil, err
 	}
-	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || (r.Mirror == "") == (r.Lock == nil) {
+	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || r.Pending && r.Expires == 0 || (r.Mirror == "") == (r.Lock == nil) {
 		return nil, fmt.Errorf("lock record has token %d, acquired %d, expires %d", r.Token, r.Acquired, r.Expires)
 	}
 	return &r, nil
@@ -73,10 +76,14 @@ func decodeLockRecord(data []byte) (*lockRecord, error) {
 func newLock(tag string, resource enhanced.ResourceIdentifier, r *lockRecord, original *models.ProjectLock) *enhanced.EnhancedLock {
 	// Times are shown in local time, as stock does.
 	original.Time = original.Time.Local()
+	state := enhanced.LockStateAcquired
+	if r.Pending {
+		state = enhanced.LockStatePending
+	}
 	return &enhanced.EnhancedLock{
 		ID:           enhanced.FormatLockIDByTag(tag, r.Token),
 		Resource:     resource,
-		State:        enhanced.LockStateAcquired,
+		State:        state,
 		Priority:     r.Priority,
 		Owner:        r.Owner,
 		AcquiredAt:   time.UnixMicro(r.Acquired),

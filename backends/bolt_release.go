@@ -92,6 +92,9 @@ func (s *repositoryStep) release(f *finding, request enhanced.ReleaseRequest) er
 	if err != nil {
 		return err
 	}
+	if s.keeps(request, f) {
+		return s.reserve(f, c)
+	}
 	return s.finish(f, c)
 }
 
@@ -163,6 +166,11 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 			owners = append(owners, w.Owner)
 		}
 	}
+	for _, resource := range s.reservedBy(reservedByPull(number), maxStep) {
+		if v := s.reservationOf(resource.Key()); v != nil && !slices.Contains(owners, v.Lock.Owner) {
+			owners = append(owners, v.Lock.Owner)
+		}
+	}
 	if err := ambiguousHosts(s.name, number, owners); err != nil {
 		return releasedPage{}, err
 	}
@@ -175,6 +183,11 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 	if err != nil {
 		return releasedPage{}, err
 	}
+	moreReserved, err := s.endReservations(reservedByPull(number), c)
+	if err != nil {
+		return releasedPage{}, err
+	}
+	moreWait = moreWait || moreReserved
 	for _, owner := range owners {
 		if err := s.setClosing(owner, page.more || moreWait); err != nil {
 			return releasedPage{}, err
@@ -207,6 +220,9 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 	}
 	locks, err := s.endRivalsByPull(number, rivals, c)
 	page.locks = append(page.locks, locks...)
+	if err == nil && s.backend.config.Load().EnablePriorityQueue {
+		err = s.put(releasedKey(number), appendNumber(nil, s.now))
+	}
 	return page, err
 }
 
@@ -278,6 +294,9 @@ func (b *BoltBackend) CleanupExpiredLocks(ctx context.Context) (int, error) {
 // endDue ends up to maxStep due leases of the repository.
 func (s *repositoryStep) endDue() (int, error) {
 	ended := 0
+	if err := s.endDueReservations(); err != nil {
+		return 0, err
+	}
 	for _, key := range s.keysUntilNow(rangeDeadline, maxStep) {
 		_, resourceKey, ok := splitDeadlineKey(key)
 		resource, err := enhanced.ParseResourceKey(s.name, resourceKey)

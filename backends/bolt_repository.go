@@ -60,6 +60,11 @@ const (
 	releasedByStock
 	// expired: our record is there, and its lease has run out.
 	expired
+	// reserved: nothing is held, and the resource is kept for a pull request that
+	// plans again. record is what that held.
+	reserved
+	// reservationOver: as reserved, and the time for that has run out.
+	reservationOver
 	// unreadable: something is stored that cannot be read. It counts as held.
 	unreadable
 )
@@ -76,10 +81,14 @@ func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
 	if data := r.get(lockKey(resource.Key())); data != nil {
 		return r.inspectRecord(resource, data)
 	}
-	if resource.Type != enhanced.ResourceTypeProject {
-		return finding{status: free, resource: resource}
+	f := finding{status: free, resource: resource}
+	if resource.Type == enhanced.ResourceTypeProject {
+		f = r.inspectLegacy(resource)
 	}
-	return r.inspectLegacy(resource)
+	if f.status == free {
+		f = r.inspectReservation(resource)
+	}
+	return f
 }
 
 // inspectRecord judges our record of a resource.
@@ -205,7 +214,11 @@ func (r *repository) sibling(name string) *repository {
 // recorded has no ID and no token yet.
 func (f *finding) lock() *enhanced.EnhancedLock {
 	if f.record != nil {
-		return newLock(f.tag, f.resource, f.record, f.original)
+		lock := newLock(f.tag, f.resource, f.record, f.original)
+		if f.status == reserved {
+			lock.ID, lock.State = "", enhanced.LockStatePending
+		}
+		return lock
 	}
 	original := enhanced.SanitizeProjectLock(*f.original)
 	lock := newLock(f.tag, f.resource, &lockRecord{
@@ -273,10 +286,13 @@ func (r *repository) keysUntilNow(letter byte, limit int) (keys [][]byte) {
 	return keys
 }
 
-// nextDeadline returns when the repository's next lease ends.
+// nextDeadline returns when the repository's next lease, claim or reservation ends.
 func (r *repository) nextDeadline() (at int64, found bool) {
 	key, _ := r.bucket.Cursor().Seek([]byte{rangeDeadline})
 	at, _, ok := splitDeadlineKey(key)
+	if end, found := r.nextReservationEnd(); found && (!ok || end < at) {
+		return end, true
+	}
 	return at, ok
 }
 

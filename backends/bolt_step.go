@@ -87,7 +87,7 @@ func (s *repositoryStep) deleteLegacy(key string) error {
 // settle does first what is due on a resource: it ends a lease that has run
 // out, follows what stock Atlantis has done in its own bucket, takes over what
 // stock has locked, and gives what is free to the next waiter. The finding that
-// it returns is free, held, heldElsewhere or unreadable. The second result is the
+// it returns is free, held, heldElsewhere, reserved or unreadable. The second result is the
 // record that ended, if one did.
 func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, *lockRecord, error) {
 	var ended *lockRecord
@@ -97,7 +97,7 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 		switch f.status {
 		case expired:
 			ended = f.record
-			err = s.end(&f, enhanced.EventTimeout, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
+			err = s.end(&f, f.record.expiryEvent(), change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
 		case releasedByStock:
 			ended = f.record
 			err = s.end(&f, enhanced.EventReleased, change{actor: enhanced.SystemAtlantis, cause: enhanced.CauseLegacy})
@@ -113,6 +113,13 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 			_, _, err = s.backend.repositoryStep(s.batch, f.resource.Namespace).settle(f.resource)
 		case held:
 			return f, ended, s.noteRivals(&f)
+		case reservationOver:
+			err = s.endReservation(resource, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
+		case reserved:
+			if s.backend.config.Load().EnablePriorityQueue {
+				return f, ended, nil
+			}
+			err = s.endReservation(resource, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
 		case free:
 			var given bool
 			if given, err = s.handOver(resource); err == nil && !given {
@@ -139,21 +146,14 @@ func (s *repositoryStep) reopen() {
 // grant writes a new lock with a new token and logs it.
 func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *lockRecord, original models.ProjectLock, event string, before *lockRecord, c change) (*enhanced.EnhancedLock, error) {
 	record.Token = s.batch.nextToken()
-	payload, err := encodeProjectLock(original)
-	if err != nil {
+	if err := s.putPayload(resource, record, original); err != nil {
 		return nil, err
 	}
-	record.Mirror, record.Lock = "", nil
-	if s.preserve && resource.Type == enhanced.ResourceTypeProject {
-		record.Mirror = checksum(payload)
-		if err := s.legacy.Put([]byte(resource.LegacyKey()), payload); err != nil {
-			return nil, fmt.Errorf("stock's copy of %s: %w", resource, err)
-		}
-	} else {
-		record.Lock = payload
+	if _, err := s.dropReservation(resource); err != nil {
+		return nil, err
 	}
 	key := resource.Key()
-	err = errors.Join(
+	err := errors.Join(
 		s.put(idKey(record.Token), []byte(key)),
 		s.putRecord(resource, record),
 		s.log(event, resource, before, record, c),
@@ -167,6 +167,30 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 	original = enhanced.SanitizeProjectLock(original)
 	lock := newLock(s.tag, resource, record, &original)
 	return lock, s.dequeueOwn(record.Owner, resource, lock)
+}
+
+// putPayload puts stock's form of a lock where it is kept: under stock's key, or
+// into the record.
+func (s *repositoryStep) putPayload(resource enhanced.ResourceIdentifier, record *lockRecord, original models.ProjectLock) error {
+	payload, err := encodeProjectLock(original)
+	if err != nil {
+		return err
+	}
+	hadMirror := record.Mirror != ""
+	record.Mirror, record.Lock = "", nil
+	switch {
+	case s.preserve && resource.Type == enhanced.ResourceTypeProject:
+		record.Mirror = checksum(payload)
+		s.batch.dirty = true
+		if err := s.legacy.Put([]byte(resource.LegacyKey()), payload); err != nil {
+			return fmt.Errorf("stock's copy of %s: %w", resource, err)
+		}
+		return nil
+	case hadMirror:
+		err = s.deleteLegacy(resource.LegacyKey())
+	}
+	record.Lock = payload
+	return err
 }
 
 // putRecord writes a record with its owner's entry and its deadline.
@@ -217,12 +241,12 @@ func (s *repositoryStep) end(f *finding, event string, c change) error {
 	}
 	err = errors.Join(err, s.log(event, f.resource, f.record, nil, c))
 	ended := s.now
-	if event == enhanced.EventTimeout {
+	if isExpiry(event) {
 		ended = f.record.Expires
 	}
 	heldFor := time.Duration(ended-f.record.Acquired) * time.Microsecond
 	s.batch.after = append(s.batch.after, func() {
-		if event == enhanced.EventTimeout {
+		if isExpiry(event) {
 			s.backend.recorder.Expired(heldFor)
 		} else {
 			s.backend.recorder.Released(heldFor)

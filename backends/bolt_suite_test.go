@@ -23,10 +23,13 @@ func TestBoltSuite(t *testing.T) {
 
 func TestBoltQueue(t *testing.T) {
 	t.Parallel()
-	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		return openBolt(t, filepath.Join(t.TempDir(), "atlantis.db"), config)
-	})
+	}
+	backendtest.RunQueue(t, newBackend)
+	backendtest.RunQueueMoves(t, newBackend)
+	backendtest.RunQueueDetached(t, newBackend)
 }
 
 // openBolt opens a store that is closed with the test.

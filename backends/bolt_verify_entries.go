@@ -32,6 +32,16 @@ func (c *inspection) checkEntry(key, value []byte) {
 		c.checkWaitsEntry(key, value)
 	case rangeWaiter:
 		c.checkWaiterEntry(key, value)
+	case rangeReserved:
+		c.checkReservedEntry(key, value)
+	case rangeReserves:
+		c.checkReservesEntry(key)
+	case rangeLastTry:
+		c.checkLastTryEntry(key, value)
+	case rangeTombstone:
+		c.checkTombstoneEntry(key, value)
+	case rangeReleased:
+		c.checkReleasedEntry(key, value)
 	case rangeLog:
 		if len(key) != 9 {
 			c.checkUnknown(key)

@@ -25,7 +25,8 @@ func (c *inspection) checkQueueEntry(key, value []byte) {
 	}
 	w := &waiter{record, resource, parseRank(key[at:])}
 	owner, _ := enhanced.ParseOwner(record.Owner) // checked with the record
-	if w.rank != c.order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), w.rank.Sequence) && w.rank.Score >= 0 {
+	ranked := w.rank == c.order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), w.rank.Sequence)
+	if !ranked && !isMoveOf(w.rank, c.lastSequence()) {
 		c.report(enhanced.RuleQueueRank, key, "%s has another place in the queue for %s than its priority and the time when it came give",
 			owner.Describe(), resource).about(resourceKey).
 			repairs("give it that place", func(s *repositoryStep, _ change) error {

@@ -152,6 +152,13 @@ func (w *waiting) count(resource enhanced.ResourceIdentifier, n int) {
 	}
 }
 
+// countDetached counts requests for a resource that no call stands for.
+func (w *waiting) countDetached(resource enhanced.ResourceIdentifier, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count(resource, n)
+}
+
 // desert takes a call out that may leave something behind in the store, and
 // reports whether it is the last one of its request. Then the store is cleaned
 // up, and forgotten called.

@@ -129,7 +129,7 @@ type acquireOutput struct {
 }
 
 func (s *server) acquire(ctx context.Context, input *acquireInput) (*acquireOutput, error) {
-	request, err := requestFrom(input.Body)
+	request, err := s.requestFrom(input.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -148,12 +148,12 @@ func acquired(lock *enhanced.EnhancedLock) *acquireOutput {
 }
 
 // requestFrom returns what the manager is asked for.
-func requestFrom(r api.AcquireRequest) (*enhanced.EnhancedLockRequest, error) {
+func (s *server) requestFrom(r api.AcquireRequest) (*enhanced.EnhancedLockRequest, error) {
 	owner, err := ownerFrom(r.Owner, r.Repository)
 	if err != nil {
 		return nil, err
 	}
-	priority, err := enhanced.ParsePriority(r.Priority)
+	priority, err := s.priorityFrom(r, owner)
 	if err != nil {
 		return nil, err
 	}

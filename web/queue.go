@@ -41,15 +41,16 @@ func (s *server) registerQueue() {
 		Path:         api.CancelPath,
 		MaxBodyBytes: maxBody,
 		Errors: []int{
-			http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge,
+			http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusRequestEntityTooLarge,
 			http.StatusUnsupportedMediaType, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 		},
 	}, s.cancelRequest)
+	s.registerQueuePlaces()
 }
 
 // wait is acquire for a caller that has time.
 func (s *server) wait(ctx context.Context, input *acquireInput) (*acquireOutput, error) {
-	request, err := requestFrom(input.Body)
+	request, err := s.requestFrom(input.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +132,6 @@ type cancelInput struct {
 }
 
 func (s *server) cancelRequest(ctx context.Context, input *cancelInput) (*body[api.Cancelled], error) {
-	store, err := s.store(ctx)
-	if err != nil {
-		return nil, err
-	}
 	r := input.Body
 	owner, err := ownerFrom(r.Owner, r.Repository)
 	if err != nil {
@@ -144,7 +141,7 @@ func (s *server) cancelRequest(ctx context.Context, input *cancelInput) (*body[a
 	if r.Actor != "" {
 		actor = enhanced.UserOwner(r.Actor)
 	}
-	if err := store.CancelRequest(ctx, resourceFrom(r.Repository, r.Path, r.Workspace, r.ProjectName), owner.String(), actor.String()); err != nil {
+	if err := s.manager.CancelRequest(ctx, resourceFrom(r.Repository, r.Path, r.Workspace, r.ProjectName), owner.String(), actor.String()); err != nil {
 		return nil, err
 	}
 	return &body[api.Cancelled]{api.Cancelled{OwnerID: owner.String()}}, nil

@@ -85,7 +85,8 @@ func logTypes() []string {
 	return []string{
 		enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventTimeout, enhanced.EventRefreshed,
 		enhanced.EventTransferred, enhanced.EventAdopted, enhanced.EventConflict,
-		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout,
+		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout, enhanced.EventMoved,
+		enhanced.EventClaimed, enhanced.EventClaimExpired, enhanced.EventReserved, enhanced.EventReservationEnded,
 		enhanced.EventRepaired, enhanced.EventUnreadable,
 	}
 }

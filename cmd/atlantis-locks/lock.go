@@ -33,7 +33,7 @@ itself unless you ask for that with --timeout.`,
 	owner := addOwnerFlags(cmd)
 	note := cmd.Flags().String("note", "", fmt.Sprintf("what others are told who want the lock, at most %d bytes; no secrets", maxNote))
 	timeout := cmd.Flags().String("timeout", api.NoTimeout, "when the lock ends by itself, such as 30m: after "+leaseLimits()+"; none: when it is unlocked")
-	priority := cmd.Flags().String("priority", enhanced.PriorityNormal.String(), "low, normal, high or critical")
+	priority := cmd.Flags().String("priority", "", "low, normal, high or critical (default: what the server's rules give)")
 	wait := cmd.Flags().Bool("wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkLockFlags(cmd, *priority, *timeout, *note); err != nil {
@@ -88,7 +88,7 @@ func leaseLimits() string {
 
 // checkLockFlags refuses what no server would accept.
 func checkLockFlags(cmd *cobra.Command, priority, timeout, note string) error {
-	if _, err := enhanced.ParsePriority(priority); err != nil {
+	if _, err := enhanced.ParsePriority(priority); err != nil && cmd.Flags().Changed("priority") {
 		return usagef(cmd, "--%v", err)
 	}
 	if lease, err := time.ParseDuration(timeout); timeout != api.NoTimeout && (err != nil || lease < time.Millisecond) {

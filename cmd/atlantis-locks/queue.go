@@ -12,7 +12,7 @@ import (
 func newQueueCommand(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue",
-		Short: "Show what waits for locks, and take requests out",
+		Short: "Show what waits for locks, move requests and take them out",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -23,7 +23,7 @@ func newQueueCommand(env environment) *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(newQueueListCommand(env), newQueueCancelCommand(env))
+	cmd.AddCommand(newQueueListCommand(env), newQueuePositionCommand(env), newQueueMoveCommand(env), newQueueCancelCommand(env))
 	return cmd
 }
 

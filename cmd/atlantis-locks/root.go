@@ -55,6 +55,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newLockCommand(env),
 		newUnlockCommand(env),
 		newQueueCommand(env),
+		newPriorityCommand(env),
 		newListCommand(env),
 		newShowCommand(env),
 		newStatsCommand(env),

@@ -39,6 +39,8 @@ type serveOptions struct {
 	queue        bool
 	queueSize    int
 	queueTimeout time.Duration
+
+	queueFor, priorityRules []string
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -75,6 +77,8 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue")
 	store.IntVar(&o.queueSize, "max-queue-size", defaults.MaxQueueSize, "requests that can wait for one lock")
 	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
+	store.StringArrayVar(&o.queueFor, "queue-for", nil, "only these requests use the queue, such as \"repository=acme/*;path=envs/prod/**\"; also workspace and user; repeatable")
+	store.StringArrayVar(&o.priorityRules, "priority-rule", nil, "priority of requests that name none, such as \"user=release-bot;priority=critical\"; the first that fits counts; repeatable")
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
 	config := addConfigFlag(cmd, env)
@@ -117,6 +121,9 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.EnableEvents = true, true
 	config.EnablePriorityQueue, config.MaxQueueSize, config.QueueTimeout = o.queue, o.queueSize, o.queueTimeout
+	if err := o.addQueueRules(config); err != nil {
+		return usagef(cmd, "%v", err)
+	}
 	if err := config.Validate(); err != nil {
 		return usagef(cmd, "%v", err)
 	}

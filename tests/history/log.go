@@ -86,12 +86,13 @@ func replay(records []*enhanced.LogRecord) (problems []string) {
 				report("token is not above %d", last)
 			}
 			last = max(last, r.Token)
-		case enhanced.EventRefreshed:
+		case enhanced.EventRefreshed, enhanced.EventClaimed:
 			if before == nil || r.After == nil || before.Token != r.After.Token || before.Owner != r.After.Owner {
 				report("goes from %v to %v", show(before), show(r.After))
 			}
-		case enhanced.EventReleased, enhanced.EventTimeout:
-			if before == nil || r.After != nil || r.Type == enhanced.EventTimeout && before.ExpiresAt == nil {
+		case enhanced.EventReleased, enhanced.EventReserved, enhanced.EventTimeout, enhanced.EventClaimExpired:
+			ends := r.Type == enhanced.EventTimeout || r.Type == enhanced.EventClaimExpired
+			if before == nil || r.After != nil || ends && before.ExpiresAt == nil {
 				report("goes from %v to %v", show(before), show(r.After))
 			}
 		default:

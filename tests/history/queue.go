@@ -41,15 +41,19 @@ type queued struct {
 	request, owner string
 	priority       enhanced.Priority
 	sequence       uint64
+	// moved says that a person has put it before those of higher priority.
+	moved bool
 }
 
 // JudgeQueue plays the queues of a repository's log, from its beginning, where
 // priorities are strict and those of the requests are known. Whoever gets a lock
 // that was freed is the first of those who wait for it, nobody waits for what is
-// free, and nobody leaves a queue in which he is not.
+// free unless it is reserved, nobody leaves a queue in which he is not, and what
+// is reserved is taken by its owner alone.
 func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Priority) (problems []string) {
 	lines := make(map[string][]queued)
-	var freed string // the resource that has to be handed over next
+	reserved := make(map[string]string) // for whom a resource is kept
+	var freed string                    // the resource that has to be handed over next
 	for _, r := range records {
 		key := r.Resource.Key()
 		report := func(format string, args ...any) {
@@ -62,8 +66,8 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 		at := slices.IndexFunc(lines[key], func(q queued) bool { return q.request == r.RequestID })
 		switch {
 		case r.Type == enhanced.EventQueued:
-			q := queued{r.RequestID, r.Waiter, priorities[r.RequestID], r.Sequence}
-			behind := slices.IndexFunc(lines[key], func(other queued) bool { return other.priority < q.priority })
+			q := queued{request: r.RequestID, owner: r.Waiter, priority: priorities[r.RequestID], sequence: r.Sequence}
+			behind := slices.IndexFunc(lines[key], func(other queued) bool { return !other.moved && other.priority < q.priority })
 			if at >= 0 {
 				report("%s waits already", r.RequestID)
 			}
@@ -71,6 +75,18 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 				behind = len(lines[key])
 			}
 			lines[key] = slices.Insert(lines[key], behind, q)
+			continue
+		case r.Type == enhanced.EventMoved && at >= 0:
+			moved := lines[key][at]
+			moved.moved = true
+			lines[key] = slices.Insert(slices.Delete(lines[key], at, at+1), 0, moved)
+			continue
+		case r.Type == enhanced.EventReservationEnded:
+			if reserved[key] != r.Waiter {
+				report("nothing is reserved for %s", r.Waiter)
+			}
+			delete(reserved, key)
+			freed = key
 			continue
 		case enhanced.IsQueueEvent(r.Type), r.Type == enhanced.EventGranted:
 			if at < 0 {
@@ -81,10 +97,18 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 				report("%s was given it before %s", lines[key][at].owner, lines[key][0].owner)
 			}
 			lines[key] = slices.Delete(lines[key], at, at+1)
+		case r.Type == enhanced.EventAcquired && reserved[key] == r.After.Owner:
+			delete(reserved, key)
 		case r.Type == enhanced.EventAcquired && len(lines[key]) > 0:
 			report("%s waits for it", lines[key][0].owner)
 		}
-		if r.Before != nil && r.After == nil {
+		if owner, kept := reserved[key]; kept && r.After != nil {
+			report("it is reserved for %s", owner)
+		}
+		switch {
+		case r.Type == enhanced.EventReserved:
+			reserved[key] = r.Before.Owner
+		case r.Before != nil && r.After == nil:
 			freed = key
 		}
 	}

@@ -17,7 +17,7 @@ func logOf(resource string, steps ...[2]string) (records []*enhanced.LogRecord) 
 		switch {
 		case enhanced.IsQueueEvent(step[0]):
 			r.Waiter = "user:" + step[1]
-		case step[0] == enhanced.EventReleased:
+		case step[0] == enhanced.EventReleased, step[0] == enhanced.EventReserved:
 			r.Before = &enhanced.LockSummary{Owner: "user:" + step[1]}
 		default:
 			r.After = &enhanced.LockSummary{Owner: "user:" + step[1]}
@@ -30,7 +30,8 @@ func logOf(resource string, steps ...[2]string) (records []*enhanced.LogRecord) 
 func TestJudgeQueue(t *testing.T) {
 	t.Parallel()
 	priorities := map[string]enhanced.Priority{"low": enhanced.PriorityLow, "low2": enhanced.PriorityLow, "high": enhanced.PriorityHigh}
-	const acquired, released, queued, granted, cancelled = enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled
+	const acquired, released, queued, granted, cancelled, moved = enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventMoved
+	const reserved, ended = enhanced.EventReserved, enhanced.EventReservationEnded
 	start := [][2]string{{acquired, "x"}, {queued, "low"}, {queued, "low2"}, {queued, "high"}}
 	for name, c := range map[string]struct {
 		steps   [][2]string
@@ -40,6 +41,12 @@ func TestJudgeQueue(t *testing.T) {
 		"passed over":        {steps: [][2]string{{released, "x"}, {cancelled, "high"}, {granted, "low"}, {cancelled, "low2"}}},
 		"priority ignored":   {steps: [][2]string{{released, "x"}, {granted, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "user:low was given it before user:high"},
 		"overtaken":          {steps: [][2]string{{cancelled, "high"}, {released, "x"}, {granted, "low2"}, {cancelled, "low"}}, problem: "user:low2 was given it before user:low"},
+		"moved":              {steps: [][2]string{{moved, "low2"}, {released, "x"}, {granted, "low2"}, {cancelled, "low"}, {cancelled, "high"}}},
+		"a move ignored":     {steps: [][2]string{{moved, "low2"}, {released, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}, problem: "user:high was given it before user:low2"},
+		"taken back":         {steps: [][2]string{{reserved, "x"}, {acquired, "x"}, {released, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}},
+		"not taken back":     {steps: [][2]string{{reserved, "x"}, {ended, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}},
+		"reserved, and lost": {steps: [][2]string{{reserved, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}, problem: "it is reserved for user:x"},
+		"nothing reserved":   {steps: [][2]string{{ended, "x"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "nothing is reserved for user:x"},
 		"taken by another":   {steps: [][2]string{{released, "x"}, {acquired, "y"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "user:high waits for it"},
 		"never came":         {steps: [][2]string{{released, "x"}, {granted, "other"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "other does not wait"},
 		"still there":        {steps: [][2]string{{cancelled, "low"}, {cancelled, "low2"}}, problem: "at the end 1 wait for"},

@@ -59,7 +59,7 @@ type AcquireRequest struct {
 	Workspace   string `json:"workspace" minLength:"1" doc:"The Terraform workspace." example:"default"`
 	ProjectName string `json:"project_name,omitempty" doc:"The project's name, if it has one."`
 	Owner       Owner  `json:"owner" doc:"Who will hold the lock."`
-	Priority    string `json:"priority,omitempty" enum:"low,normal,high,critical" default:"normal" doc:"The place among those who wait."`
+	Priority    string `json:"priority,omitempty" enum:"low,normal,high,critical" doc:"The place among those who wait; absent for what the server's rules give, which is normal without any."`
 	Timeout     string `json:"timeout,omitempty" default:"none" doc:"The lease, as a Go duration; none for a lock that is held until released." example:"30m"`
 	Note        string `json:"note,omitempty" doc:"Shown to everybody who is refused. No secrets." example:"database maintenance until noon"`
 	RequestID   string `json:"request_id,omitempty" doc:"Makes the call safe to repeat: the same ID again answers with the lock that it got."`

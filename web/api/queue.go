@@ -4,9 +4,12 @@ import "time"
 
 // Paths of what waits.
 const (
-	WaitPath   = Base + "/wait"
-	QueuePath  = Base + "/queue"
-	CancelPath = Base + "/queue/cancel"
+	WaitPath     = Base + "/wait"
+	QueuePath    = Base + "/queue"
+	PositionPath = Base + "/queue/position"
+	CancelPath   = Base + "/queue/cancel"
+	MovePath     = Base + "/queue/move"
+	PriorityPath = Base + "/priority"
 )
 
 // Waiter is a request that waits for a lock.
@@ -43,4 +46,34 @@ type CancelRequest struct {
 // Cancelled is the answer to a cancellation.
 type Cancelled struct {
 	OwnerID string `json:"owner_id" doc:"Whose request it was." example:"user:alice"`
+}
+
+// MoveRequest names a waiter that is to be before all others.
+type MoveRequest struct {
+	Repository  string `json:"repository" minLength:"1" example:"acme/infra"`
+	Path        string `json:"path" minLength:"1" example:"envs/prod"`
+	Workspace   string `json:"workspace" minLength:"1" example:"default"`
+	ProjectName string `json:"project_name,omitempty"`
+	Owner       Owner  `json:"owner" doc:"Who waits."`
+	Actor       string `json:"actor" minLength:"1" doc:"The user who overrides the order." example:"bob"`
+	Reason      string `json:"reason" minLength:"1" doc:"Why, for the audit log." example:"hotfix"`
+}
+
+// Moved is the answer to a move.
+type Moved struct {
+	OwnerID string `json:"owner_id" doc:"Whose request it is." example:"user:alice"`
+}
+
+// Position is where an owner stands in the queue of a project.
+type Position struct {
+	OwnerID string `json:"owner_id" doc:"The owner that was asked about." example:"user:alice"`
+	Place   int    `json:"place" doc:"The place, from 1; 0 for one who does not wait."`
+	Length  int    `json:"length" doc:"How many wait for the lock."`
+}
+
+// Priority is how the queue treats a request that names no priority.
+type Priority struct {
+	Priority string `json:"priority" doc:"The priority that it gets." example:"high"`
+	Rule     int    `json:"rule" doc:"The number of the rule that gives it, from 1; 0 where none fits."`
+	Queued   bool   `json:"queued" doc:"Whether it uses the queue."`
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,6 +108,31 @@ func (c *Client) Queue(ctx context.Context, repository string) (api.QueueList, e
 // Cancel takes a request out of the queue.
 func (c *Client) Cancel(ctx context.Context, request api.CancelRequest) (api.Cancelled, error) {
 	return call[api.Cancelled](ctx, c, http.MethodPost, c.url(api.CancelPath), request, callTimeout)
+}
+
+// Position returns where an owner stands in the queue of a project.
+func (c *Client) Position(ctx context.Context, resource api.Resource, owner api.Owner) (api.Position, error) {
+	address := c.url(api.PositionPath)
+	pull := ""
+	if owner.Pull != 0 {
+		pull = strconv.Itoa(owner.Pull)
+	}
+	address.RawQuery = query("repository", resource.Repository, "path", resource.Path, "workspace", resource.Workspace,
+		"project", resource.ProjectName, "user", owner.User, "pull", pull, "host", owner.Host)
+	return call[api.Position](ctx, c, http.MethodGet, address, nil, callTimeout)
+}
+
+// Priority returns how the queue treats a request of a user that names no priority.
+func (c *Client) Priority(ctx context.Context, resource api.Resource, user string) (api.Priority, error) {
+	address := c.url(api.PriorityPath)
+	address.RawQuery = query("repository", resource.Repository, "path", resource.Path, "workspace", resource.Workspace,
+		"project", resource.ProjectName, "user", user)
+	return call[api.Priority](ctx, c, http.MethodGet, address, nil, callTimeout)
+}
+
+// Move puts a request before all others in its queue.
+func (c *Client) Move(ctx context.Context, request api.MoveRequest) (api.Moved, error) {
+	return call[api.Moved](ctx, c, http.MethodPost, c.url(api.MovePath), request, callTimeout)
 }
 
 // Unlock releases a lock.

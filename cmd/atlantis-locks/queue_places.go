@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/spf13/cobra"
+)
+
+func newQueuePositionCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "position REPO PATH WORKSPACE",
+		Short: "Show where a user or a pull request stands in a queue",
+		Example: `  atlantis-locks queue position acme/infra envs/prod default
+  atlantis-locks queue position acme/infra envs/prod default --pull 5`,
+		Args: wantProject,
+	}
+	connection := addConnectionFlag(cmd, env)
+	output := addOutputFlag(cmd)
+	project := addProjectFlag(cmd)
+	owner := addOwnerFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		server, err := connection.client(cmd)
+		if err != nil {
+			return err
+		}
+		waiter, err := owner.owner(cmd, env)
+		if err != nil {
+			return err
+		}
+		position, err := server.Position(cmd.Context(), project.resource(args), waiter)
+		if err != nil {
+			return asUsage(cmd, err)
+		}
+		if *output == formatJSON {
+			return printJSON(env.stdout, position)
+		}
+		where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
+		if position.Place == 0 {
+			where = fmt.Sprintf("does not wait; %d others do", position.Length)
+		}
+		_, err = fmt.Fprintf(env.stdout, "%s %s\n", printable(position.OwnerID), where)
+		return err
+	}
+	return cmd
+}
+
+func newQueueMoveCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "move REPO PATH WORKSPACE",
+		Short: "Put a request before all others in its queue",
+		Long: `Put the request of a user or of a pull request before all others that wait for
+the lock, whatever their priority. It overrides the order, so it needs a reason,
+which is logged with your name.`,
+		Example: `  atlantis-locks queue move acme/infra envs/prod default --pull 5 --reason "fixes the outage"`,
+		Args:    wantProject,
+	}
+	connection := addConnectionFlag(cmd, env)
+	output := addOutputFlag(cmd)
+	project := addProjectFlag(cmd)
+	owner := addOwnerFlags(cmd)
+	reason := cmd.Flags().String("reason", "", "why others are to wait longer (required)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		server, err := connection.client(cmd)
+		if err != nil {
+			return err
+		}
+		waiter, err := owner.owner(cmd, env)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(*reason) == "" {
+			return usagef(cmd, "queue move needs --reason: why others are to wait longer")
+		}
+		actor, err := env.username()
+		if err != nil {
+			return usagef(cmd, "the name of your login is unknown")
+		}
+		resource := project.resource(args)
+		answer, err := server.Move(cmd.Context(), api.MoveRequest{
+			Repository: resource.Repository, Path: resource.Path, Workspace: resource.Workspace, ProjectName: resource.ProjectName,
+			Owner: waiter, Actor: actor, Reason: *reason,
+		})
+		if err != nil {
+			return asUsage(cmd, err)
+		}
+		if *output == formatJSON {
+			return printJSON(env.stdout, answer)
+		}
+		_, err = fmt.Fprintf(env.stdout, "%s is the next one in the queue\n", printable(answer.OwnerID))
+		return err
+	}
+	return cmd
+}
