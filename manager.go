@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/runatlantis/atlantis/server/logging"
 )
@@ -21,6 +22,7 @@ type EnhancedLockManager struct {
 	state   atomic.Pointer[configState]
 	events  *dispatcher
 	options managerOptions
+	repeat  repeater
 
 	updates   sync.Mutex // serialises UpdateConfiguration
 	lifecycle sync.Mutex // serialises Start and Stop
@@ -30,17 +32,20 @@ type EnhancedLockManager struct {
 
 var _ LockManager = (*EnhancedLockManager)(nil)
 
-// configState is a configuration and what is wrong with it, swapped as one.
+// configState is a configuration, what is wrong with it and what is made of it,
+// swapped as one.
 type configState struct {
 	config *EnhancedConfig
 	err    error
+	retry  *timeout.RetryManager
 }
 
 func newConfigState(config *EnhancedConfig) *configState {
 	if config == nil {
 		config = DefaultConfig()
 	}
-	return &configState{config: config.WithDefaults(), err: config.Validate()}
+	full := config.WithDefaults()
+	return &configState{config: full, err: config.Validate(), retry: newRetry(full)}
 }
 
 // ManagerOption configures an [EnhancedLockManager].
@@ -59,6 +64,7 @@ func NewEnhancedLockManager(backend Backend, config *EnhancedConfig, logger logg
 		backend: backend,
 		logger:  LoggerOrNoop(logger),
 	}
+	m.repeat.state = &m.state
 	m.events = newDispatcher(m.logger)
 	state := newConfigState(config)
 	if backend == nil {
@@ -108,7 +114,13 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-		return m.backend.AcquireLock(ctx, request)
+		retryable := mayPass
+		if m.state.Load().config.RetryLockExists {
+			retryable = mayPassOrBeFreed(request)
+		}
+		return repeated(ctx, &m.repeat, retryable, func(ctx context.Context) (*EnhancedLock, error) {
+			return m.backend.AcquireLock(ctx, request)
+		})
 	})
 }
 
@@ -116,7 +128,7 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 // LOCK_EXISTS with the holder, with the queue enabled, too.
 func (m *EnhancedLockManager) AcquireNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-		lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
+		lock, acquired, err := m.tryAcquire(ctx, request)
 		if err == nil && !acquired {
 			return nil, NewHeldError(lock.Resource, lock)
 		}
@@ -158,8 +170,21 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, false, err
 	}
-	lock, acquired, err := m.backend.TryAcquireLock(ctx, normalized)
+	lock, acquired, err := m.tryAcquire(ctx, normalized)
 	m.publishAcquire(normalized, lock, acquired, err)
+	return lock, acquired, err
+}
+
+// tryAcquire asks the backend. The request has its ID, and keeps it: what an
+// earlier attempt got is the answer to a later one.
+func (m *EnhancedLockManager) tryAcquire(ctx context.Context, request *EnhancedLockRequest) (lock *EnhancedLock, acquired bool, err error) {
+	if m.state.Load().retry == nil {
+		return m.backend.TryAcquireLock(ctx, request)
+	}
+	err = m.repeat.do(ctx, mayPass, func(ctx context.Context) (err error) {
+		lock, acquired, err = m.backend.TryAcquireLock(ctx, request)
+		return err
+	})
 	return lock, acquired, err
 }
 
@@ -174,7 +199,7 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 	if err := m.authorize(ctx, releaseAuthorization(request)); err != nil {
 		return nil, err
 	}
-	lock, err := m.backend.Release(ctx, request)
+	lock, err := repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) (*EnhancedLock, error) { return m.backend.Release(ctx, request) })
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +215,9 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 	if err := m.authorize(ctx, releasePullAuthorization(repository, number, actor)); err != nil {
 		return nil, err
 	}
-	locks, err := m.backend.ReleaseByPull(ctx, repository, number, actor)
+	locks, err := repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) ([]*EnhancedLock, error) {
+		return m.backend.ReleaseByPull(ctx, repository, number, actor)
+	})
 	for _, lock := range locks {
 		m.publishRelease(lock, actor)
 	}
@@ -252,7 +279,7 @@ func (m *EnhancedLockManager) List(ctx context.Context) ([]*models.ProjectLock, 
 	if _, err := m.ready(ctx); err != nil {
 		return nil, err
 	}
-	locks, err := m.backend.ListLocks(ctx)
+	locks, err := m.repeat.listLocks(ctx, m.backend)
 	if err != nil {
 		return nil, err
 	}
@@ -271,6 +298,7 @@ func (m *EnhancedLockManager) GetStats(ctx context.Context) (*BackendStats, erro
 		return &BackendStats{}, err
 	}
 	stats, err := m.backend.GetStats(ctx)
+	stats.Retries = m.repeat.retries.Load()
 	delivered, dropped := m.events.counts()
 	stats.DroppedEvents = dropped
 	if all := delivered + dropped; all > 0 {
@@ -314,7 +342,9 @@ func (m *EnhancedLockManager) CancelQueuedRequest(ctx context.Context, project m
 		return NewInvalidError("user is empty; requests are cancelled for their owner")
 	}
 	owner := UserOwner(user.Username).String()
-	return m.backend.CancelRequest(ctx, ProjectResource(project, workspace), owner, owner)
+	return m.repeat.do(ctx, mayPassUndone, func(ctx context.Context) error {
+		return m.backend.CancelRequest(ctx, ProjectResource(project, workspace), owner, owner)
+	})
 }
 
 func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIdentifier) ([]*EnhancedLockRequest, error) {
@@ -324,7 +354,7 @@ func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIden
 	if err := resource.Validate(); err != nil {
 		return nil, err
 	}
-	status, err := m.backend.GetQueueStatus(ctx)
+	status, err := repeated(ctx, &m.repeat, mayPass, m.backend.GetQueueStatus)
 	if err != nil {
 		return nil, err
 	}

@@ -308,6 +308,7 @@ func (b *RedisBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatu
 // GetStats returns the statistics. See [enhanced.Backend].
 func (b *RedisBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
 	stats := newStats(&b.recorder)
+	stats.OpenCircuits = b.openCircuits()
 	err := b.HealthCheck(ctx)
 	if err == nil {
 		err = b.countLocks(ctx, stats)

@@ -32,9 +32,9 @@ func BenchmarkTimers(b *testing.B) {
 }
 
 // BenchmarkTimersFire takes what a timer costs that is called, when so many are
-// due within a second.
+// due within 10 ms.
 func BenchmarkTimersFire(b *testing.B) {
-	for _, timers := range []int{1_000, 1_000_000} {
+	for _, timers := range []int{100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("timers=%d", timers), func(b *testing.B) {
 			for b.Loop() {
 				m, err := timeout.NewTimeoutManager(timeout.TimeoutManagerOptions{})
@@ -45,7 +45,7 @@ func BenchmarkTimersFire(b *testing.B) {
 				all.Add(timers)
 				called := func(context.Context) { all.Done() }
 				for i := range timers {
-					if _, err := m.After(time.Duration(i)*time.Second/time.Duration(timers), called); err != nil {
+					if _, err := m.After(time.Duration(i)*10*time.Millisecond/time.Duration(timers), called); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -63,14 +63,14 @@ func TestCircuitBreakerOpensProbesAndCloses(t *testing.T) {
 
 		// One probe a minute while it fails.
 		for i := range 60 {
-			time.Sleep(time.Minute + 1)
+			<-time.After(time.Minute + 1)
 			require.Equal(t, timeout.BreakerHalfOpen, b.State())
 			require.Equal(t, errPassing, b.Do(s.call))
 			require.Equal(t, timeout.ErrOpen, b.Do(s.call))
 			require.EqualValues(t, 4+i, s.calls.Load())
 		}
 		s.answer = nil
-		time.Sleep(time.Minute + 1)
+		<-time.After(time.Minute + 1)
 		require.NoError(t, b.Do(s.call))
 		require.Equal(t, timeout.BreakerClosed, b.State())
 		// It starts to count anew.
@@ -86,7 +86,7 @@ func TestCircuitBreakerLetsOneProbeThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, timeout.BreakerOptions{FailureThreshold: 1, OpenTimeout: time.Minute})
 		require.Error(t, b.Do((&service{answer: errPassing}).call))
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		release, probes := make(chan struct{}), atomic.Int64{}
 		var all sync.WaitGroup
 		for range 50 {
@@ -131,7 +131,7 @@ func TestACancelledProbeLeavesRoomForTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, timeout.BreakerOptions{FailureThreshold: 1, OpenTimeout: time.Minute, Judge: judge})
 		require.Error(t, b.Do((&service{answer: errPassing}).call))
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		require.ErrorIs(t, b.Do((&service{answer: context.Canceled}).call), context.Canceled)
 		require.Equal(t, timeout.BreakerHalfOpen, b.State())
 		require.NoError(t, b.Do((&service{}).call))

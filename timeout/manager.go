@@ -29,7 +29,7 @@ type TimeoutManagerOptions struct {
 
 // TimeoutManager calls back at deadlines. Adding, cancelling and extending a
 // timer takes the same time with one timer and with a million: see the source of
-// the algorithm at the type wheel. A timer takes about 120 bytes. Make it with
+// the algorithm at the type wheel. A timer takes 64 bytes. Make it with
 // [NewTimeoutManager]; all methods are safe for concurrent use, and for use by
 // callbacks, but for Stop.
 type TimeoutManager struct { //nolint:revive // the specification names it

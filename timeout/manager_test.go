@@ -46,10 +46,10 @@ func TestCallbacksAtTheirDeadlines(t *testing.T) {
 			})
 			require.NoError(t, err)
 			if random.IntN(100) == 0 {
-				time.Sleep(time.Duration(random.Int64N(int64(time.Second))))
+				<-time.After(time.Duration(random.Int64N(int64(time.Second))))
 			}
 		}
-		time.Sleep(49 * time.Hour)
+		<-time.After(49 * time.Hour)
 		synctest.Wait()
 		require.EqualValues(t, timers, called.Load())
 		require.Zero(t, m.Len())
@@ -84,7 +84,7 @@ func TestFarAndPastDeadlines(t *testing.T) {
 			require.NoError(t, err)
 			require.LessOrEqual(t, (<-at).Sub(start), timeout.Tick)
 		}
-		time.Sleep(24 * 365 * time.Hour)
+		<-time.After(24 * 365 * time.Hour)
 		require.Equal(t, 1, m.Len())
 	})
 }
@@ -107,7 +107,7 @@ func TestCancelAndExtend(t *testing.T) {
 		require.True(t, later.Extend(2*time.Hour))
 		require.True(t, earlier.Extend(time.Minute))
 		require.Equal(t, 2, m.Len())
-		time.Sleep(24 * time.Hour)
+		<-time.After(24 * time.Hour)
 		synctest.Wait()
 		require.Equal(t, time.Minute, <-at)
 		require.Equal(t, 2*time.Hour, <-at)
@@ -132,7 +132,7 @@ func TestATimerThatWaitsForAGoroutine(t *testing.T) {
 		after("first", time.Second)
 		after("second", time.Second)
 		third, fourth, fifth := after("third", 2*time.Second), after("fourth", 3*time.Second), after("fifth", 4*time.Second)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		require.Len(t, calls, 2, "no more than MaxRunning")
 		require.Equal(t, 3, m.Len())
@@ -141,7 +141,7 @@ func TestATimerThatWaitsForAGoroutine(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		require.Len(t, calls, 3)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		<-calls
 		<-calls
@@ -168,7 +168,7 @@ func TestStopWaitsForRunningCallbacks(t *testing.T) {
 		}
 		pending, err := m.After(time.Hour, func(context.Context) { t.Error("called after Stop") })
 		require.NoError(t, err)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -188,7 +188,7 @@ func TestStopWaitsForRunningCallbacks(t *testing.T) {
 		close(release)
 		require.NoError(t, <-stopped)
 		require.NoError(t, <-stopped)
-		time.Sleep(2 * time.Hour)
+		<-time.After(2 * time.Hour)
 	})
 }
 
@@ -221,7 +221,7 @@ func TestACallbackThatPanicsOrExitsHarmsNoOther(t *testing.T) {
 			})
 			require.NoError(t, err)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		require.Len(t, panics, 2)
 		require.Equal(t, "on purpose", <-panics)

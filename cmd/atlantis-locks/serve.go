@@ -39,6 +39,8 @@ type serveOptions struct {
 	queue        bool
 	queueSize    int
 	queueTimeout time.Duration
+
+	faults *faultFlags
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -75,6 +77,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue; not on Redis yet")
 	store.IntVar(&o.queueSize, "max-queue-size", defaults.MaxQueueSize, "requests that can wait for one lock")
 	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
+	o.faults = addFaultFlags(store)
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
 	config := addConfigFlag(cmd, env)
@@ -117,6 +120,7 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.EnableEvents = true, true
 	config.EnablePriorityQueue, config.MaxQueueSize, config.QueueTimeout = o.queue, o.queueSize, o.queueTimeout
+	o.faults.apply(config)
 	if err := config.Validate(); err != nil {
 		return usagef(cmd, "%v", err)
 	}
