@@ -23,6 +23,7 @@ type LockingAdapter struct {
 	legacy  db.Database
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
+	repeat  repeater
 	updates sync.Mutex // serialises UpdateConfiguration
 }
 
@@ -41,6 +42,7 @@ func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedCon
 		legacy:  legacy,
 		logger:  LoggerOrNoop(logger),
 	}
+	a.repeat.state = &a.state
 	state := newConfigState(config)
 	if manager == nil {
 		state.err = errors.Join(state.err, NewInvalidError("manager is nil; pass the result of NewEnhancedLockManager"))
@@ -121,7 +123,11 @@ func (a *LockingAdapter) GetEnhancedStats(ctx context.Context) (*BackendStats, e
 	if err := a.state.Load().err; err != nil {
 		return &BackendStats{}, err
 	}
-	return a.manager.GetStats(ctx)
+	stats, err := a.manager.GetStats(ctx)
+	if stats != nil {
+		stats.Retries += a.repeat.retries.Load()
+	}
+	return stats, err
 }
 
 // HealthCheck returns nil when the enhanced store answers, also while Enabled

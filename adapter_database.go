@@ -134,7 +134,7 @@ func (a *LockingAdapter) uncleanSplit(project models.Project, workspace string) 
 func (a *LockingAdapter) otherSplit(key string) (*EnhancedLock, error) {
 	ctx, cancel := a.operationContext()
 	defer cancel()
-	locks, err := a.backend.LocksByLegacyKey(ctx, key)
+	locks, err := a.repeat.locksByLegacyKey(ctx, a.backend, key)
 	if err != nil || len(locks) == 0 {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (a *LockingAdapter) List() ([]models.ProjectLock, error) {
 	}
 	ctx, cancel := a.operationContext()
 	defer cancel()
-	locks, err := a.backend.ListLocks(ctx)
+	locks, err := a.repeat.listLocks(ctx, a.backend)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +231,7 @@ func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*mod
 	defer cancel()
 	lock, err := a.uncleanSplit(project, workspace)
 	if lock == nil && err == nil {
-		lock, err = a.backend.LookupLock(ctx, ProjectResource(project, workspace))
+		lock, err = a.repeat.lookupLock(ctx, a.backend, ProjectResource(project, workspace))
 		if errors.Is(err, ErrLockNotFound) {
 			lock, err = a.otherSplit(models.GenerateLockKey(project, workspace))
 		}

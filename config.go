@@ -87,14 +87,43 @@ type EnhancedConfig struct {
 	// set of resources are kept for it. Default 1m.
 	SetReserveAfter time.Duration `mapstructure:"set_reserve_after"`
 
-	// EnableRetry repeats operations that failed in the store.
+	// EnableRetry has the manager repeat what failed in the store (BACKEND_ERROR),
+	// until the call's context ends. After a failure with an unknown outcome only
+	// what is safe to do twice is repeated: readings, requests for a lock, which
+	// keep their ID, and nothing that releases.
 	EnableRetry bool `mapstructure:"enable_retry"`
-	// MaxRetryAttempts counts all attempts of an operation. Default 3.
+	// MaxRetryAttempts counts all attempts of an operation, the first one
+	// included. Default 3.
 	MaxRetryAttempts int `mapstructure:"max_retry_attempts"`
-	// RetryBaseDelay and RetryMaxDelay bound the delay between attempts.
+	// RetryBaseDelay and RetryMaxDelay bound the pauses: the nth is random between
+	// zero and the smaller of RetryMaxDelay and RetryBaseDelay * 2^(n-1).
 	// Defaults 1s and 30s.
 	RetryBaseDelay time.Duration `mapstructure:"retry_base_delay"`
 	RetryMaxDelay  time.Duration `mapstructure:"retry_max_delay"`
+	// RetryLockExists also repeats Acquire, Lock and their variants while somebody
+	// else holds the lock, in no order among those who ask. It needs EnableRetry.
+	RetryLockExists bool `mapstructure:"retry_lock_exists"`
+
+	// EnableCircuitBreaker has the Redis backend answer BACKEND_ERROR at once,
+	// with [timeout.ErrOpen], instead of asking a server that keeps failing. Each
+	// server of a cluster has a circuit of its own.
+	EnableCircuitBreaker bool `mapstructure:"enable_circuit_breaker"`
+	// CircuitFailureThreshold is how many exchanges with a server must fail in a
+	// row, without an answer, for its circuit to open. Default 5.
+	CircuitFailureThreshold int `mapstructure:"circuit_failure_threshold"`
+	// CircuitOpenTimeout is how long a circuit stays open before one exchange
+	// tries the server again. Default 2s.
+	CircuitOpenTimeout time.Duration `mapstructure:"circuit_open_timeout"`
+
+	// EnableAdaptiveTimeout has the Redis backend end a script's call as
+	// BACKEND_ERROR that takes 4 times as long as is usual for that script, see
+	// [timeout.AdaptiveTimeoutManager]. Without it only the call's context and
+	// the client's own time-outs do.
+	EnableAdaptiveTimeout bool `mapstructure:"enable_adaptive_timeout"`
+	// AdaptiveTimeoutMin and AdaptiveTimeoutMax bound these time-outs. Defaults
+	// 100ms and 5s.
+	AdaptiveTimeoutMin time.Duration `mapstructure:"adaptive_timeout_min"`
+	AdaptiveTimeoutMax time.Duration `mapstructure:"adaptive_timeout_max"`
 
 	// EnableDeadlockDetection looks for cycles of waits.
 	EnableDeadlockDetection bool `mapstructure:"enable_deadlock_detection"`
@@ -174,6 +203,10 @@ func (c *EnhancedConfig) WithDefaults() *EnhancedConfig {
 	setDefault(&d.MaxRetryAttempts, 3)
 	setDefault(&d.RetryBaseDelay, time.Second)
 	setDefault(&d.RetryMaxDelay, 30*time.Second)
+	setDefault(&d.CircuitFailureThreshold, 5)
+	setDefault(&d.CircuitOpenTimeout, 2*time.Second)
+	setDefault(&d.AdaptiveTimeoutMin, 100*time.Millisecond)
+	setDefault(&d.AdaptiveTimeoutMax, 5*time.Second)
 	setDefault(&d.DeadlockCheckInterval, 30*time.Second)
 	setDefault(&d.ResolutionPolicy, PolicyLowestPriority)
 	setDefault(&d.DeadlockCheckLimit, 1000)
@@ -245,6 +278,12 @@ func (c *EnhancedConfig) Validate() error {
 	if d.RetryBaseDelay > d.RetryMaxDelay {
 		report("retry_base_delay: %v is above retry_max_delay: %v", d.RetryBaseDelay, d.RetryMaxDelay)
 	}
+	if d.AdaptiveTimeoutMin > d.AdaptiveTimeoutMax {
+		report("adaptive_timeout_min: %v is above adaptive_timeout_max: %v", d.AdaptiveTimeoutMin, d.AdaptiveTimeoutMax)
+	}
+	if d.RetryLockExists && !d.EnableRetry {
+		report("retry_lock_exists: true needs enable_retry: true, which is false")
+	}
 	if err := (queue.Order{AgingInterval: d.PriorityAgingInterval}).Validate(); err != nil && d.PriorityAgingInterval >= 0 {
 		report("priority_aging_interval: %v", err)
 	}
@@ -279,6 +318,9 @@ func (c *EnhancedConfig) durations() []namedValue[time.Duration] {
 		{"set_reserve_after", c.SetReserveAfter},
 		{"retry_base_delay", c.RetryBaseDelay},
 		{"retry_max_delay", c.RetryMaxDelay},
+		{"circuit_open_timeout", c.CircuitOpenTimeout},
+		{"adaptive_timeout_min", c.AdaptiveTimeoutMin},
+		{"adaptive_timeout_max", c.AdaptiveTimeoutMax},
 		{"deadlock_check_interval", c.DeadlockCheckInterval},
 		{"log_max_age", c.LogMaxAge},
 		{"redis_lock_ttl", c.RedisLockTTL},
@@ -289,6 +331,7 @@ func (c *EnhancedConfig) counts() []namedValue[int] {
 	return []namedValue[int]{
 		{"max_queue_size", c.MaxQueueSize},
 		{"max_retry_attempts", c.MaxRetryAttempts},
+		{"circuit_failure_threshold", c.CircuitFailureThreshold},
 		{"deadlock_check_limit", c.DeadlockCheckLimit},
 		{"event_buffer_size", c.EventBufferSize},
 		{"log_max_records", c.LogMaxRecords},

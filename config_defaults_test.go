@@ -29,6 +29,11 @@ func specifiedDefaults() enhanced.EnhancedConfig {
 		RetryBaseDelay:   time.Second,
 		RetryMaxDelay:    30 * time.Second,
 
+		CircuitFailureThreshold: 5,
+		CircuitOpenTimeout:      2 * time.Second,
+		AdaptiveTimeoutMin:      100 * time.Millisecond,
+		AdaptiveTimeoutMax:      5 * time.Second,
+
 		DeadlockCheckInterval: 30 * time.Second,
 		ResolutionPolicy:      "lowest_priority",
 		DeadlockCheckLimit:    1000,

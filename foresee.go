@@ -66,14 +66,14 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 // holderOf returns the lock that stands in the way of one on a resource, nil
 // for none.
 func (m *EnhancedLockManager) holderOf(ctx context.Context, resource ResourceIdentifier) (*EnhancedLock, error) {
-	holder, err := m.backend.LookupLock(ctx, resource)
+	holder, err := m.repeat.lookupLock(ctx, m.backend, resource)
 	if !errors.Is(err, ErrLockNotFound) {
 		return holder, err
 	}
 	if resource.Type != ResourceTypeProject {
 		return nil, nil
 	}
-	others, err := m.backend.LocksByLegacyKey(ctx, resource.LegacyKey())
+	others, err := m.repeat.locksByLegacyKey(ctx, m.backend, resource.LegacyKey())
 	if err != nil {
 		return nil, err
 	}

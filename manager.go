@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/runatlantis/atlantis/server/logging"
 )
@@ -20,6 +21,7 @@ type EnhancedLockManager struct {
 	state   atomic.Pointer[configState]
 	events  *dispatcher
 	options managerOptions
+	repeat  repeater
 
 	updates   sync.Mutex // serialises UpdateConfiguration
 	lifecycle sync.Mutex // serialises Start and Stop
@@ -29,17 +31,20 @@ type EnhancedLockManager struct {
 
 var _ LockManager = (*EnhancedLockManager)(nil)
 
-// configState is a configuration and what is wrong with it, swapped as one.
+// configState is a configuration, what is wrong with it and what is made of it,
+// swapped as one.
 type configState struct {
 	config *EnhancedConfig
 	err    error
+	retry  *timeout.RetryManager
 }
 
 func newConfigState(config *EnhancedConfig) *configState {
 	if config == nil {
 		config = DefaultConfig()
 	}
-	return &configState{config: config.WithDefaults(), err: config.Validate()}
+	full := config.WithDefaults()
+	return &configState{config: full, err: config.Validate(), retry: newRetry(full)}
 }
 
 // ManagerOption configures an [EnhancedLockManager].
@@ -58,6 +63,7 @@ func NewEnhancedLockManager(backend Backend, config *EnhancedConfig, logger logg
 		backend: backend,
 		logger:  LoggerOrNoop(logger),
 	}
+	m.repeat.state = &m.state
 	m.events = newDispatcher(m.logger)
 	state := newConfigState(config)
 	if backend == nil {
@@ -107,10 +113,17 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-		if config := m.state.Load().config; config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
+		config := m.state.Load().config
+		if config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
 			return m.takeNow(ctx, request)
 		}
-		return m.backend.AcquireLock(ctx, request)
+		retryable := mayPass
+		if config.RetryLockExists {
+			retryable = mayPassOrBeFreed(request)
+		}
+		return repeated(ctx, &m.repeat, retryable, func(ctx context.Context) (*EnhancedLock, error) {
+			return m.backend.AcquireLock(ctx, request)
+		})
 	})
 }
 
@@ -121,7 +134,7 @@ func (m *EnhancedLockManager) AcquireNow(ctx context.Context, request *EnhancedL
 }
 
 func (m *EnhancedLockManager) takeNow(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
-	lock, acquired, err := m.backend.TryAcquireLock(ctx, request)
+	lock, acquired, err := m.tryAcquire(ctx, request)
 	if err == nil && !acquired {
 		return nil, NewHeldError(lock.Resource, lock)
 	}
@@ -163,8 +176,21 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 		return nil, false, err
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
-	lock, acquired, err := m.backend.TryAcquireLock(ctx, normalized)
+	lock, acquired, err := m.tryAcquire(ctx, normalized)
 	m.publishAcquire(normalized, lock, acquired, err)
+	return lock, acquired, err
+}
+
+// tryAcquire asks the backend. The request has its ID, and keeps it: what an
+// earlier attempt got is the answer to a later one.
+func (m *EnhancedLockManager) tryAcquire(ctx context.Context, request *EnhancedLockRequest) (lock *EnhancedLock, acquired bool, err error) {
+	if m.state.Load().retry == nil {
+		return m.backend.TryAcquireLock(ctx, request)
+	}
+	err = m.repeat.do(ctx, mayPass, func(ctx context.Context) (err error) {
+		lock, acquired, err = m.backend.TryAcquireLock(ctx, request)
+		return err
+	})
 	return lock, acquired, err
 }
 
@@ -179,7 +205,7 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 	if err := m.authorize(ctx, releaseAuthorization(request)); err != nil {
 		return nil, err
 	}
-	lock, err := m.backend.Release(ctx, request)
+	lock, err := repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) (*EnhancedLock, error) { return m.backend.Release(ctx, request) })
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +221,9 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 	if err := m.authorize(ctx, releasePullAuthorization(repository, number, actor)); err != nil {
 		return nil, err
 	}
-	locks, err := m.backend.ReleaseByPull(ctx, repository, number, actor)
+	locks, err := repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) ([]*EnhancedLock, error) {
+		return m.backend.ReleaseByPull(ctx, repository, number, actor)
+	})
 	for _, lock := range locks {
 		m.publishRelease(lock, actor)
 	}
@@ -263,7 +291,7 @@ func (m *EnhancedLockManager) List(ctx context.Context) ([]*models.ProjectLock, 
 	if _, err := m.ready(ctx); err != nil {
 		return nil, err
 	}
-	locks, err := m.backend.ListLocks(ctx)
+	locks, err := m.repeat.listLocks(ctx, m.backend)
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +310,7 @@ func (m *EnhancedLockManager) GetStats(ctx context.Context) (*BackendStats, erro
 		return &BackendStats{}, err
 	}
 	stats, err := m.backend.GetStats(ctx)
+	stats.Retries = m.repeat.retries.Load()
 	delivered, dropped := m.events.counts()
 	stats.DroppedEvents = dropped
 	if all := delivered + dropped; all > 0 {

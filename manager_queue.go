@@ -48,7 +48,7 @@ func (m *EnhancedLockManager) waiters(ctx context.Context, resource ResourceIden
 	if err := resource.Validate(); err != nil {
 		return nil, err
 	}
-	status, err := m.backend.GetQueueStatus(ctx)
+	status, err := repeated(ctx, &m.repeat, mayPass, m.backend.GetQueueStatus)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,9 @@ func (m *EnhancedLockManager) CancelRequest(ctx context.Context, resource Resour
 	if err := m.checkQueueChange(ctx, ActionCancelRequest, &resource, owner, actor, ""); err != nil {
 		return err
 	}
-	return m.backend.CancelRequest(ctx, resource, owner, actor)
+	return m.repeat.do(ctx, mayPassUndone, func(ctx context.Context) error {
+		return m.backend.CancelRequest(ctx, resource, owner, actor)
+	})
 }
 
 // MoveRequest is [RequestMover] with authorization. It overrides the order in

@@ -197,6 +197,12 @@ type BackendStats struct {
 	// Releases and Expirations count locks that ended.
 	Releases    int64
 	Expirations int64
+	// Retries counts the attempts that the manager made after a first one, see
+	// EnhancedConfig.EnableRetry. TotalRequests counts each attempt.
+	Retries int64
+	// OpenCircuits counts the servers that are not asked now because they keep
+	// failing, see EnhancedConfig.EnableCircuitBreaker.
+	OpenCircuits int
 	// AverageWaitTime is the mean time from request to grant of the
 	// SuccessfulAcquires; AverageHoldTime the mean time from grant to end of
 	// the Releases and Expirations.

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/recorder"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
 	"github.com/runatlantis/atlantis/server/logging"
 )
 
@@ -41,6 +42,8 @@ type RedisBackend struct {
 	closed bool
 	calls  sync.WaitGroup
 	nodes  nodes
+	// adaptive has the time-outs of the scripts, nil without them.
+	adaptive atomic.Pointer[timeout.AdaptiveTimeoutManager]
 
 	repositories redisRepositories
 
@@ -74,6 +77,7 @@ func NewRedisBackend(client redis.UniversalClient, config *enhanced.EnhancedConf
 	b.ending, b.end = context.WithCancel(context.Background())
 	full := config.WithDefaults()
 	b.config.Store(full)
+	b.adaptive.Store(newAdaptive(full))
 	b.keys = redisKeys{full.RedisKeyPrefix}
 	if b.invalid = config.Validate(); b.invalid == nil {
 		b.invalid = b.contradiction(full)
@@ -123,7 +127,7 @@ func (b *RedisBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) erro
 	if full.RedisKeyPrefix != b.keys.prefix {
 		return enhanced.NewInvalidError("redis_key_prefix: %q can't replace %q while the program runs", full.RedisKeyPrefix, b.keys.prefix)
 	}
-	b.config.Store(full)
+	b.reconfigure(b.config.Swap(full), full)
 	return nil
 }
 

@@ -29,9 +29,11 @@ func (b *RedisBackend) sendAcked(ctx context.Context, replicas int, s script, ke
 	// A transaction that watches nothing is one connection, and sends nothing of
 	// its own. It has its own copy of the client's options, taken under a lock;
 	// Client.Conn shares them, and go-redis 9.23 changes them while it connects.
-	err = node.Watch(ctx, func(conn *redis.Tx) (err error) {
-		reply, err = b.evaluateAcked(ctx, conn, replicas, s, keys, args)
-		return err
+	err = b.pipeline(node).guarded(func() error {
+		return node.Watch(ctx, func(conn *redis.Tx) (err error) {
+			reply, err = b.evaluateAcked(ctx, conn, replicas, s, keys, args)
+			return err
+		})
 	})
 	return reply, err
 }

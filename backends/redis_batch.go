@@ -187,14 +187,17 @@ func (b *RedisBackend) decide(ctx context.Context, d decision) (decision, error)
 	}
 	d.limit = strconv.Itoa(config.LogMaxRecords)
 	s := &sending{decision: d}
-	if err := b.pipeline(node).do(ctx, s); err != nil {
+	attempt, bound := b.bound(ctx, b.scripts.common.name)
+	if err := b.pipeline(node).do(attempt, s); err != nil {
 		b.relocate(ctx) // the server may have failed
-		return d, err
+		return d, bound.end(err)
 	}
-	if isNetwork(s.err) {
-		b.relocate(ctx)
-	}
+	s.err = bound.end(s.err)
 	switch {
+	case isNetwork(s.err):
+		// The general script would meet the same, and be an attempt that nobody counts.
+		b.relocate(ctx)
+		return s.decision, s.err
 	case s.err != nil && !mayHaveTakenEffect(s.err), s.err == nil && s.parts[0] == "else":
 		return s.decision, errElse
 	}

@@ -22,8 +22,11 @@ func hasErrorPrefix(err error, code string) bool {
 
 // isNetwork reports whether no server has answered.
 func isNetwork(err error) bool {
+	if err == nil {
+		return false // before reply is allocated
+	}
 	var reply redis.Error
-	return err != nil && !errors.As(err, &reply)
+	return !errors.As(err, &reply)
 }
 
 // isTransient reports whether a server has refused for the moment, and has

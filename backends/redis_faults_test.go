@@ -93,6 +93,11 @@ func (l *lossy) Read(p []byte) (int, error) {
 // openLossy makes a backend whose replies get lost.
 func openLossy(t *testing.T, server *redistest.Server, lose func() bool) *backends.RedisBackend {
 	t.Helper()
+	return openRedis(t, lossyClient(t, server, lose), nil)
+}
+
+func lossyClient(t *testing.T, server *redistest.Server, lose func() bool) *redis.Client {
+	t.Helper()
 	options := server.Options()
 	options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var dialer net.Dialer
@@ -101,7 +106,7 @@ func openLossy(t *testing.T, server *redistest.Server, lose func() bool) *backen
 	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	return openRedis(t, client, nil)
+	return client
 }
 
 // After a lost reply the outcome is unknown, and the same request gets the lock

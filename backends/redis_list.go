@@ -285,6 +285,7 @@ func (b *RedisBackend) NextDeadline(ctx context.Context) (next time.Duration, fo
 // GetStats returns the statistics. See [enhanced.Backend].
 func (b *RedisBackend) GetStats(ctx context.Context) (*enhanced.BackendStats, error) {
 	stats := newStats(&b.recorder)
+	stats.OpenCircuits = b.openCircuits()
 	err := b.HealthCheck(ctx)
 	if err == nil {
 		err = b.countLocks(ctx, stats)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
 )
 
 const (
@@ -21,9 +22,10 @@ const (
 // together, as in the bbolt backend's committer. Its goroutines exist only while
 // there is something to send.
 type pipeline struct {
-	client *redis.Client
-	common script
-	calls  *sync.WaitGroup // counts the goroutines, too
+	client  *redis.Client
+	common  script
+	calls   *sync.WaitGroup // counts the goroutines, too
+	breaker atomic.Pointer[timeout.CircuitBreaker]
 
 	mu      sync.Mutex // protects all below
 	waiting []*sending
@@ -113,7 +115,7 @@ func (p *pipeline) send(all []*sending) {
 		b.cmd = b.evaluation("evalsha", p.common.hash)
 		commands = append(commands, b.cmd)
 	}
-	p.process(commands)
+	p.exchange(commands)
 	var again []*redis.Cmd
 	for _, b := range batches {
 		if hasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
@@ -121,7 +123,7 @@ func (p *pipeline) send(all []*sending) {
 			again = append(again, b.cmd)
 		}
 	}
-	p.process(again)
+	p.exchange(again)
 	for _, b := range batches {
 		b.tell()
 	}
@@ -135,7 +137,6 @@ func (p *pipeline) send(all []*sending) {
 func (p *pipeline) process(commands []*redis.Cmd) {
 	ctx := context.Background()
 	switch len(commands) {
-	case 0:
 	case 1:
 		_ = p.client.Process(ctx, once{commands[0]}) //nolint:errcheck // the command has it
 	default:
@@ -166,6 +167,7 @@ func (b *RedisBackend) pipeline(client *redis.Client) *pipeline {
 			b.nodes.all = make(map[*redis.Client]*pipeline)
 		}
 		p = &pipeline{client: client, common: b.scripts.common, calls: &b.calls}
+		p.breaker.Store(newBreaker(b.config.Load()))
 		b.nodes.all[client] = p
 	}
 	return p

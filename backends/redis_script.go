@@ -95,7 +95,7 @@ func (b *RedisBackend) run(ctx context.Context, operation string, s script, keys
 		return nil, enhanced.NewBackendError(operation, enhanced.ErrClosed)
 	}
 	defer b.calls.Done()
-	reply, err := b.send(ctx, s, keys, args)
+	reply, err := b.sendBounded(ctx, s, keys, args)
 	for pause, start := time.Millisecond, time.Now(); isTransient(err) && time.Since(start) < transientTime; pause = min(2*pause, 100*time.Millisecond) {
 		// The server has refused before doing anything.
 		b.relocate(ctx)
@@ -106,7 +106,7 @@ func (b *RedisBackend) run(ctx context.Context, operation string, s script, keys
 			return nil, failure(ctx, operation, s.changes, err)
 		case <-timer.C:
 		}
-		reply, err = b.send(ctx, s, keys, args)
+		reply, err = b.sendBounded(ctx, s, keys, args)
 	}
 	if err != nil {
 		if isNetwork(err) {
@@ -134,6 +134,13 @@ func texts(name string, reply any) ([]string, error) {
 		}
 	}
 	return answer, nil
+}
+
+// sendBounded is send with the script's adaptive time-out, if there is one.
+func (b *RedisBackend) sendBounded(ctx context.Context, s script, keys []string, args []any) (any, error) {
+	ctx, bound := b.bound(ctx, s.name)
+	reply, err := b.send(ctx, s, keys, args)
+	return reply, bound.end(err)
 }
 
 // send runs a script once.

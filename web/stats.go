@@ -31,6 +31,8 @@ func (s *server) stats(ctx context.Context, _ *struct{}) (*body[api.Stats], erro
 		SuccessfulAcquires: stats.SuccessfulAcquires,
 		Refused:            stats.Refused,
 		StoreFailures:      stats.StoreFailures,
+		Retries:            stats.Retries,
+		OpenCircuits:       stats.OpenCircuits,
 		Releases:           stats.Releases,
 		Expirations:        stats.Expirations,
 		AverageWaitSeconds: stats.AverageWaitTime.Seconds(),

@@ -45,6 +45,8 @@ func statsFields(s api.Stats) [][]string {
 		{"  granted", number(s.SuccessfulAcquires)},
 		{"  refused", number(s.Refused)},
 		{"  failed in the store", number(s.StoreFailures)},
+		{"retries", number(s.Retries)},
+		{"servers not asked", strconv.Itoa(s.OpenCircuits)},
 		{"released", number(s.Releases)},
 		{"expired", number(s.Expirations)},
 		{"average wait", seconds(s.AverageWaitSeconds).Round(time.Microsecond).String()},

@@ -10,6 +10,8 @@ type Stats struct {
 	SuccessfulAcquires int64   `json:"successful_acquires"`
 	Refused            int64   `json:"refused"`
 	StoreFailures      int64   `json:"store_failures"`
+	Retries            int64   `json:"retries" doc:"Attempts after a first one that failed in the store. Each attempt is a request."`
+	OpenCircuits       int     `json:"open_circuits" doc:"Servers of the store that are not asked now, because they keep failing."`
 	Releases           int64   `json:"releases"`
 	Expirations        int64   `json:"expirations"`
 	AverageWaitSeconds float64 `json:"average_wait_seconds" doc:"Mean time from request to grant."`

@@ -1,0 +1,194 @@
+package backends_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
+	"github.com/stretchr/testify/require"
+)
+
+// impatient is a client that waits for an answer for a tenth of a second.
+func impatient(t *testing.T, server *redistest.Server) *redis.Client {
+	t.Helper()
+	options := server.Options()
+	options.ReadTimeout = 100 * time.Millisecond
+	// After as many failed dials the library starts a goroutine that outlives the
+	// client for a second.
+	options.PoolSize = 10_000
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
+}
+
+func openCircuits(t *testing.T, b *backends.RedisBackend) int {
+	t.Helper()
+	stats, _ := b.GetStats(t.Context())
+	return stats.OpenCircuits
+}
+
+// A server that was stopped, or that answers nothing, is not asked any more; once
+// it is back it is asked again, with or without replicas to confirm.
+func TestRedisCircuitBreaker(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]struct {
+		fail, heal func(t *testing.T, server *redistest.Server)
+		acks       int
+	}{
+		"stopped": {
+			fail: func(_ *testing.T, server *redistest.Server) { server.Kill() },
+			heal: func(t *testing.T, server *redistest.Server) { t.Helper(); require.NoError(t, server.Run()) },
+		},
+		"frozen": {
+			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGSTOP) },
+			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGCONT) },
+		},
+		"frozen, with replicas": {
+			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGSTOP) },
+			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGCONT) },
+			acks: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.Options{})
+			const open = 300 * time.Millisecond
+			b := openRedis(t, impatient(t, server), &enhanced.EnhancedConfig{
+				EnableCircuitBreaker: true, CircuitFailureThreshold: 3, CircuitOpenTimeout: open, RedisMinReplicasAck: fault.acks,
+			})
+			require.NoError(t, b.HealthCheck(t.Context()))
+			fault.fail(t, server)
+			try := func() error {
+				_, _, err := b.TryAcquireLock(t.Context(), by("org/app", "p", "ann"))
+				return err
+			}
+			failures := 0
+			backendtest.Eventually(t, "the circuit opens", func() bool {
+				err := try()
+				require.ErrorIs(t, err, enhanced.ErrBackend)
+				failures++
+				return errors.Is(err, timeout.ErrOpen)
+			})
+			require.GreaterOrEqual(t, failures, 2)
+			require.Equal(t, 1, openCircuits(t, b))
+
+			// A call is answered at once, and knows that nothing was done, but for
+			// the one in each period that tries.
+			asked := 0
+			for start := time.Now(); time.Since(start) < 3*open; {
+				last := time.Now()
+				if err := try(); !errors.Is(err, timeout.ErrOpen) {
+					asked++
+				} else {
+					require.NotErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+					require.Less(t, time.Since(last), 90*time.Millisecond)
+				}
+			}
+			require.LessOrEqual(t, asked, 4)
+
+			fault.heal(t, server)
+			backendtest.Eventually(t, "the circuit closes", func() bool {
+				err := try()
+				return !errors.Is(err, timeout.ErrOpen) && (err == nil || errors.Is(err, enhanced.ErrOutcomeUnknown) && fault.acks > 0)
+			})
+			if fault.acks == 0 {
+				require.Zero(t, openCircuits(t, b))
+			}
+		})
+	}
+}
+
+// Refusals and hurried callers say nothing bad about a server.
+func TestRedisCircuitStaysClosed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	client := server.Client()
+	b := openRedis(t, client, &enhanced.EnhancedConfig{EnableCircuitBreaker: true, CircuitFailureThreshold: 1})
+	_, err := b.AcquireLock(t.Context(), by("org/app", ".", "bob"))
+	require.NoError(t, err)
+	for range 50 {
+		_, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		require.ErrorIs(t, b.ReleaseLock(t.Context(), "no-such-lock"), enhanced.ErrLockNotFound)
+	}
+	require.NoError(t, client.Do(t.Context(), "client", "pause", 300, "all").Err())
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := b.AcquireLock(ctx, by("org/app", ".", "ann"))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.Zero(t, openCircuits(t, b))
+	_, err = b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.ErrorIs(t, err, enhanced.ErrLockExists)
+}
+
+// The options count from the next call on, in both directions.
+func TestRedisGuardsFollowTheConfiguration(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	b := openRedis(t, impatient(t, server), nil)
+	try := func() error {
+		_, _, err := b.TryAcquireLock(t.Context(), by("org/app", ".", "ann"))
+		return err
+	}
+	require.NoError(t, try())
+	server.Kill()
+	on := &enhanced.EnhancedConfig{EnableCircuitBreaker: true, CircuitFailureThreshold: 1, CircuitOpenTimeout: time.Hour}
+	for range 5 {
+		require.NotErrorIs(t, try(), timeout.ErrOpen)
+	}
+	require.NoError(t, b.UpdateConfiguration(on))
+	require.NotErrorIs(t, try(), timeout.ErrOpen)
+	require.ErrorIs(t, try(), timeout.ErrOpen)
+	other := *on
+	other.MaxQueueSize = 7
+	require.NoError(t, b.UpdateConfiguration(&other))
+	require.ErrorIs(t, try(), timeout.ErrOpen, "a change of something else leaves the circuit as it is")
+	require.NoError(t, b.UpdateConfiguration(&enhanced.EnhancedConfig{}))
+	require.NotErrorIs(t, try(), timeout.ErrOpen)
+}
+
+// A script that takes much longer than usual is ended long before the client's
+// own time-out, and the caller is told that its outcome is unknown.
+func TestRedisAdaptiveTimeout(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	options := server.Options()
+	options.ReadTimeout = 20 * time.Second
+	client := redis.NewClient(options)
+	defer client.Close()
+	b := openRedis(t, client, &enhanced.EnhancedConfig{
+		EnableAdaptiveTimeout: true, AdaptiveTimeoutMin: 300 * time.Millisecond, AdaptiveTimeoutMax: 10 * time.Second,
+	})
+	for i := range 40 {
+		_, err := b.AcquireLock(t.Context(), by("org/app", strconv.Itoa(i), "ann"))
+		require.NoError(t, err)
+	}
+	server.Signal(syscall.SIGSTOP)
+	start := time.Now()
+	r := by("org/app", "frozen", "ann")
+	r.ID = "one"
+	_, err := b.AcquireLock(t.Context(), r)
+	require.ErrorIs(t, err, enhanced.ErrBackend)
+	require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+	require.ErrorContains(t, err, "which is long for the script common")
+	require.Less(t, time.Since(start), 5*time.Second)
+	// A caller with less time is told that its own has run out.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err = b.AcquireLock(ctx, by("org/app", "hurried", "ann"))
+	require.ErrorIs(t, err, enhanced.ErrTimeout)
+	server.Signal(syscall.SIGCONT)
+	_, err = b.AcquireLock(t.Context(), r)
+	require.NoError(t, err, "the same request has what the late one got")
+}
