@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -97,8 +98,10 @@ func BenchmarkHeld(b *testing.B) {
 			b.Run(fmt.Sprintf("repositories=%d/store=%s", over, name), func(b *testing.B) {
 				take, server := open(b, name)
 				empty, _ := memory(b, server[0])
+				before := heap()
 				hold(b, take, over)
 				full, log := memory(b, server[0])
+				own := max(0, heap()-before)
 				for _, callers := range []int{16, 128} {
 					b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 						measure(b, server, callers, pairOf(take, func(caller int) models.ProjectLock {
@@ -107,6 +110,7 @@ func BenchmarkHeld(b *testing.B) {
 						held := float64(heldLocks())
 						b.ReportMetric(float64(full-empty-log)/held, "memory-B/lock")
 						b.ReportMetric(float64(log)/held, "log-B/lock")
+						b.ReportMetric(float64(own)/held, "client-B/lock")
 					})
 				}
 			})
@@ -154,4 +158,12 @@ func memory(b *testing.B, server *redis.Client) (all, log int64) {
 		b.Fatal(err)
 	}
 	return int64(number(b, info["Memory"]["used_memory"])), log
+}
+
+// heap is how much memory this process holds.
+func heap() int64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
 }
