@@ -14,7 +14,8 @@ import (
 
 // results are what benchmarks have printed, in the order of their first lines.
 type results struct {
-	// config says on what they ran; the last one counts.
+	// config says on what they ran. The first one counts: the load of later rounds
+	// is that of earlier ones.
 	config map[string]string
 	order  []string
 	all    map[string]*result
@@ -51,7 +52,9 @@ func read(from io.Reader) (*results, error) {
 
 func (r *results) add(record *benchfmt.Result) {
 	for _, config := range record.Config {
-		r.config[config.Key] = strings.TrimSpace(string(config.Value))
+		if _, known := r.config[config.Key]; !known {
+			r.config[config.Key] = strings.TrimSpace(string(config.Value))
+		}
 	}
 	base, parts := record.Name.Parts()
 	labels := map[string]string{"": string(base)}
