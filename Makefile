@@ -11,6 +11,7 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 COUNT     ?= 1
 FUZZTIME  ?= 10s
+RESTTIME  ?= 30x
 ARGS      ?=
 
 # The race detector is the only user of cgo.
@@ -78,6 +79,25 @@ bench: ## Run all benchmarks COUNT=10 times; compare with stock and with the run
 	mv bin/bench/running.txt bin/bench/new.txt
 	$(TOOL) benchstat $$(ls bin/bench/old.txt 2>/dev/null) bin/bench/new.txt
 	$(TOOL) benchstat -filter '/store:(stock OR ours) .unit:(sec/op OR pairs/s)' -col /store bin/bench/new.txt
+
+# Rounds as above. At rest an operation is a second, see BenchmarkRest. The limit is
+# for a candidate that hangs.
+.PHONY: bench-redis
+bench-redis: COUNT = 3
+bench-redis: ## Compare on Redis with other lock systems, COUNT=3 rounds, and write docs/benchmarks.md (about 15 minutes)
+	scripts/setup
+	mkdir -p bin/bench
+	cd bench && { for round in $$(seq $(COUNT)); do \
+		go test -run '^$$' -bench 'Pair|Contended|Held|Floor|Cluster' -benchmem -benchtime $(BENCHTIME) -timeout 1h .; done; \
+		go test -run '^$$' -bench 'Rest|Renew' -benchtime $(RESTTIME) -timeout 1h .; } | tee ../bin/bench/redis.txt
+	cd bench && go run ./report -docs ../docs -command 'make bench-redis COUNT=$(COUNT) BENCHTIME=$(BENCHTIME) RESTTIME=$(RESTTIME)' ../bin/bench/redis.txt
+
+# What is run too rarely stops working.
+.PHONY: bench-once
+bench-once: ## Run each benchmark of tests/ and bench/ once, with little data, and the tests of bench/
+	scripts/setup
+	go test -short -run '^$$' -bench . -benchtime 1x ./tests
+	cd bench && go test -short -bench . -benchtime 1x ./...
 
 .PHONY: fmt
 fmt: ## Format all Go files

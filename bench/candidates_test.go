@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -26,14 +27,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// acquire takes a lock, which must be free, and returns what gives it back.
+// errHeld is the answer of a candidate that does not wait.
+var errHeld = errors.New("held by another")
+
+// acquire takes a lock and returns what gives it back.
 type acquire func(ctx context.Context, lock models.ProjectLock) (release func() error, err error)
 
 // lockTime is the lease of candidates that have no locks without one. It is far
 // longer than any lock is held here.
 const lockTime = time.Minute
 
-// candidates are the lock systems that use a Redis server.
+// candidates are lock systems, each on the same Redis server but for etcd.
 func candidates() map[string]func(b *testing.B, client *redis.Client) acquire {
 	return map[string]func(b *testing.B, client *redis.Client) acquire{
 		"adapter":        func(b *testing.B, client *redis.Client) acquire { return throughAdapter(b, client, false) },
@@ -48,7 +52,7 @@ func candidates() map[string]func(b *testing.B, client *redis.Client) acquire {
 	}
 }
 
-func newManager(b *testing.B, client *redis.Client, mirror bool) (*enhanced.EnhancedLockManager, *enhanced.LockingAdapter) {
+func newManager(b *testing.B, client redis.UniversalClient, mirror bool) (*enhanced.EnhancedLockManager, *enhanced.LockingAdapter) {
 	b.Helper()
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.Backend, config.PreserveLegacyFormat = true, enhanced.BackendRedis, mirror
@@ -63,7 +67,7 @@ func newManager(b *testing.B, client *redis.Client, mirror bool) (*enhanced.Enha
 }
 
 // throughAdapter is as Atlantis itself does it: by pull request, without lease.
-func throughAdapter(b *testing.B, client *redis.Client, mirror bool) acquire {
+func throughAdapter(b *testing.B, client redis.UniversalClient, mirror bool) acquire {
 	b.Helper()
 	_, adapter := newManager(b, client, mirror)
 	return func(_ context.Context, lock models.ProjectLock) (func() error, error) {
@@ -82,10 +86,12 @@ func throughAdapter(b *testing.B, client *redis.Client, mirror bool) acquire {
 func throughManager(b *testing.B, client *redis.Client, mirror bool) acquire {
 	b.Helper()
 	manager, _ := newManager(b, client, mirror)
+	return lockingThrough(manager)
+}
+
+func lockingThrough(manager *enhanced.EnhancedLockManager) acquire {
 	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
-		held, acquired, err := manager.TryAcquire(ctx, &enhanced.EnhancedLockRequest{
-			Project: lock.Project, Workspace: lock.Workspace, User: lock.User, Pull: &lock.Pull, Timeout: enhanced.NoTimeout,
-		})
+		held, acquired, err := manager.TryAcquire(ctx, newRequest(lock))
 		if err != nil {
 			return nil, err
 		}
@@ -96,6 +102,13 @@ func throughManager(b *testing.B, client *redis.Client, mirror bool) acquire {
 			_, err := manager.Release(ctx, enhanced.ReleaseRequest{Resource: held.Resource, Owner: held.Owner})
 			return err
 		}, nil
+	}
+}
+
+// newRequest asks for a lock by its pull request, without a lease.
+func newRequest(lock models.ProjectLock) *enhanced.EnhancedLockRequest {
+	return &enhanced.EnhancedLockRequest{
+		Project: lock.Project, Workspace: lock.Workspace, User: lock.User, Pull: &lock.Pull, Timeout: enhanced.NoTimeout,
 	}
 }
 
@@ -121,7 +134,11 @@ func throughRedsync(_ *testing.B, client *redis.Client) acquire {
 	sync := redsync.New(goredis.NewPool(client))
 	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
 		mutex := sync.NewMutex(models.GenerateLockKey(lock.Project, lock.Workspace), redsync.WithExpiry(lockTime), redsync.WithTries(1))
-		if err := mutex.LockContext(ctx); err != nil {
+		var taken *redsync.ErrTaken
+		switch err := mutex.LockContext(ctx); {
+		case errors.As(err, &taken):
+			return nil, errHeld
+		case err != nil:
 			return nil, err
 		}
 		return func() error {
@@ -135,6 +152,9 @@ func throughRedislock(_ *testing.B, client *redis.Client) acquire {
 	locker := redislock.New(client)
 	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
 		held, err := locker.Obtain(ctx, models.GenerateLockKey(lock.Project, lock.Workspace), lockTime, nil)
+		if errors.Is(err, redislock.ErrNotObtained) {
+			return nil, errHeld
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -142,13 +162,15 @@ func throughRedislock(_ *testing.B, client *redis.Client) acquire {
 	}
 }
 
-// throughRueidislock leaves loop tracking on: without it a locker whose own
-// release makes no event can wait for ever, see the notes in docs/benchmarks.md.
+// throughRueidislock has settings in which it does not hang. Without loop tracking
+// a locker whose own release makes no event can wait for ever; and so can one whose
+// acquire took longer than TryNextAfter, of 20 ms by default, which with 1,024
+// callers many do.
 func throughRueidislock(b *testing.B, client *redis.Client) acquire {
 	b.Helper()
 	locker, err := rueidislock.NewLocker(rueidislock.LockerOption{
 		ClientOption: rueidis.ClientOption{InitAddress: []string{client.Options().Addr}},
-		KeyValidity:  lockTime, KeyMajority: 1, NoLoopTracking: false,
+		KeyValidity:  lockTime, KeyMajority: 1, NoLoopTracking: false, TryNextAfter: 2 * time.Second,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -195,7 +217,7 @@ func throughEtcd(b *testing.B, _ *redis.Client) acquire {
 func startEtcd(b *testing.B) *clientv3.Client {
 	b.Helper()
 	config := embed.NewConfig()
-	config.Dir, config.LogLevel = b.TempDir(), "error"
+	config.Dir, config.LogLevel = b.TempDir(), "fatal"
 	addresses := make([]url.URL, 2)
 	for i := range addresses {
 		addresses[i] = url.URL{Scheme: "http", Host: fmt.Sprint("127.0.0.1:", redistest.FreePort(b))}

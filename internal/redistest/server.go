@@ -235,20 +235,3 @@ func eventually(ctx context.Context, tb testing.TB, what string, condition func(
 		}
 	}
 }
-
-// CPU is how much processor time the process has used.
-func (s *Server) CPU() time.Duration {
-	s.tb.Helper()
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(s.process.Process.Pid) + "/stat")
-	require.NoError(s.tb, err)
-	// After the name in parentheses, the 12th and 13th field: clock ticks, of
-	// which Linux has 100 a second.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	var total time.Duration
-	for _, field := range fields[11:13] {
-		ticks, err := strconv.Atoi(string(field))
-		require.NoError(s.tb, err)
-		total += time.Duration(ticks) * 10 * time.Millisecond
-	}
-	return total
-}
