@@ -21,9 +21,10 @@ const (
 // together, as in the bbolt backend's committer. Its goroutines exist only while
 // there is something to send.
 type pipeline struct {
-	client *redis.Client
-	common script
-	calls  *sync.WaitGroup // counts the goroutines, too
+	client  *redis.Client
+	common  script
+	cluster bool
+	calls   *sync.WaitGroup // counts the goroutines, too
 
 	mu      sync.Mutex // protects all below
 	waiting []*sending
@@ -96,7 +97,7 @@ func (p *pipeline) run() {
 // send sends what was not withdrawn and tells the callers.
 func (p *pipeline) send(all []*sending) {
 	live := all[:0]
-	var commands []*redis.Cmd
+	var commands []redis.Cmder
 	var batches []*batched
 	for _, s := range all {
 		switch {
@@ -105,7 +106,7 @@ func (p *pipeline) send(all []*sending) {
 		case s.cmd != nil:
 			commands = append(commands, s.cmd)
 		default:
-			batches = s.join(batches)
+			batches = s.join(batches, p.cluster)
 		}
 		live = append(live, s)
 	}
@@ -114,7 +115,7 @@ func (p *pipeline) send(all []*sending) {
 		commands = append(commands, b.cmd)
 	}
 	p.process(commands)
-	var again []*redis.Cmd
+	var again []redis.Cmder
 	for _, b := range batches {
 		if hasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
 			b.cmd = b.evaluation("eval", p.common.text)
@@ -132,7 +133,7 @@ func (p *pipeline) send(all []*sending) {
 
 // process sends commands, each once. The client's own time-outs bound it: they
 // have many callers, and end with none of them.
-func (p *pipeline) process(commands []*redis.Cmd) {
+func (p *pipeline) process(commands []redis.Cmder) {
 	ctx := context.Background()
 	switch len(commands) {
 	case 0:
@@ -165,7 +166,7 @@ func (b *RedisBackend) pipeline(client *redis.Client) *pipeline {
 		if len(b.nodes.all) >= maxNodes || b.nodes.all == nil {
 			b.nodes.all = make(map[*redis.Client]*pipeline)
 		}
-		p = &pipeline{client: client, common: b.scripts.common, calls: &b.calls}
+		p = &pipeline{client: client, common: b.scripts.common, cluster: b.isCluster(), calls: &b.calls}
 		b.nodes.all[client] = p
 	}
 	return p

@@ -84,8 +84,8 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 		force = "1"
 	}
 	d, err := b.decide(ctx, decision{
-		repository: b.repository(resource.Namespace), stock: b.stockKeys(resource),
-		args: []string{"r", resource.Key(), token, request.Owner, force, actor, request.Reason},
+		repository: b.repository(resource.Namespace), stock: b.ownStockKeys(resource), kind: releaseDecision,
+		args: [...]string{resource.Key(), token, request.Owner, force, actor, request.Reason, ""},
 	})
 	switch {
 	case errors.Is(err, errElse):
