@@ -59,9 +59,10 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	repository := b.repository(r.Resource.Namespace)
 	if len(r.Metadata) == 0 && b.checked.Load() {
 		text := owner.String()
-		d, err := b.decide(ctx, decision{repository: repository, stock: b.ownStockKeys(r.Resource), form: payload, kind: requestDecision, args: [...]string{
+		d := &decision{repository: repository, stock: b.ownStockKeys(r.Resource), form: payload, kind: requestDecision, args: [...]string{
 			r.Resource.Key(), text, indexPrefix(owner), strconv.Itoa(int(r.Priority)), strconv.FormatInt(lease, 10), r.ID, flag,
-		}})
+		}}
+		err := b.decide(ctx, d)
 		switch {
 		case errors.Is(err, errElse):
 		case err != nil:

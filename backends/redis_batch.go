@@ -190,40 +190,43 @@ func (b *batched) tell() {
 // errElse is the answer of the common script to what is not common.
 var errElse = errors.New("not a common case")
 
-// decide has the common script decide. It answers errElse where the general one
-// has to.
-func (b *RedisBackend) decide(ctx context.Context, d decision) (decision, error) {
+// decide has the common script decide, and d has its answer. It answers errElse
+// where the general one has to.
+func (b *RedisBackend) decide(ctx context.Context, d *decision) error {
 	config := b.config.Load()
 	if config.RedisMinReplicasAck > 0 || config.LogMaxRecords < commonRecords {
-		return d, errElse
+		return errElse
 	}
 	if err := ctx.Err(); err != nil {
-		return d, &unsentError{err}
+		return &unsentError{err}
 	}
 	if !b.begin() {
-		return d, enhanced.ErrClosed
+		return enhanced.ErrClosed
 	}
 	defer b.calls.Done()
 	node, err := b.nodeOf(ctx, d.repository.keys[0])
 	if err != nil {
-		return d, errElse
+		return errElse
 	}
-	s := &sending{decision: d}
-	if err := b.pipeline(node).do(ctx, s); err != nil {
+	if err := b.pipeline(node).do(ctx, &sending{decision: d}); err != nil {
 		b.relocate(ctx) // the server may have failed
-		return d, err
-	}
-	if isNetwork(s.err) {
-		b.relocate(ctx)
+		return err
 	}
 	switch {
-	case s.err != nil && !mayHaveTakenEffect(s.err), s.err == nil && s.parts[0] == "else":
-		return s.decision, errElse
-	}
-	if s.err == nil && s.parts[0] != "held" && d.repository.changes.Add(1)%tidyEvery == 0 {
+	case d.err != nil:
+		if isNetwork(d.err) {
+			b.relocate(ctx)
+		}
+		if !mayHaveTakenEffect(d.err) {
+			return errElse
+		}
+		return d.err
+	case d.parts[0] == "else":
+		return errElse
+	case d.parts[0] != "held" && d.repository.changes.Add(1)%tidyEvery == 0:
 		b.tidy(d.repository)
 	}
-	return s.decision, s.err
+	return nil
 }
 
 // commonRecords is how many records a log has to have room for: a shorter one is

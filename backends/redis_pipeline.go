@@ -33,9 +33,9 @@ type pipeline struct {
 
 // sending is a command or a decision on its way.
 type sending struct {
-	cmd *redis.Cmd // nil for a decision
-	decision
-	done chan struct{}
+	cmd      *redis.Cmd // nil for a decision
+	decision *decision
+	done     chan struct{}
 	// state is unsent at first; whoever changes it decides.
 	state atomic.Int32
 }
@@ -106,7 +106,7 @@ func (p *pipeline) send(all []*sending) {
 		case s.cmd != nil:
 			commands = append(commands, s.cmd)
 		default:
-			batches = s.join(batches, p.cluster)
+			batches = s.decision.join(batches, p.cluster)
 		}
 		live = append(live, s)
 	}
