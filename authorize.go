@@ -50,9 +50,12 @@ func WithAuthorizer(authorizer Authorizer) ManagerOption {
 	return func(o *managerOptions) { o.authorize = authorizer }
 }
 
-func acquireAuthorization(r *EnhancedLockRequest) AuthorizationRequest {
+func (m *EnhancedLockManager) authorizeAcquire(ctx context.Context, r *EnhancedLockRequest) error {
+	if m.options.authorize == nil {
+		return nil // to write the owner takes a while
+	}
 	owner := r.Owner().String()
-	return AuthorizationRequest{Action: ActionAcquire, Resource: r.Resource, Actor: owner, Owner: owner}
+	return m.authorize(ctx, AuthorizationRequest{Action: ActionAcquire, Resource: r.Resource, Actor: owner, Owner: owner})
 }
 
 func releaseAuthorization(r ReleaseRequest) AuthorizationRequest {
@@ -88,10 +91,14 @@ func releasePullAuthorization(repository string, number int, actor string) Autho
 }
 
 func (m *EnhancedLockManager) authorize(ctx context.Context, request AuthorizationRequest) error {
-	authorizer := m.options.authorize
-	if authorizer == nil {
+	if m.options.authorize == nil {
 		return nil
 	}
+	return m.ask(ctx, m.options.authorize, request)
+}
+
+// ask asks the authorizer, for as long as it may take.
+func (m *EnhancedLockManager) ask(ctx context.Context, authorizer Authorizer, request AuthorizationRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, authorizeTimeout)
 	defer cancel()
 	answer := make(chan error, 1)

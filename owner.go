@@ -109,28 +109,38 @@ func (o Owner) SamePull(recorded Owner) bool {
 // the text and the forms that are accepted.
 func ParseOwner(text string) (Owner, error) {
 	owner, ok := parseOwner(text)
-	if !ok || owner.String() != text {
+	if !ok {
 		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", clip(text))
 	}
 	return owner, nil
 }
 
-func parseOwner(text string) (Owner, bool) {
+// parseOwner compares part by part with how it would be written, since one text
+// is one owner.
+func parseOwner(text string) (owner Owner, ok bool) {
 	kind, rest, _ := strings.Cut(text, ":")
 	switch OwnerKind(kind) {
 	case OwnerPull:
-		parts := strings.Split(rest, "/")
-		if len(parts) != 3 {
+		host, rest, _ := strings.Cut(rest, "/")
+		repository, digits, _ := strings.Cut(rest, "/")
+		number, err := strconv.Atoi(digits)
+		if err != nil || strconv.Itoa(number) != digits {
 			return Owner{}, false
 		}
-		host, hostErr := url.PathUnescape(parts[0])
-		repository, repositoryErr := url.PathUnescape(parts[1])
-		number, numberErr := strconv.Atoi(parts[2])
-		return PullOwner(host, repository, number), hostErr == nil && repositoryErr == nil && numberErr == nil
+		owner = PullOwner("", "", number)
+		return owner, unescape(host, &owner.Host) && unescape(repository, &owner.Repository)
 	case OwnerUser, OwnerSystem:
-		name, err := url.PathUnescape(rest)
-		return Owner{Kind: OwnerKind(kind), Name: name}, err == nil && name != ""
+		owner = Owner{Kind: OwnerKind(kind)}
+		return owner, unescape(rest, &owner.Name) && rest != ""
 	default:
 		return Owner{}, false
 	}
+}
+
+// unescape reads a part of an owner's text form, and reports whether it is in
+// canonical form.
+func unescape(part string, to *string) bool {
+	text, err := url.PathUnescape(part)
+	*to = text
+	return err == nil && url.PathEscape(text) == part
 }
