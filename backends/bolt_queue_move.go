@@ -13,17 +13,11 @@ import (
 // MoveRequest puts an owner's requests for a resource before all others. See
 // [enhanced.RequestMover].
 func (b *BoltBackend) MoveRequest(ctx context.Context, resource enhanced.ResourceIdentifier, owner, actor, reason string) error {
-	resource = resource.Normalized()
-	if err := resource.Validate(); err != nil {
+	resource, err := checkMove(resource, owner, reason)
+	if err != nil {
 		return err
 	}
-	if _, err := enhanced.ParseOwner(owner); err != nil {
-		return err
-	}
-	if err := enhanced.ValidateReason(reason); err != nil {
-		return err
-	}
-	_, err := decide(ctx, b.committer, "move a request for "+resource.String(), func(batch *batch) (struct{}, error) {
+	_, err = decide(ctx, b.committer, "move a request for "+resource.String(), func(batch *batch) (struct{}, error) {
 		s := b.repositoryStep(batch, resource.Namespace)
 		if _, _, err := s.settle(resource); err != nil {
 			return struct{}{}, err

@@ -17,10 +17,12 @@ import (
 
 func TestRedisQueue(t *testing.T) {
 	t.Parallel()
-	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		return openRedis(t, redistest.Start(t, redistest.Options{}).Client(), config)
-	})
+	}
+	backendtest.RunQueue(t, newBackend)
+	backendtest.RunQueueMoves(t, newBackend)
 }
 
 func TestRedisClusterQueue(t *testing.T) {

@@ -29,7 +29,7 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
-	leave, cancel, attend                                                          script
+	leave, cancel, move, attend                                                       script
 	read, locate, list, line, owned, recorded, log, due, snapshot                  script
 	status, touch, listen, check                                                   script
 	// common decides common cases of acquire and release, for several callers.
@@ -61,6 +61,7 @@ func loadScripts() scripts {
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
 		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
 		cancel: step("cancel", map[string]bool{"cancelled": now}),
+		move:   step("move", map[string]bool{"moved": now}),
 		attend: step("attend", map[string]bool{"attended": earlier}),
 		read:   reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),

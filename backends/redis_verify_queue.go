@@ -41,6 +41,7 @@ func (w *redisWaiter) members() (place, waits string) {
 // checkQueue checks the waiters, and what leads to them.
 func (c *redisInspection) checkQueue() {
 	order := c.checkAging()
+	last, _ := strconv.ParseUint(c.meta["sequence"], 10, 64) //nolint:errcheck // checkLog reports it
 	leads := make(map[string]bool)
 	for _, request := range sortedKeys(c.waiters) {
 		w, err := decodeRedisWaiter(c.name, request, c.waiters[request])
@@ -57,7 +58,7 @@ func (c *redisInspection) checkQueue() {
 		place, waits := w.members()
 		leads[place], leads[waits] = true, true
 		right := order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), rank.Sequence)
-		if rank != right && rank.Compare(order.Moved(0)) > 0 {
+		if rank != right && !isMoveOf(rank, last) {
 			moved := *w
 			moved.rank = rankText(right)
 			now, _ := moved.members()

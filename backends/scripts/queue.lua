@@ -195,6 +195,27 @@ S.queue = function()
     call('HSET', KEYS[1], 'aging', aging)
   end
 
+  -- move puts the waiters of an owner for a resource before all others, and
+  -- reports whether there are any. The log counts up, so its sequence is the order
+  -- of moves. Each goes to the front, so the first one is the last to go.
+  function Q.move(owner, resource, actor, reason)
+    local prefix, all = 'o' .. ownerEntry(owner, resource) .. '\n', {}
+    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
+      all[#all + 1] = Q.load(sub(member, #prefix + 1))
+    end
+    table.sort(all, function(a, b) return a.rank > b.rank end)
+    for _, w in ipairs(all) do
+      prepare(true, false, false)
+      append('moved', resource, actor, 'forced', w.request, reason, { owner = w.owner, token = '0', expires = '0' }, nil)
+      local before = place(w)
+      w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, 0)
+      call('ZREM', KEYS[6], before)
+      call('ZADD', KEYS[6], '0', place(w))
+      store('q' .. w.request, recordOf(w))
+    end
+    return #all > 0
+  end
+
   -- enqueue has a waiter, which has no rank yet, wait. It returns how many wait
   -- already when those are limit or more.
   function Q.enqueue(w, limit, aging, time)
