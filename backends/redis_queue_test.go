@@ -186,7 +186,9 @@ func TestRedisQueueCommandsOfAHandOver(t *testing.T) {
 		used := commands(t, client) - before
 		cancel()
 		for range waiters {
-			<-done
+			if err := <-done; err != nil {
+				require.ErrorIs(t, err, context.Canceled)
+			}
 		}
 		backendtest.Eventually(t, "all have left", func() bool { return waiting(t, b) == 0 })
 		return used
@@ -287,7 +289,9 @@ func TestRedisQueueCorruptions(t *testing.T) {
 			first, second := by("org/app", ".", "bob"), by("org/app", ".", "eve")
 			first.ID, second.ID = "first", "second"
 			answers := waits(t, b, first, second)
-			members, err := client.ZRangeByLex(t.Context(), repositoryKey("org/app", "queue"), &redis.ZRangeBy{Min: "[" + place, Max: "(" + place + ":"}).Result()
+			members, err := client.ZRangeArgs(t.Context(), redis.ZRangeArgs{
+				Key: repositoryKey("org/app", "queue"), Start: "[" + place, Stop: "(" + place + ":", ByLex: true,
+			}).Result()
 			require.NoError(t, err)
 			require.Len(t, members, 2)
 			require.NoError(t, c.damage(t.Context(), client, members[0]))

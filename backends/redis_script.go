@@ -29,7 +29,7 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
-	leave, cancel, move, attend                                                       script
+	leave, cancel, move, attend                                                    script
 	read, locate, list, line, owned, recorded, log, due, snapshot                  script
 	status, touch, listen, check                                                   script
 	// common decides common cases of acquire and release, for several callers.

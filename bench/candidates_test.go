@@ -189,7 +189,7 @@ func throughRueidislock(b *testing.B, client *redis.Client) acquire {
 // as etcd does. The Redis server keeps nothing on disk.
 func throughEtcd(b *testing.B, _ *redis.Client) acquire {
 	b.Helper()
-	client := startEtcd(b)
+	client := startEtcd(b, false)
 	sessions := make(map[int]*concurrency.Session)
 	var mu sync.Mutex
 	session := func(number int) (*concurrency.Session, error) {
@@ -214,10 +214,11 @@ func throughEtcd(b *testing.B, _ *redis.Client) acquire {
 	}
 }
 
-func startEtcd(b *testing.B) *clientv3.Client {
+// startEtcd starts a server; one that is unsafe does not wait for its disk.
+func startEtcd(b *testing.B, unsafe bool) *clientv3.Client {
 	b.Helper()
 	config := embed.NewConfig()
-	config.Dir, config.LogLevel = b.TempDir(), "fatal"
+	config.Dir, config.LogLevel, config.UnsafeNoFsync = b.TempDir(), "fatal", unsafe
 	addresses := make([]url.URL, 2)
 	for i := range addresses {
 		addresses[i] = url.URL{Scheme: "http", Host: fmt.Sprint("127.0.0.1:", redistest.FreePort(b))}
