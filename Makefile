@@ -88,7 +88,7 @@ bench-redis: ## Compare on Redis with other lock systems, COUNT=3 rounds, and wr
 	scripts/setup
 	mkdir -p bin/bench
 	cd bench && { for round in $$(seq $(COUNT)); do \
-		go test -run '^$$' -bench 'Pair|Contended|Held|Floor|Cluster' -benchmem -benchtime $(BENCHTIME) -timeout 1h .; done; \
+		go test -run '^$$' -bench 'Pair|Contended|HandOver|Held|Floor|Cluster' -benchmem -benchtime $(BENCHTIME) -timeout 1h .; done; \
 		go test -run '^$$' -bench 'Rest|Renew' -benchtime $(RESTTIME) -timeout 1h .; } | tee ../bin/bench/redis.txt
 	cd bench && go run ./report -docs ../docs -command 'make bench-redis COUNT=$(COUNT) BENCHTIME=$(BENCHTIME) RESTTIME=$(RESTTIME)' ../bin/bench/redis.txt
 

@@ -31,6 +31,12 @@ func page(r *results, command string) ([]byte, error) {
 		"pairs": func(callers string) (string, error) {
 			return table(r.where("Pair", "callers="+callers), []string{"store"}, pairColumns())
 		},
+		"handovers": func() (string, error) {
+			return table(r.where("HandOver"), []string{"waiters", "store"}, []column{
+				{"hand-overs/s", "handovers/s", 1}, {"p50 µs", "p50-ns", 1e3}, {"p95 µs", "p95-ns", 1e3}, {"p99 µs", "p99-ns", 1e3},
+				{"allocations", "allocs/op", 1}, {"allocated B", "B/op", 1},
+			})
+		},
 		"contended": func() (string, error) { return table(r.where("Contended"), []string{"store"}, pairColumns()) },
 		"floor": func() (string, error) {
 			columns := append([]column{{"acquires/s", "acquires/s", 1}, {"releases/s", "releases/s", 1}}, pairColumns()[:7]...)
