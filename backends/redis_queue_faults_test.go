@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"testing"
+	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
@@ -22,5 +23,34 @@ func TestRedisQueueBehindADamagedLock(t *testing.T) {
 	answers := waits(t, b, by("org/app", ".", "bob"))
 	_, err = b.Release(t.Context(), enhanced.ReleaseRequest{Resource: lock.Resource, Owner: lock.Owner})
 	require.NoError(t, err)
+	require.NoError(t, <-answers)
+}
+
+// A hand-over that can't write the end of the new lease does nothing at all.
+func TestRedisQueueHandOverFailsAsAWhole(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, queueOn())
+	first := by("org/app", ".", "ann")
+	first.Timeout = enhanced.NoTimeout
+	lock, err := b.AcquireLock(t.Context(), first)
+	require.NoError(t, err)
+	next := by("org/app", ".", "bob")
+	next.Timeout = time.Hour
+	answers := waits(t, b, next)
+	deadlines := repositoryKey("org/app", "deadlines")
+	require.NoError(t, client.Del(t.Context(), deadlines).Err())
+	require.NoError(t, client.Set(t.Context(), deadlines, "x", 0).Err())
+	state := repositoryKey("org/app", "state")
+	before, err := client.HGetAll(t.Context(), state).Result()
+	require.NoError(t, err)
+	require.ErrorContains(t, b.ReleaseLock(t.Context(), lock.ID), "WRONGTYPE")
+	after, err := client.HGetAll(t.Context(), state).Result()
+	require.NoError(t, err)
+	delete(before, "alive")
+	delete(after, "alive")
+	require.Equal(t, before, after)
+	require.NoError(t, client.Del(t.Context(), deadlines).Err())
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-answers)
 }
