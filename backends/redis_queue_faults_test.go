@@ -5,6 +5,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/stretchr/testify/require"
 )
@@ -51,6 +52,29 @@ func TestRedisQueueHandOverFailsAsAWhole(t *testing.T) {
 	delete(after, "alive")
 	require.Equal(t, before, after)
 	require.NoError(t, client.Del(t.Context(), deadlines).Err())
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+}
+
+// A process stays alive while the server has no memory left.
+func TestRedisQueueAliveOutOfMemory(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := queueOn()
+	config.WaiterLiveness = time.Second
+	b := openRedis(t, client, config)
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	answers := waits(t, b, by("org/app", ".", "bob"))
+	state := repositoryKey("org/app", "state")
+	before, err := client.HGet(t.Context(), state, "alive").Result()
+	require.NoError(t, err)
+	letGo := fillMemory(t, client)
+	defer letGo()
+	backendtest.Eventually(t, "it is heard of", func() bool {
+		now, err := client.HGet(t.Context(), state, "alive").Result()
+		return err == nil && now != before
+	})
 	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-answers)
 }

@@ -74,7 +74,7 @@ S.queue = function()
   end
 
   -- pulse says that a process is alive for some time, unless that is known. It
-  -- is no change, and a server without memory may refuse it.
+  -- is no change, and works while the server has no memory left, see append.
   function Q.pulse(process, time)
     local lines, known = {}, false
     for name, ends in string.gmatch(call('HGET', KEYS[1], 'alive') or '', '(%S+) (%d+)') do
@@ -86,6 +86,7 @@ S.queue = function()
     end
     if known then return end
     lines[#lines + 1] = process .. ' ' .. int(S.now + time)
+    redis.pcall('HDEL', KEYS[1], '')
     redis.pcall('HSET', KEYS[1], 'alive', table.concat(lines, '\n'))
     Q.alive = nil
   end
