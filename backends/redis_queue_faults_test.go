@@ -1,6 +1,8 @@
 package backends_test
 
 import (
+	"context"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,4 +79,33 @@ func TestRedisQueueAliveOutOfMemory(t *testing.T) {
 	})
 	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-answers)
+}
+
+// A server that does not answer keeps no first waiter beyond its context, nor
+// those behind it.
+func TestRedisQueueListenHonoursContexts(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	b := openRedis(t, server.Client(), queueOn())
+	_, _, err := b.TryAcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	server.Signal(syscall.SIGSTOP)
+	defer server.Signal(syscall.SIGCONT)
+	answers := make(chan error, 2)
+	for _, user := range []string{"bob", "eve"} {
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := b.AcquireLock(ctx, by("org/app", ".", user))
+			answers <- err
+		}()
+	}
+	for range 2 {
+		select {
+		case err := <-answers:
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		case <-time.After(2 * time.Second):
+			require.Fail(t, "a call outlives its context")
+		}
+	}
 }
