@@ -9,6 +9,7 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
 
@@ -108,4 +109,27 @@ func TestRedisQueueListenHonoursContexts(t *testing.T) {
 			require.Fail(t, "a call outlives its context")
 		}
 	}
+}
+
+// Which of two hosts' pull requests a close means is not guessed, be it that one
+// of them only waits.
+func TestRedisQueueOfTwoHosts(t *testing.T) {
+	t.Parallel()
+	b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), queueOn())
+	of := func(host string) *enhanced.EnhancedLockRequest {
+		r := by("org/app", ".", "ann")
+		r.Pull = &models.PullRequest{Num: 7, BaseRepo: models.Repo{FullName: "org/app", VCSHost: models.VCSHost{Hostname: host}}}
+		return r
+	}
+	lock, err := b.AcquireLock(t.Context(), of("github.com"))
+	require.NoError(t, err)
+	answers := waits(t, b, of("gitlab.com"))
+	_, err = b.ReleaseByPull(t.Context(), "org/app", 7, "system:test")
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	require.Equal(t, 1, waiting(t, b))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+	locks, err := b.ReleaseByPull(t.Context(), "org/app", 7, "system:test")
+	require.NoError(t, err)
+	require.Len(t, locks, 1)
 }
