@@ -94,6 +94,8 @@ func (b *RedisBackend) heard(message string) {
 		}
 		original := enhanced.SanitizeProjectLock(r.ProjectLock())
 		lock, err = grantedLock(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+	case "elsewhere":
+		err = notWaitingError(r.Resource)
 	case "cancelled":
 		err = cancelledError(r.Resource, owner, rest)
 	case "closing":

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
@@ -132,4 +133,69 @@ func TestRedisQueueOfTwoHosts(t *testing.T) {
 	locks, err := b.ReleaseByPull(t.Context(), "org/app", 7, "system:test")
 	require.NoError(t, err)
 	require.Len(t, locks, 1)
+}
+
+// A request that another process sends again is that one's from then on: the
+// call that has waited for it ends, and takes nothing away.
+func TestRedisQueueOfARequestSentElsewhere(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	one, two := openRedis(t, server.Client(), queueOn()), openRedis(t, server.Client(), queueOn())
+	lock, err := one.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	r := by("org/app", ".", "bob")
+	r.ID = "again"
+	before := waits(t, one, r)
+	after := make(chan error, 1)
+	go func() {
+		_, err := two.AcquireLock(t.Context(), r)
+		after <- err
+	}()
+	require.ErrorIs(t, <-before, enhanced.ErrLockExpired)
+	require.Equal(t, 1, waiting(t, two))
+	require.NoError(t, one.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-after)
+	held, err := two.LookupLock(t.Context(), lock.Resource)
+	require.NoError(t, err)
+	require.Equal(t, "user:bob", held.Owner)
+}
+
+// So it is when the first call has not heard of that.
+func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	admin := server.Client()
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+	options := server.Options()
+	options.Username, options.Password = "mute", "mute-secret"
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	one, two := openRedis(t, client, queueOn()), openRedis(t, server.Client(), queueOn())
+	lock, err := two.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	r := by("org/app", ".", "bob")
+	r.ID = "again"
+	ctx, cancel := context.WithCancel(t.Context())
+	before, after := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := one.AcquireLock(ctx, r)
+		before <- err
+	}()
+	backendtest.Eventually(t, "it waits", func() bool { return waiting(t, two) == 1 })
+	state := repositoryKey("org/app", "state")
+	first, err := admin.HGet(t.Context(), state, "qagain").Result()
+	require.NoError(t, err)
+	go func() {
+		_, err := two.AcquireLock(t.Context(), r)
+		after <- err
+	}()
+	backendtest.Eventually(t, "it is the other's", func() bool {
+		now, err := admin.HGet(t.Context(), state, "qagain").Result()
+		return err == nil && now != first
+	})
+	cancel()
+	require.ErrorIs(t, <-before, context.Canceled)
+	require.Equal(t, 1, waiting(t, two))
+	require.NoError(t, two.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-after)
 }

@@ -219,9 +219,11 @@ S.queue = function()
     Q.pulse(w.process, time)
   end
 
-  -- adopt gives a waiter to the process that asks for it now.
+  -- adopt gives a waiter to the process that asks for it now, and tells the one
+  -- that has asked before.
   function Q.adopt(w, process, time)
     if w.process ~= process then
+      tell(w, 'elsewhere')
       local before = place(w)
       w.process = process
       call('ZREM', KEYS[6], before)
