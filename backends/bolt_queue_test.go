@@ -28,12 +28,13 @@ func queueOn() *enhanced.EnhancedConfig {
 func waits(t *testing.T, b enhanced.Backend, requests ...*enhanced.EnhancedLockRequest) <-chan error {
 	t.Helper()
 	answers := make(chan error, len(requests))
+	before := waiting(t, b)
 	for i, r := range requests {
 		go func() {
 			_, err := b.AcquireLock(context.WithoutCancel(t.Context()), r)
 			answers <- err
 		}()
-		backendtest.Eventually(t, "it waits", func() bool { return waiting(t, b) == i+1 })
+		backendtest.Eventually(t, "it waits", func() bool { return waiting(t, b) == before+i+1 })
 	}
 	return answers
 }

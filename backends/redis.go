@@ -51,6 +51,7 @@ type RedisBackend struct {
 	process   string
 	turns     *turns
 	listening sync.Once
+	listened  chan struct{} // closed once that was tried
 
 	// ending ends with Close; subscriptions live in it.
 	ending context.Context
@@ -72,7 +73,7 @@ func NewRedisBackend(client redis.UniversalClient, config *enhanced.EnhancedConf
 	if config == nil {
 		config = enhanced.DefaultConfig()
 	}
-	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts(), checking: make(chan struct{}, 1), process: rand.Text()}
+	b := &RedisBackend{client: client, logger: enhanced.LoggerOrNoop(logger), scripts: loadScripts(), checking: make(chan struct{}, 1), listened: make(chan struct{}), process: rand.Text()}
 	b.turns = &turns{waiting: newWaiting(b.watch), store: redisQueue{b}, recorder: &b.recorder, logger: b.logger}
 	b.ending, b.end = context.WithCancel(context.Background())
 	full := config.WithDefaults()

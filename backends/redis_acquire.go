@@ -85,9 +85,11 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	case "granted":
 		lock, err := grantedLock(r, repository.tag, text, original, a.value(0), a.value(1), a.value(2))
 		return acquisition{lock: lock, granted: err == nil}, err
-	case "again", "own", "held", "waits":
+	case "waits": // behind whomever: a holder that can't be read is no reason to leave the waiter alone
+		return acquisition{waits: true}, nil
+	case "again", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		return acquisition{lock: lock, granted: a.status == "again" && err == nil, waits: a.status == "waits"}, err
+		return acquisition{lock: lock, granted: a.status == "again" && err == nil}, err
 	case "full":
 		holder, err := b.lockIn(a.value(0), a.value(1), r.Resource)
 		if err != nil {

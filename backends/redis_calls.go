@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
@@ -20,26 +19,35 @@ func (b *RedisBackend) listen(ctx context.Context) error {
 		return err
 	}
 	b.listening.Do(func() {
-		if !b.begin() {
-			return // what follows says so
+		if b.begin() {
+			go b.hear()
+		} else {
+			close(b.listened) // what follows says so
 		}
-		channel := b.keys.calls(b.process)
-		messages := b.client.Subscribe(b.ending, channel)
-		if _, err := call(ctx, b, operation, false, func(ctx context.Context) (any, error) { return messages.Receive(ctx) }); err != nil {
-			b.logger.Warn("subscribing to channel %q: %v; those who wait learn of their turn up to %v late until it works", channel, err, watchInterval)
-		}
-		go b.hear(messages)
 	})
+	select {
+	case <-b.listened:
+	case <-ctx.Done(): // what follows says so
+	case <-b.turns.closed:
+	}
 	return nil
 }
 
-func (b *RedisBackend) hear(messages *redis.PubSub) {
+// hear subscribes on its own, since the client library does that without regard
+// to the contexts of those who wait for it.
+func (b *RedisBackend) hear() {
 	defer b.calls.Done()
+	channel := b.keys.calls(b.process)
+	messages := b.client.Subscribe(b.ending, channel)
 	defer func() {
 		if err := messages.Close(); err != nil {
 			b.logger.Debug("closing the channel of turns: %v", err)
 		}
 	}()
+	if _, err := messages.ReceiveTimeout(b.ending, watchInterval); err != nil {
+		b.logger.Warn("subscribing to channel %q: %v; those who wait learn of their turn up to %v late until it works", channel, err, watchInterval)
+	}
+	close(b.listened)
 	all := messages.Channel()
 	for {
 		select {
@@ -86,6 +94,8 @@ func (b *RedisBackend) heard(message string) {
 		}
 		original := enhanced.SanitizeProjectLock(r.ProjectLock())
 		lock, err = grantedLock(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+	case "elsewhere":
+		err = notWaitingError(r.Resource)
 	case "cancelled":
 		err = cancelledError(r.Resource, owner, rest)
 	case "closing":

@@ -50,7 +50,7 @@ func (b redisQueue) ask(ctx context.Context, r *enhanced.EnhancedLockRequest) (a
 
 func (b redisQueue) leave(ctx context.Context, r *enhanced.EnhancedLockRequest, event string) (departure, error) {
 	a, err := b.step(ctx, "leave the queue for "+r.Resource.String(), b.scripts.leave,
-		enhanced.RepositoryTag(r.Resource.Namespace), r.Resource.Namespace, nil, r.Resource.Key(), r.ID, event, r.Owner().String())
+		enhanced.RepositoryTag(r.Resource.Namespace), r.Resource.Namespace, nil, r.Resource.Key(), r.ID, event, r.Owner().String(), b.process)
 	if err != nil {
 		return departure{}, err
 	}

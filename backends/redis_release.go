@@ -213,22 +213,33 @@ func newIndexEntry(repository, text, key string) indexEntry {
 func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, waiters, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	prefix := "p" + strconv.Itoa(number) + "/"
-	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, redisStep+1)
+	reply, err := b.run(ctx, operation, b.scripts.owned, append(b.keys.reading(tag), b.keys.key(tag, "queue")), prefix, redisStep+1)
 	if err != nil {
 		return nil, false, false, err
 	}
 	waiters = reply[1] != "" && reply[1] != "0"
 	var owners []string
-	for _, text := range reply[2:] {
+	owns := func(host string) {
+		if host, err := url.PathUnescape(host); err == nil {
+			if owner := enhanced.PullOwner(host, repository, number).String(); !slices.Contains(owners, owner) {
+				owners = append(owners, owner)
+			}
+		}
+	}
+	waiting, _ := strconv.Atoi(reply[2]) //nolint:errcheck // a script counts
+	held := reply[3+waiting:]
+	for _, text := range reply[3 : 3+waiting] {
+		host, _, _ := strings.Cut(strings.TrimPrefix(text, "o"+prefix), "\n")
+		owns(host)
+	}
+	for _, text := range held {
 		host, key, _ := strings.Cut(strings.TrimPrefix(text, prefix), "\n")
 		entry := newIndexEntry(repository, text, key)
 		if entry.err != nil {
 			// The step finds that it leads to nothing, and removes it.
 			b.logger.Err("an entry of pull request %d in %q: %v", number, b.keys.owners(tag), entry.err)
-		} else if host, err := url.PathUnescape(host); err == nil {
-			if owner := enhanced.PullOwner(host, repository, number).String(); !slices.Contains(owners, owner) {
-				owners = append(owners, owner)
-			}
+		} else {
+			owns(host)
 		}
 		entries = append(entries, entry)
 	}

@@ -5,7 +5,7 @@
 --       requests
 --
 -- Answers  attended NOW EXPIRES, and for each request one of
---            waits "" ""   it is in the queue
+--            waits "" ""   it is in the queue, for this process
 --            has LOCK      it has got the lock
 --            ended "" ""   it had got the lock, which has ended
 --            gone "" ""    none of these
@@ -20,9 +20,9 @@ local answer = { S.text, status == 'held' and r.expires or '0' }
 for i = 10, #ARGV do
   local n = #answer
   local entry = call('HMGET', KEYS[1], 'q' .. ARGV[i], 'r' .. ARGV[i])
-  if entry[1] then
+  if entry[1] and find(entry[1], '\n' .. ARGV[8] .. '\n', 1, true) then
     answer[n + 1], answer[n + 2], answer[n + 3] = 'waits', '', ''
-  elseif status == 'held' and entry[2] == r.token then
+  elseif not entry[1] and status == 'held' and entry[2] == r.token then
     answer[n + 1], answer[n + 2], answer[n + 3] = 'has', r.header, r.details
   else
     answer[n + 1], answer[n + 2], answer[n + 3] = entry[2] and 'ended' or 'gone', '', ''

@@ -1,18 +1,21 @@
 -- Takes a request out of the queue.
 --
 -- KEYS  see the prelude
--- ARGV  7 resource  8 request  9 event  10 owner
+-- ARGV  7 resource  8 request  9 event  10 owner  11 process that it waits in
 --
 -- Answers  left PLACE LENGTH LOCK  it stood there; LOCK is the holder's, two
 --                                  empty parts for none
 --          has LOCK                it has got the lock
 --          ended                   it had got the lock, which has ended
 --          gone                    it is not in the queue, and will not be: a
---                                  request that is still on its way comes too late
+--                                  request that is still on its way comes too late;
+--                                  or another process has it, which has sent it
+--                                  again
 local resource, request = ARGV[7], ARGV[8]
 local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
 local w = record and S.queue().read(request, record)
 if w and w.resource == resource then
+  if w.process ~= ARGV[11] then return finish('gone') end
   local number, length = S.queue().placeOf(w)
   S.queue().dequeue(w, ARGV[9], w.owner, 'request')
   return finish('left', number, length, header or '', details or '')

@@ -1,12 +1,16 @@
--- Reads the entries of the owners' index with a prefix. It stands alone and
--- writes nothing.
+-- Reads the entries of the owners' index with a prefix, and those of who waits.
+-- It stands alone and writes nothing.
 --
--- KEYS  1 state  2 owners
--- ARGV  1 prefix  2 how many at most
+-- KEYS  1 state  2 owners  3 queue
+-- ARGV  1 prefix  2 how many of each at most
 --
--- Answers  {name of the repository or "", how many wait in it or "", ENTRY ...}
+-- Answers  {name of the repository or "", how many wait in it or "", how many
+--          entries of the queue come next, those, ENTRY ...}
 local state = redis.call('HMGET', KEYS[1], 'name', 'waiters')
-return {
-  state[1] or '', state[2] or '',
-  unpack(redis.call('ZRANGEBYLEX', KEYS[2], '[' .. ARGV[1], '[' .. ARGV[1] .. '\255', 'LIMIT', 0, ARGV[2])),
-}
+local function entries(key, prefix)
+  return redis.call('ZRANGEBYLEX', key, '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[2])
+end
+local waiting = (state[2] or '0') ~= '0' and entries(KEYS[3], 'o' .. ARGV[1]) or {}
+local answer = { state[1] or '', state[2] or '', tostring(#waiting), unpack(waiting) }
+for _, entry in ipairs(entries(KEYS[2], ARGV[1])) do answer[#answer + 1] = entry end
+return answer

@@ -62,14 +62,15 @@ end
 
 -- prepare is called before the first write. It checks the types of the keys
 -- that are written: the index of owners, with lease the deadlines, with ending
--- the list of what to forget. When frees is set the step works on a server that
+-- the list of what to forget. Where somebody waits, a hand-over can be part of any
+-- step, and has a lease of its own. When frees is set the step works on a server that
 -- has no memory left.
 local function prepare(frees, lease, ending)
   if S.ready then return end
   S.ready, S.frees = true, frees
   call('ZCARD', KEYS[3])
   if S.waiters > 0 or not S.known then call('ZCARD', KEYS[6]) end
-  if lease or not S.known then call('ZCARD', KEYS[2]) end
+  if lease or S.waiters > 0 or not S.known then call('ZCARD', KEYS[2]) end
   if ending or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.

@@ -74,7 +74,7 @@ S.queue = function()
   end
 
   -- pulse says that a process is alive for some time, unless that is known. It
-  -- is no change, and a server without memory may refuse it.
+  -- is no change, and works while the server has no memory left, see append.
   function Q.pulse(process, time)
     local lines, known = {}, false
     for name, ends in string.gmatch(call('HGET', KEYS[1], 'alive') or '', '(%S+) (%d+)') do
@@ -86,6 +86,7 @@ S.queue = function()
     end
     if known then return end
     lines[#lines + 1] = process .. ' ' .. int(S.now + time)
+    redis.pcall('HDEL', KEYS[1], '')
     redis.pcall('HSET', KEYS[1], 'alive', table.concat(lines, '\n'))
     Q.alive = nil
   end
@@ -239,9 +240,11 @@ S.queue = function()
     Q.pulse(w.process, time)
   end
 
-  -- adopt gives a waiter to the process that asks for it now.
+  -- adopt gives a waiter to the process that asks for it now, and tells the one
+  -- that has asked before.
   function Q.adopt(w, process, time)
     if w.process ~= process then
+      tell(w, 'elsewhere')
       local before = place(w)
       w.process = process
       call('ZREM', KEYS[6], before)

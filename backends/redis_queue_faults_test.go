@@ -1,0 +1,201 @@
+package backends_test
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+)
+
+// A waiter does not need to read what is damaged about the lock that it waits
+// for: it stays where it is, and gets its turn.
+func TestRedisQueueBehindADamagedLock(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := queueOn()
+	config.PreserveLegacyFormat = false
+	b := openRedis(t, client, config)
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	require.NoError(t, client.HSet(t.Context(), repositoryKey("org/app", "state"), "d"+lock.Resource.Key(), "{damaged").Err())
+	answers := waits(t, b, by("org/app", ".", "bob"))
+	_, err = b.Release(t.Context(), enhanced.ReleaseRequest{Resource: lock.Resource, Owner: lock.Owner})
+	require.NoError(t, err)
+	require.NoError(t, <-answers)
+}
+
+// A hand-over that can't write the end of the new lease does nothing at all.
+func TestRedisQueueHandOverFailsAsAWhole(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, queueOn())
+	first := by("org/app", ".", "ann")
+	first.Timeout = enhanced.NoTimeout
+	lock, err := b.AcquireLock(t.Context(), first)
+	require.NoError(t, err)
+	next := by("org/app", ".", "bob")
+	next.Timeout = time.Hour
+	answers := waits(t, b, next)
+	deadlines := repositoryKey("org/app", "deadlines")
+	require.NoError(t, client.Del(t.Context(), deadlines).Err())
+	require.NoError(t, client.Set(t.Context(), deadlines, "x", 0).Err())
+	state := repositoryKey("org/app", "state")
+	before, err := client.HGetAll(t.Context(), state).Result()
+	require.NoError(t, err)
+	require.ErrorContains(t, b.ReleaseLock(t.Context(), lock.ID), "WRONGTYPE")
+	after, err := client.HGetAll(t.Context(), state).Result()
+	require.NoError(t, err)
+	delete(before, "alive")
+	delete(after, "alive")
+	require.Equal(t, before, after)
+	require.NoError(t, client.Del(t.Context(), deadlines).Err())
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+}
+
+// A process stays alive while the server has no memory left.
+func TestRedisQueueAliveOutOfMemory(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := queueOn()
+	config.WaiterLiveness = time.Second
+	b := openRedis(t, client, config)
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	answers := waits(t, b, by("org/app", ".", "bob"))
+	state := repositoryKey("org/app", "state")
+	before, err := client.HGet(t.Context(), state, "alive").Result()
+	require.NoError(t, err)
+	letGo := fillMemory(t, client)
+	defer letGo()
+	backendtest.Eventually(t, "it is heard of", func() bool {
+		now, err := client.HGet(t.Context(), state, "alive").Result()
+		return err == nil && now != before
+	})
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+}
+
+// A server that does not answer keeps no first waiter beyond its context, nor
+// those behind it.
+func TestRedisQueueListenHonoursContexts(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	b := openRedis(t, server.Client(), queueOn())
+	_, _, err := b.TryAcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	server.Signal(syscall.SIGSTOP)
+	defer server.Signal(syscall.SIGCONT)
+	answers := make(chan error, 2)
+	for _, user := range []string{"bob", "eve"} {
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := b.AcquireLock(ctx, by("org/app", ".", user))
+			answers <- err
+		}()
+	}
+	for range 2 {
+		select {
+		case err := <-answers:
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		case <-time.After(2 * time.Second):
+			require.Fail(t, "a call outlives its context")
+		}
+	}
+}
+
+// Which of two hosts' pull requests a close means is not guessed, be it that one
+// of them only waits.
+func TestRedisQueueOfTwoHosts(t *testing.T) {
+	t.Parallel()
+	b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), queueOn())
+	of := func(host string) *enhanced.EnhancedLockRequest {
+		r := by("org/app", ".", "ann")
+		r.Pull = &models.PullRequest{Num: 7, BaseRepo: models.Repo{FullName: "org/app", VCSHost: models.VCSHost{Hostname: host}}}
+		return r
+	}
+	lock, err := b.AcquireLock(t.Context(), of("github.com"))
+	require.NoError(t, err)
+	answers := waits(t, b, of("gitlab.com"))
+	_, err = b.ReleaseByPull(t.Context(), "org/app", 7, "system:test")
+	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+	require.Equal(t, 1, waiting(t, b))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answers)
+	locks, err := b.ReleaseByPull(t.Context(), "org/app", 7, "system:test")
+	require.NoError(t, err)
+	require.Len(t, locks, 1)
+}
+
+// A request that another process sends again is that one's from then on: the
+// call that has waited for it ends, and takes nothing away.
+func TestRedisQueueOfARequestSentElsewhere(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	one, two := openRedis(t, server.Client(), queueOn()), openRedis(t, server.Client(), queueOn())
+	lock, err := one.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	r := by("org/app", ".", "bob")
+	r.ID = "again"
+	before := waits(t, one, r)
+	after := make(chan error, 1)
+	go func() {
+		_, err := two.AcquireLock(t.Context(), r)
+		after <- err
+	}()
+	require.ErrorIs(t, <-before, enhanced.ErrLockExpired)
+	require.Equal(t, 1, waiting(t, two))
+	require.NoError(t, one.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-after)
+	held, err := two.LookupLock(t.Context(), lock.Resource)
+	require.NoError(t, err)
+	require.Equal(t, "user:bob", held.Owner)
+}
+
+// So it is when the first call has not heard of that.
+func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	admin := server.Client()
+	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+	options := server.Options()
+	options.Username, options.Password = "mute", "mute-secret"
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	one, two := openRedis(t, client, queueOn()), openRedis(t, server.Client(), queueOn())
+	lock, err := two.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	r := by("org/app", ".", "bob")
+	r.ID = "again"
+	ctx, cancel := context.WithCancel(t.Context())
+	before, after := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := one.AcquireLock(ctx, r)
+		before <- err
+	}()
+	backendtest.Eventually(t, "it waits", func() bool { return waiting(t, two) == 1 })
+	state := repositoryKey("org/app", "state")
+	first, err := admin.HGet(t.Context(), state, "qagain").Result()
+	require.NoError(t, err)
+	go func() {
+		_, err := two.AcquireLock(t.Context(), r)
+		after <- err
+	}()
+	backendtest.Eventually(t, "it is the other's", func() bool {
+		now, err := admin.HGet(t.Context(), state, "qagain").Result()
+		return err == nil && now != first
+	})
+	cancel()
+	require.ErrorIs(t, <-before, context.Canceled)
+	require.Equal(t, 1, waiting(t, two))
+	require.NoError(t, two.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-after)
+}
