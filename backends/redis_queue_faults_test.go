@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -198,4 +199,36 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 	require.Equal(t, 1, waiting(t, two))
 	require.NoError(t, two.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-after)
+}
+
+// To refuse a request, a full queue is not read waiter by waiter.
+func TestRedisQueueCommandsOfARefusal(t *testing.T) {
+	t.Parallel()
+	const many = 500
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := queueOn()
+	config.MaxQueueSize = many
+	b := openRedis(t, client, config)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := b.AcquireLock(ctx, by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	for i := range many {
+		go func() {
+			_, _ = b.AcquireLock(ctx, by("org/app", ".", fmt.Sprint("u", i))) //nolint:errcheck // it waits until the end
+		}()
+	}
+	backendtest.Eventually(t, "all wait", func() bool { return waiting(t, b) == many })
+	before := commands(t, client)
+	_, err = b.AcquireLock(ctx, by("org/app", ".", "eve"))
+	require.ErrorIs(t, err, enhanced.ErrQueueFull)
+	used := commands(t, client) - before
+	// A look at the resource asks for each waiter, and can come between.
+	if used >= many {
+		before = commands(t, client)
+		_, err = b.AcquireLock(ctx, by("org/app", ".", "eve"))
+		require.ErrorIs(t, err, enhanced.ErrQueueFull)
+		used = commands(t, client) - before
+	}
+	require.Less(t, used, 60)
 }

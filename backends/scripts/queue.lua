@@ -118,24 +118,25 @@ S.queue = function()
 
   -- each calls visit for the waiters of a resource in their order, until it
   -- answers false. Those that can't be read are passed over, and up to 100 of
-  -- those that have died are taken out afterwards.
+  -- those that have died are taken out afterwards. Without visit nobody alive is
+  -- read, and it ends where some have died.
   local function each(resource, visit)
     local low, high = bounds(resource)
-    local offset, dead, goesOn = 0, {}, true
+    local size, dead, goesOn = visit and '1' or '100', {}, true
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', int(offset), offset == 0 and '1' or '100')
-      offset = offset + #page
+      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', size)
+      size, low = '100', '(' .. (page[#page] or '')
       for _, member in ipairs(page) do
         local process, request = string.match(member, '^(%S*)\n(.*)$', #resource + 36)
-        local w = request and Q.isAlive(process) and Q.load(request)
+        local w = request and Q.isAlive(process) and (not visit or Q.load(request))
         if w then
-          goesOn = visit(w)
+          goesOn = not visit or visit(w)
           if not goesOn then break end
         elseif request and #dead < 100 and not Q.isAlive(process) then
           dead[#dead + 1] = Q.load(request)
         end
       end
-    until not goesOn or #page == 0
+    until not goesOn or #page == 0 or not visit and #dead > 0
     for _, w in ipairs(dead) do
       Q.dequeue(w, 'cancelled', 'system:store', 'expired', 'gone')
     end
@@ -223,7 +224,7 @@ S.queue = function()
     local low, high = bounds(w.resource)
     local count = call('ZLEXCOUNT', KEYS[6], low, high)
     if count >= limit then
-      each(w.resource, function() return true end)
+      each(w.resource)
       count = call('ZLEXCOUNT', KEYS[6], low, high)
       if count >= limit then return int(count) end
     end
