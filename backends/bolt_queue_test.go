@@ -168,33 +168,7 @@ func TestBoltQueueCorruptions(t *testing.T) {
 				key, value := r.Cursor().Seek([]byte("q"))
 				return c.damage(r, append([]byte{}, key...), append([]byte{}, value...))
 			}))
-			violations, err := b.Verify(t.Context())
-			require.NoError(t, err)
-			var rules []string
-			for _, v := range violations {
-				rules = append(rules, v.Rule)
-				require.NotEmpty(t, v.Repair, v.Detail)
-			}
-			require.ElementsMatch(t, c.rules, rules)
-			_, err = b.Repair(t.Context(), "user:admin", "test")
-			require.NoError(t, err)
-			violations, err = b.Verify(t.Context())
-			require.NoError(t, err)
-			require.Empty(t, violations)
-			require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
-			answer := <-answers
-			if c.passed && answer != nil { // whose waiter is gone may have been told so
-				require.ErrorIs(t, answer, enhanced.ErrLockExpired)
-				answer = <-answers
-			}
-			require.NoError(t, answer)
-			held, err := b.LookupLock(t.Context(), lock.Resource)
-			require.NoError(t, err)
-			want := "user:bob"
-			if c.passed {
-				want = "user:eve"
-			}
-			require.Equal(t, want, held.Owner)
+			requireQueueRepaired(t, b, lock, answers, c.rules, c.passed)
 		})
 	}
 }
@@ -357,4 +331,43 @@ func TestBoltQueueOfOneLegacyKey(t *testing.T) {
 	held, err = b.LookupLock(t.Context(), by("g/s", "r", "").Resource)
 	require.NoError(t, err)
 	require.Equal(t, "user:bob", held.Owner)
+}
+
+// requireQueueRepaired checks that a damage to the queue of bob and eve breaks the
+// wanted rules and can be repaired, and that the one whose waiter was not damaged is
+// served. When passed is set, the first one can't be.
+func requireQueueRepaired(t *testing.T, b verifiedBackend, lock *enhanced.EnhancedLock, answers <-chan error, wanted []string, passed bool) {
+	t.Helper()
+	violations, err := b.Verify(t.Context())
+	require.NoError(t, err)
+	var rules []string
+	for _, v := range violations {
+		rules = append(rules, v.Rule)
+		require.NotEmpty(t, v.Repair, v.Detail)
+	}
+	require.ElementsMatch(t, wanted, rules)
+	_, err = b.Repair(t.Context(), "user:admin", "test")
+	require.NoError(t, err)
+	violations, err = b.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	answer := <-answers
+	if passed && answer != nil { // whose waiter is gone may have been told so
+		require.ErrorIs(t, answer, enhanced.ErrLockExpired)
+		answer = <-answers
+	}
+	require.NoError(t, answer)
+	held, err := b.LookupLock(t.Context(), lock.Resource)
+	require.NoError(t, err)
+	want := "user:bob"
+	if passed {
+		want = "user:eve"
+	}
+	require.Equal(t, want, held.Owner)
+}
+
+type verifiedBackend interface {
+	enhanced.Backend
+	enhanced.Verifier
 }
