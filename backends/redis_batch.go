@@ -161,8 +161,6 @@ func packText(to []byte, text string) []byte {
 	switch n := len(text); {
 	case n < 32:
 		to = append(to, 0xa0|byte(n))
-	case n <= math.MaxUint8:
-		to = append(to, 0xd9, byte(n))
 	case n <= math.MaxUint16:
 		to = binary.BigEndian.AppendUint16(append(to, 0xda), uint16(n)) //nolint:gosec // it was compared
 	default:
@@ -173,9 +171,6 @@ func packText(to []byte, text string) []byte {
 
 // packNumber appends the number of a key.
 func packNumber(to []byte, n int) []byte {
-	if n <= math.MaxInt8 {
-		return append(to, byte(n)) //nolint:gosec // it was compared
-	}
 	return binary.BigEndian.AppendUint16(append(to, 0xcd), uint16(n)) //nolint:gosec // few keys fit into a call
 }
 
