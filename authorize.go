@@ -50,12 +50,9 @@ func WithAuthorizer(authorizer Authorizer) ManagerOption {
 	return func(o *managerOptions) { o.authorize = authorizer }
 }
 
-func (m *EnhancedLockManager) authorizeAcquire(ctx context.Context, r *EnhancedLockRequest) error {
-	if m.options.authorize == nil {
-		return nil // to write the owner takes a while
-	}
+func acquireAuthorization(r *EnhancedLockRequest) AuthorizationRequest {
 	owner := r.Owner().String()
-	return m.authorize(ctx, AuthorizationRequest{Action: ActionAcquire, Resource: r.Resource, Actor: owner, Owner: owner})
+	return AuthorizationRequest{Action: ActionAcquire, Resource: r.Resource, Actor: owner, Owner: owner}
 }
 
 func releaseAuthorization(r ReleaseRequest) AuthorizationRequest {
@@ -91,14 +88,10 @@ func releasePullAuthorization(repository string, number int, actor string) Autho
 }
 
 func (m *EnhancedLockManager) authorize(ctx context.Context, request AuthorizationRequest) error {
-	if m.options.authorize == nil {
+	authorizer := m.options.authorize
+	if authorizer == nil {
 		return nil
 	}
-	return m.ask(ctx, m.options.authorize, request)
-}
-
-// ask asks the authorizer, for as long as it may take.
-func (m *EnhancedLockManager) ask(ctx context.Context, authorizer Authorizer, request AuthorizationRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, authorizeTimeout)
 	defer cancel()
 	answer := make(chan error, 1)

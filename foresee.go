@@ -44,7 +44,7 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return Foreseen{Err: err}
 	}
-	if err := m.authorizeAcquire(ctx, r); err != nil {
+	if err := m.authorize(ctx, acquireAuthorization(r)); err != nil {
 		return Foreseen{Err: err}
 	}
 	holder, err := m.holderOf(ctx, r.Resource)

@@ -153,7 +153,7 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err := normalized.validateStrict(); err != nil {
 		return nil, err
 	}
-	if err := m.authorizeAcquire(ctx, normalized); err != nil {
+	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, err
 	}
 	lock, err := take(ctx, normalized)
@@ -172,7 +172,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err != nil {
 		return nil, false, err
 	}
-	if err := m.authorizeAcquire(ctx, normalized); err != nil {
+	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, false, err
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)

@@ -27,10 +27,6 @@ func (r ResourceIdentifier) Validate() error {
 			return err
 		}
 	}
-	// Escaping makes three bytes of one at most.
-	if len(r.Namespace)+len(r.Type)+3*(len(r.Path)+len(r.Workspace)+len(r.Name)+1) <= maxResourceKey {
-		return nil
-	}
 	if size := len(r.Namespace) + len(r.Key()); size > maxResourceKey {
 		return NewInvalidError("resource takes %d bytes in the store, at most %d are allowed", size, maxResourceKey)
 	}

@@ -109,38 +109,28 @@ func (o Owner) SamePull(recorded Owner) bool {
 // the text and the forms that are accepted.
 func ParseOwner(text string) (Owner, error) {
 	owner, ok := parseOwner(text)
-	if !ok {
+	if !ok || owner.String() != text {
 		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", clip(text))
 	}
 	return owner, nil
 }
 
-// parseOwner compares part by part with how it would be written, since one text
-// is one owner.
-func parseOwner(text string) (owner Owner, ok bool) {
+func parseOwner(text string) (Owner, bool) {
 	kind, rest, _ := strings.Cut(text, ":")
 	switch OwnerKind(kind) {
 	case OwnerPull:
-		host, rest, _ := strings.Cut(rest, "/")
-		repository, digits, _ := strings.Cut(rest, "/")
-		number, err := strconv.Atoi(digits)
-		if err != nil || strconv.Itoa(number) != digits {
+		parts := strings.Split(rest, "/")
+		if len(parts) != 3 {
 			return Owner{}, false
 		}
-		owner = PullOwner("", "", number)
-		return owner, unescape(host, &owner.Host) && unescape(repository, &owner.Repository)
+		host, hostErr := url.PathUnescape(parts[0])
+		repository, repositoryErr := url.PathUnescape(parts[1])
+		number, numberErr := strconv.Atoi(parts[2])
+		return PullOwner(host, repository, number), hostErr == nil && repositoryErr == nil && numberErr == nil
 	case OwnerUser, OwnerSystem:
-		owner = Owner{Kind: OwnerKind(kind)}
-		return owner, unescape(rest, &owner.Name) && rest != ""
+		name, err := url.PathUnescape(rest)
+		return Owner{Kind: OwnerKind(kind), Name: name}, err == nil && name != ""
 	default:
 		return Owner{}, false
 	}
-}
-
-// unescape reads a part of an owner's text form, and reports whether it is in
-// canonical form.
-func unescape(part string, to *string) bool {
-	text, err := url.PathUnescape(part)
-	*to = text
-	return err == nil && url.PathEscape(text) == part
 }

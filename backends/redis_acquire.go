@@ -52,10 +52,9 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	repository := b.repository(r.Resource.Namespace)
 	if len(r.Metadata) == 0 && b.checked.Load() {
 		text := owner.String()
-		d := &decision{repository: repository, stock: b.ownStockKeys(r.Resource), form: payload, kind: requestDecision, args: [...]string{
-			r.Resource.Key(), text, indexPrefix(owner), strconv.Itoa(int(r.Priority)), strconv.FormatInt(lease, 10), r.ID, flag,
-		}}
-		err := b.decide(ctx, d)
+		d, err := b.decide(ctx, decision{repository: repository, stock: b.stockKeys(r.Resource), args: []string{
+			"a", r.Resource.Key(), text, indexPrefix(owner), strconv.Itoa(int(r.Priority)), strconv.FormatInt(lease, 10), r.ID, flag, string(payload),
+		}})
 		switch {
 		case errors.Is(err, errElse):
 		case err != nil:

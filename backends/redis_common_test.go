@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -161,94 +159,4 @@ func TestRedisManyCallersOfOneRepository(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, locks, 1)
 	backendtest.RequireSound(t, b)
-}
-
-// Callers on as many repositories travel in one call, and a repository with a
-// damaged key harms only its own: its decisions change nothing.
-func TestRedisManyRepositoriesBesideDamage(t *testing.T) {
-	t.Parallel()
-	ctx := t.Context()
-	server := redistest.Start(t, redistest.Options{})
-	client := server.Client()
-	b := openRedis(t, client, mirroring())
-	require.NoError(t, b.HealthCheck(ctx))
-	suffixes := []string{"state", "deadlines", "owners", "forget", "log"}
-	var sound, damaged []string
-	for i := range 32 {
-		sound = append(sound, fmt.Sprint("org/sound", i))
-	}
-	for _, suffix := range suffixes {
-		damaged = append(damaged, "org/"+suffix)
-	}
-	all := slices.Concat(sound, damaged)
-	held := make(map[string]*enhanced.EnhancedLock)
-	for _, repository := range all {
-		r := by(repository, "held", "ann")
-		r.Timeout = time.Hour
-		lock, err := b.AcquireLock(ctx, r)
-		require.NoError(t, err)
-		held[repository] = lock
-	}
-	intact := func(suffix string) (values []any) {
-		for _, other := range suffixes {
-			if key := repositoryKey("org/"+suffix, other); other != suffix {
-				dump, err := client.Dump(ctx, key).Result()
-				require.NoError(t, err)
-				values = append(values, key, dump)
-			}
-		}
-		return values
-	}
-	before := make(map[string][]any)
-	for _, suffix := range suffixes {
-		key := repositoryKey("org/"+suffix, suffix)
-		require.NoError(t, client.Del(ctx, key).Err())
-		require.NoError(t, client.Set(ctx, key, "damaged", 0).Err())
-		before[suffix] = intact(suffix)
-	}
-
-	// What comes while the server stands still goes together.
-	asked := calls(t, client)
-	server.Signal(syscall.SIGSTOP)
-	errs := make([][2]error, len(all))
-	var started, done sync.WaitGroup
-	for i, repository := range all {
-		started.Add(2)
-		done.Go(func() {
-			r := by(repository, "new", "ann")
-			r.Timeout = time.Hour
-			started.Done()
-			if repository == "org/forget" {
-				errs[i][0] = enhanced.ErrBackend // nothing is to be forgotten of a new lock
-				return
-			}
-			_, errs[i][0] = b.AcquireLock(ctx, r)
-		})
-		done.Go(func() {
-			started.Done()
-			_, errs[i][1] = b.Release(ctx, enhanced.ReleaseRequest{Resource: held[repository].Resource, Owner: held[repository].Owner})
-		})
-	}
-	started.Wait()
-	server.Signal(syscall.SIGCONT)
-	done.Wait()
-	general := 2 * len(damaged)
-	require.Less(t, calls(t, client)-asked, general+len(sound))
-	for i, repository := range all {
-		if i < len(sound) {
-			require.NoError(t, errs[i][0], repository)
-			require.NoError(t, errs[i][1], repository)
-			continue
-		}
-		require.ErrorIs(t, errs[i][0], enhanced.ErrBackend, repository)
-		require.ErrorIs(t, errs[i][1], enhanced.ErrBackend, repository)
-	}
-	for _, suffix := range suffixes {
-		require.Equal(t, before[suffix], intact(suffix), "beside a damaged key %s", suffix)
-	}
-	for i, repository := range sound {
-		lock, err := b.LookupLock(ctx, by(repository, "new", "ann").Resource)
-		require.NoError(t, err)
-		require.Equal(t, repository, lock.Resource.Namespace, i)
-	}
 }

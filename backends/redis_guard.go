@@ -78,7 +78,7 @@ func (p *pipeline) guarded(fn func() error) error {
 
 // exchange sends commands that are not for one caller, and tells them when they
 // were not sent.
-func (p *pipeline) exchange(commands []redis.Cmder) {
+func (p *pipeline) exchange(commands []*redis.Cmd) {
 	if len(commands) == 0 {
 		return
 	}

@@ -24,7 +24,6 @@ const (
 type pipeline struct {
 	client  *redis.Client
 	common  script
-	cluster bool
 	calls   *sync.WaitGroup // counts the goroutines, too
 	breaker atomic.Pointer[timeout.CircuitBreaker]
 
@@ -35,9 +34,9 @@ type pipeline struct {
 
 // sending is a command or a decision on its way.
 type sending struct {
-	cmd      *redis.Cmd // nil for a decision
-	decision *decision
-	done     chan struct{}
+	cmd *redis.Cmd // nil for a decision
+	decision
+	done chan struct{}
 	// state is unsent at first; whoever changes it decides.
 	state atomic.Int32
 }
@@ -99,7 +98,7 @@ func (p *pipeline) run() {
 // send sends what was not withdrawn and tells the callers.
 func (p *pipeline) send(all []*sending) {
 	live := all[:0]
-	var commands []redis.Cmder
+	var commands []*redis.Cmd
 	var batches []*batched
 	for _, s := range all {
 		switch {
@@ -108,7 +107,7 @@ func (p *pipeline) send(all []*sending) {
 		case s.cmd != nil:
 			commands = append(commands, s.cmd)
 		default:
-			batches = s.decision.join(batches, p.cluster)
+			batches = s.join(batches)
 		}
 		live = append(live, s)
 	}
@@ -117,7 +116,7 @@ func (p *pipeline) send(all []*sending) {
 		commands = append(commands, b.cmd)
 	}
 	p.exchange(commands)
-	var again []redis.Cmder
+	var again []*redis.Cmd
 	for _, b := range batches {
 		if hasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
 			b.cmd = b.evaluation("eval", p.common.text)
@@ -135,7 +134,7 @@ func (p *pipeline) send(all []*sending) {
 
 // process sends commands, each once. The client's own time-outs bound it: they
 // have many callers, and end with none of them.
-func (p *pipeline) process(commands []redis.Cmder) {
+func (p *pipeline) process(commands []*redis.Cmd) {
 	ctx := context.Background()
 	switch len(commands) {
 	case 1:
@@ -167,7 +166,7 @@ func (b *RedisBackend) pipeline(client *redis.Client) *pipeline {
 		if len(b.nodes.all) >= maxNodes || b.nodes.all == nil {
 			b.nodes.all = make(map[*redis.Client]*pipeline)
 		}
-		p = &pipeline{client: client, common: b.scripts.common, cluster: b.isCluster(), calls: &b.calls}
+		p = &pipeline{client: client, common: b.scripts.common, calls: &b.calls}
 		p.breaker.Store(newBreaker(b.config.Load()))
 		b.nodes.all[client] = p
 	}

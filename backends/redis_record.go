@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
 )
@@ -41,7 +42,7 @@ func decodeRedisRecord(header, details string) (*redisRecord, error) {
 		return nil, fmt.Errorf("lock's header has %d lines instead of %d", len(lines), headerLines)
 	}
 	payload, metadata, _ := cutLine(details)
-	r := &lockRecord{Owner: lines[5], Request: lines[6]}
+	r := &lockRecord{Owner: lines[5], Request: lines[6], Lock: jsontext.Value(payload)}
 	priority := int64(0)
 	if err := parseNumbers([]string{lines[0], lines[1], lines[2], lines[4]}, &r.Token, &r.Acquired, &r.Expires, &priority); err != nil {
 		return nil, fmt.Errorf("lock's header: %w", err)

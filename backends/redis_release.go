@@ -83,11 +83,10 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	if request.Force {
 		force = "1"
 	}
-	d := &decision{
-		repository: b.repository(resource.Namespace), stock: b.ownStockKeys(resource), kind: releaseDecision,
-		args: [...]string{resource.Key(), token, request.Owner, force, actor, request.Reason, ""},
-	}
-	err := b.decide(ctx, d)
+	d, err := b.decide(ctx, decision{
+		repository: b.repository(resource.Namespace), stock: b.stockKeys(resource),
+		args: []string{"r", resource.Key(), token, request.Owner, force, actor, request.Reason},
+	})
 	switch {
 	case errors.Is(err, errElse):
 		return nil, err

@@ -75,7 +75,7 @@ func loadScripts() scripts {
 // may have been done, and doing it again is not the same for all of them.
 // Redirections are followed all the same, since a server that redirects has
 // done nothing.
-type once struct{ redis.Cmder }
+type once struct{ *redis.Cmd }
 
 func (once) NoRetry() bool { return true }
 

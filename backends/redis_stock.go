@@ -44,15 +44,6 @@ func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []str
 	return keys
 }
 
-// ownStockKeys returns stock's keys of a resource for the common script: two, or
-// none.
-func (b *RedisBackend) ownStockKeys(resource enhanced.ResourceIdentifier) []string {
-	if !hasStockKey(resource) {
-		return nil
-	}
-	return b.stockKeys(resource)
-}
-
 // maxFollow bounds how often a step is tried again because stock was faster.
 const maxFollow = 20
 

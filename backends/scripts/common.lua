@@ -1,173 +1,185 @@
--- Decides requests for locks and releases of several callers, as they commonly
--- are: nothing is due, nobody waits, stock Atlantis has done nothing, no request
--- is known already. It stands alone, since making the prelude's functions takes
--- longer than all of this; what it writes is what acquire.lua and release.lua
--- write. A decision that is not common is left to those, with nothing written.
+-- Decides requests for locks and releases of several callers on different
+-- resources of one repository, as they commonly are: nothing is due, stock
+-- Atlantis has done nothing, no request is known already. It stands alone, since
+-- making the prelude's functions takes longer than all of this; what it writes is
+-- what acquire.lua and release.lua write. A decision that is not common is left
+-- to those, with nothing written.
 --
--- The decisions are taken one after the other, each on one repository. On a
--- cluster all are of one repository; on one server of as many as there are, since
--- most of what a call costs is the call.
+-- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue; where there is one
+--       server, two stock's keys for each decision, see the prelude
+-- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repository's readers
+--       3 LogMaxRecords  from 4 on the decisions:
+--         a, resource, owner, its part of the owners' index, priority, lease in
+--            microseconds or 0, request, "m" or "-", stock's form
+--         r, resource, token or "", owner or "", "1" to force, actor or "", reason
 --
--- KEYS  for each repository: state, deadlines, owners, forget, log, queue; then, where
---       there is one server, two of stock's for each decision, see the prelude
--- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repositories' readers
---       3 number of the first of stock's keys
---       4 the decisions, in MessagePack (https://msgpack.org), which costs a
---         third of what arguments do; ten values for each:
---         "a", number of the first key of the repository, number of the first of
---            stock's or 0, resource, owner, its part of the owners' index,
---            priority, lease in microseconds or 0, request, "m" or "-"
---         "r", two numbers as above, resource, token or "", owner or "", "1" to
---            force, actor or "", reason, ""
---       from 5 on stock's form of each request, in their order
---
--- Answers  {microseconds, and three for each decision:
+-- Answers  {microseconds, "1" when the log is to be tidied, and three for each:
 --          granted TOKEN EXPIRES
 --          held HEADER DETAILS      by whomever
 --          released HEADER DETAILS
 --          else "" ""               see the general script}
 local call, pcall, find, sub, format = redis.call, redis.pcall, string.find, string.sub, string.format
+local STATE = KEYS[1]
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
--- Whether there is nothing under all of stock's keys, which one command tells.
-local first = ARGV[3] + 0
-local untouched = KEYS[first] and call('EXISTS', unpack(KEYS, first)) == 0
-local woken -- the states whose readers want to be
-
--- fails reports whether a command was refused, by what it has replied. Only
--- what is written before the log can be: a step fails as a whole or not at all.
-local function fails(reply)
-  return type(reply) == 'table'
-end
-
--- wake notes who is to be woken at the end.
-local function wake(state, till)
-  if till and till > now then
-    woken = woken or {}
-    woken[state] = true
+local fields, at, count = { 'HMGET', STATE, 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters' }, 4, 0
+while ARGV[at] do
+  count = count + 1
+  fields[8 + 2 * count] = 'l' .. ARGV[at + 1]
+  if ARGV[at] == 'a' then
+    fields[9 + 2 * count] = 'r' .. ARGV[at + 6]
+    at = at + 9
+  else
+    fields[9 + 2 * count] = 'd' .. ARGV[at + 1]
+    at = at + 7
   end
 end
+local v = call(unpack(fields))
+local last, sequence, locks, trimmed = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), tonumber(v[4] or 0)
+-- Digits of one length compare as numbers do.
+local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and (not v[7] or v[7] == '0')
+local answer, logs, before = { now, '' }, {}, sequence
+-- What is to be written; the first part of it can fail, and is taken back.
+local removed, added, leases, unleased, endings, hset, hdel, mirrors
+local token = 0 -- how many
 
--- standing takes a lock apart that is held, not due, and which stock has not
--- touched: token, expiry, flag, owner, request and note. It is nil for others.
--- The lines are found one by one, since patterns look at each letter for longer.
-local function standing(header, details, mirror)
-  -- Token and time have as many digits as the time has now.
-  local digits = #now
-  if sub(header, digits + 1, digits + 1) ~= '\n' or sub(header, 2 * digits + 2, 2 * digits + 2) ~= '\n' then return nil end
-  local c = find(header, '\n', 2 * digits + 3, true)
-  local d = c and find(header, '\n', c + 3, true)
-  local e = d and find(header, '\n', d + 1, true)
-  local f = e and find(header, '\n', e + 1, true)
-  if not f or find(header, '\n', f + 1, true) or not details or sub(details, 1, 1) ~= '{' then return nil end
-  local expires, flag = sub(header, 2 * digits + 3, c - 1), sub(header, c + 1, c + 1)
-  -- Digits of one length compare as numbers do.
-  if expires ~= '0' and (#expires ~= digits or expires <= now) then return nil end
-  local stock = mirror and not untouched and pcall('GET', mirror) or false
-  if flag ~= '-' and flag ~= 'm' or stock ~= (mirror and flag == 'm' and details or false) then return nil end
-  return sub(header, 1, digits), expires, flag, sub(header, d + 1, e - 1), sub(header, e + 1, f - 1), sub(header, f + 1)
-end
-
-local function acquire(form, at, stock, resource, owner, index, priority, lease, request, flag)
-  local state, header, remembered = KEYS[at], 'l' .. resource, 'r' .. request
-  local v = pcall('HMGET', state, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', header, remembered)
-  local token, sequence, locks = v[1], tonumber(v[2] or ''), tonumber(v[3] or '')
-  if not (token and #token == #now and tonumber(token) and sequence and locks) or v[5] or v[8] then return 'else', '', '' end
-  local mirror = KEYS[stock]
-  if v[7] then
-    local details = call('HGET', state, 'd' .. resource)
-    if standing(v[7], details, mirror) then return 'held', v[7], details end
-    return 'else', '', ''
-  end
-  if (v[6] or '0') ~= '0' or mirror and not untouched and call('EXISTS', mirror, KEYS[stock + 1]) ~= 0 then return 'else', '', '' end
-
-  local deadlines, owners, entry, expires = KEYS[at + 1], KEYS[at + 2], index .. '\n' .. resource, '0'
-  token = token < now and now or format('%d', token + 1)
-  sequence = format('%d', sequence + 1)
-  if fails(pcall('ZADD', owners, '0', entry)) then return 'else', '', '' end
-  if lease ~= '0' then
-    expires = format('%d', now + lease)
-    if fails(pcall('ZADD', deadlines, expires, resource)) then
-      call('ZREM', owners, entry)
-      return 'else', '', ''
+at = 4
+for i = 1, count do
+  local kind, resource, status, x, y = ARGV[at], ARGV[at + 1], 'else', '', ''
+  local header, other = v[6 + 2 * i], v[7 + 2 * i]
+  local mirror, old = KEYS[5 + 2 * i], KEYS[6 + 2 * i]
+  if mirror == STATE then mirror = nil end
+  if common and kind == 'a' and not header and not other then
+    if not mirror or call('EXISTS', mirror, old) == 0 then
+      local owner, request = ARGV[at + 2], ARGV[at + 6]
+      status, x, y = 'granted', token == 0 and now or format('%d', now + token), '0'
+      token = token + 1
+      if ARGV[at + 5] ~= '0' then
+        y = format('%d', now + ARGV[at + 5])
+        leases = leases or { 'ZADD', KEYS[2] }
+        leases[#leases + 1] = y
+        leases[#leases + 1] = resource
+      end
+      added = added or { 'ZADD', KEYS[3] }
+      added[#added + 1] = '0'
+      added[#added + 1] = ARGV[at + 3] .. '\n' .. resource
+      logs[#logs + 1] = now .. '\nacquired\n' .. resource .. '\n' .. x .. '\n\nrequest\n' .. request .. '\n\n\n\n\n\n' .. owner .. '\n\n' .. y .. '\n'
+      hset = hset or {}
+      local h = #hset
+      hset[h + 1], hset[h + 2] = fields[8 + 2 * i], x .. '\n' .. now .. '\n' .. y .. '\n' .. ARGV[at + 7] .. '\n' .. ARGV[at + 4] .. '\n' .. owner .. '\n' .. request .. '\n'
+      hset[h + 3], hset[h + 4] = 'd' .. resource, ARGV[at + 8]
+      hset[h + 5], hset[h + 6] = 'i' .. x, resource
+      hset[h + 7], hset[h + 8] = fields[9 + 2 * i], x
+      if ARGV[at + 7] == 'm' then
+        mirrors = mirrors or {}
+        mirrors[#mirrors + 1] = { 'SET', mirror, ARGV[at + 8] }
+      end
     end
-  end
-  if fails(pcall('XADD', KEYS[at + 4], sequence .. '-0', 'd', now .. '\nacquired\n' .. resource .. '\n' .. token ..
-      '\n\nrequest\n' .. request .. '\n\n\n\n\n\n' .. owner .. '\n\n' .. expires .. '\n')) then
-    call('ZREM', owners, entry)
-    if lease ~= '0' then call('ZREM', deadlines, resource) end
-    return 'else', '', ''
-  end
-  call('HSET', state, 'token', token, 'sequence', sequence, 'locks', format('%d', locks + 1),
-    header, token .. '\n' .. now .. '\n' .. expires .. '\n' .. flag .. '\n' .. priority .. '\n' .. owner .. '\n' .. request .. '\n',
-    'd' .. resource, form, 'i' .. token, resource, remembered, token)
-  if flag == 'm' then call('SET', mirror, form) end
-  wake(state, v[4])
-  return 'granted', token, expires
-end
-
-local function release(at, stock, resource, wanted, by, forced, actor, reason)
-  local state, header, details = KEYS[at], 'l' .. resource, 'd' .. resource
-  local v = pcall('HMGET', state, 'sequence', 'locks', 'wake', 'closing', 'waiters', header, details)
-  local sequence, locks = tonumber(v[1] or ''), tonumber(v[2] or '')
-  if not (sequence and locks and v[6]) or v[4] or (v[5] or '0') ~= '0' then return 'else', '', '' end
-  local mirror = KEYS[stock]
-  local token, expires, flag, owner, request, note = standing(v[6], v[7], mirror)
-  if not token or wanted ~= '' and wanted ~= token or forced ~= '1' and by ~= '' and by ~= owner then
-    return 'else', '', ''
-  end
-
-  local deadlines, owners, forget, entry = KEYS[at + 1], KEYS[at + 2], KEYS[at + 3], owner
-  if sub(owner, 1, 3) == 'pr:' then
-    local host = find(owner, '/', 4, true)
-    entry = 'p' .. sub(owner, find(owner, '/', host + 1, true) + 1) .. '/' .. sub(owner, 4, host - 1)
-  end
-  entry = entry .. '\n' .. resource
-  if actor == owner then actor = '' end
-  sequence = format('%d', sequence + 1)
-  -- What frees memory comes first, since a server without any refuses a script
-  -- at its first write only.
-  if fails(pcall('ZREM', owners, entry)) then return 'else', '', '' end
-  local done = 1
-  if expires == '0' or not fails(pcall('ZREM', deadlines, resource)) then
-    done = 2
-    if not fails(pcall('RPUSH', forget, now .. ' ' .. token)) then
-      done = 3
-      if not fails(pcall('XADD', KEYS[at + 4], sequence .. '-0', 'd', now .. '\nreleased\n' .. resource .. '\n' .. token .. '\n' ..
-          actor .. '\n' .. (forced == '1' and 'forced' or 'request') .. '\n\n' .. reason .. '\n' .. owner .. '\n\n' .. expires .. '\n' ..
-          note .. '\n\n\n\n')) then
-        done = 4
+  elseif common and header then
+    local details = other
+    if kind == 'a' then details = not other and call('HGET', STATE, 'd' .. resource) end
+    -- The lines of a header are token, time, expiry, flag, priority, owner,
+    -- request and note.
+    local a = find(header, '\n', 1, true)
+    local b = a and find(header, '\n', a + 1, true)
+    local c = b and find(header, '\n', b + 1, true)
+    local flag, expires = c and sub(header, c + 1, c + 1), c and sub(header, b + 1, c - 1)
+    if c and details and sub(details, 1, 1) == '{' and (expires == '0' or #expires == #now and expires > now) then
+      local stock = mirror and pcall('GET', mirror)
+      if flag == '-' and not stock or flag == 'm' and (not mirror or stock == details) then
+        if kind == 'a' then
+          status, x, y = 'held', header, details
+        else
+          local e = find(header, '\n', c + 3, true)
+          local f = e and find(header, '\n', e + 1, true)
+          local g = f and find(header, '\n', f + 1, true)
+          local its, owner = sub(header, 1, a - 1), f and sub(header, e + 1, f - 1)
+          local forced, actor = ARGV[at + 4] == '1', ARGV[at + 5]
+          if g and not find(header, '\n', g + 1, true) and (ARGV[at + 2] == '' or ARGV[at + 2] == its) and
+              (forced or ARGV[at + 3] == '' or ARGV[at + 3] == owner) then
+            status, x, y = 'released', header, details
+            local entry = owner
+            if sub(owner, 1, 3) == 'pr:' then
+              local host = find(owner, '/', 4, true)
+              entry = 'p' .. sub(owner, find(owner, '/', host + 1, true) + 1) .. '/' .. sub(owner, 4, host - 1)
+            end
+            if actor == owner then actor = '' end
+            removed = removed or { 'ZREM', KEYS[3] }
+            removed[#removed + 1] = entry .. '\n' .. resource
+            if expires ~= '0' then
+              unleased = unleased or { 'ZREM', KEYS[2] }
+              unleased[#unleased + 1] = resource
+            end
+            endings = endings or { 'RPUSH', KEYS[4] }
+            endings[#endings + 1] = now .. ' ' .. its
+            logs[#logs + 1] = now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor .. '\n' .. (forced and 'forced' or 'request') ..
+              '\n\n' .. ARGV[at + 6] .. '\n' .. owner .. '\n\n' .. expires .. '\n' .. sub(header, g + 1) .. '\n\n\n\n'
+            hset, hdel = hset or {}, hdel or { 'HDEL', STATE }
+            hset[#hset + 1] = 'i' .. its
+            hset[#hset + 1] = 'released\n' .. resource .. '\n' .. owner .. '\n' .. sub(header, f + 1, g - 1)
+            hdel[#hdel + 1] = fields[8 + 2 * i]
+            hdel[#hdel + 1] = fields[9 + 2 * i]
+            if stock then
+              mirrors = mirrors or {}
+              mirrors[#mirrors + 1] = { 'DEL', mirror }
+            end
+          end
+        end
       end
     end
   end
-  if done < 4 then
-    call('ZADD', owners, '0', entry)
-    if done > 1 and expires ~= '0' then call('ZADD', deadlines, expires, resource) end
-    if done > 2 then call('RPOP', forget) end
-    return 'else', '', ''
-  end
-  call('HDEL', state, header, details)
-  call('HSET', state, 'sequence', sequence, 'locks', format('%d', locks - 1),
-    'i' .. token, 'released\n' .. resource .. '\n' .. owner .. '\n' .. request)
-  if flag == 'm' and mirror then call('DEL', mirror) end
-  wake(state, v[3])
-  return 'released', v[6], v[7]
+  local n = 3 * i
+  answer[n], answer[n + 1], answer[n + 2] = status, x, y
+  at = at + (kind == 'a' and 9 or 7)
 end
+if not hset then return answer end
 
-local answer, forms, from = { now }, 4, 0
-repeat
-  local kind, a, b, c, d, e, f, g, h, i
-  from, kind, a, b, c, d, e, f, g, h, i = cmsgpack.unpack_limit(ARGV[4], 10, from)
-  local n = #answer
-  if kind == 'a' then
-    forms = forms + 1
-    answer[n + 1], answer[n + 2], answer[n + 3] = acquire(ARGV[forms], a, b, c, d, e, f, g, h, i)
-  else
-    answer[n + 1], answer[n + 2], answer[n + 3] = release(a, b, c, d, e, f, g, h)
+-- What frees memory comes first, since a server without any refuses a script at
+-- its first write only.
+local done, failed = {}, false
+for _, command in ipairs({ removed or false, unleased or false, added or false, leases or false, endings or false }) do
+  if command and not failed then
+    local reply = pcall(unpack(command))
+    failed = type(reply) == 'table'
+    if not failed then done[#done + 1] = command end
   end
-until from < 0
-if woken then
-  -- Without the right to publish, readers come by themselves.
-  for state in pairs(woken) do pcall(ARGV[1], ARGV[2], state) end
 end
+if not failed then
+  failed = type(pcall('XADD', KEYS[5], format('%d', sequence + 1) .. '-0', 'd', logs[1])) == 'table'
+end
+if failed then
+  -- The general scripts say why.
+  for i = #done, 1, -1 do
+    local command = done[i]
+    if command == endings then
+      for _ = 3, #command do call('RPOP', KEYS[4]) end
+    elseif command == added then
+      for k = 4, #command, 2 do call('ZREM', KEYS[3], command[k]) end
+    elseif command == leases then
+      for k = 4, #command, 2 do call('ZREM', KEYS[2], command[k]) end
+    elseif command == removed then
+      for k = 3, #command do call('ZADD', KEYS[3], '0', command[k]) end
+    end
+  end
+  for i = 3, #answer, 3 do answer[i], answer[i + 1], answer[i + 2] = 'else', '', '' end
+  if unleased then
+    for i = 1, count do
+      local header = v[6 + 2 * i]
+      local expires = header and string.match(header, '^%d+\n%d+\n(%d+)\n')
+      local resource = sub(fields[8 + 2 * i], 2)
+      if expires and expires ~= '0' then call('ZADD', KEYS[2], expires, resource) end
+    end
+  end
+  return answer
+end
+for i = 2, #logs do call('XADD', KEYS[5], format('%d', sequence + i) .. '-0', 'd', logs[i]) end
+sequence = sequence + #logs
+if hdel then call(unpack(hdel)) end
+call('HSET', STATE, 'sequence', format('%d', sequence), 'token', token == 0 and last or format('%d', now + token - 1),
+  'locks', format('%d', locks + token - (hdel and #hdel / 2 - 1 or 0)), unpack(hset))
+if mirrors then
+  for _, command in ipairs(mirrors) do call(unpack(command)) end
+end
+if v[5] and v[5] > now then pcall(ARGV[1], ARGV[2], STATE) end
+if math.floor(sequence / 64) ~= math.floor(before / 64) or sequence - trimmed - ARGV[3] > 64 then answer[2] = '1' end
 return answer
