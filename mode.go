@@ -79,8 +79,10 @@ type FleetAdapter struct {
 	Seen time.Time `json:"seen"`
 	// Problem is why it can't follow a switch, empty if it can.
 	Problem string `json:"problem,omitempty"`
-	// Differences is how many it has met between the two databases since it started.
-	Differences int64 `json:"differences,omitempty"`
+	// Differences is how many it has met between the two databases since it started,
+	// Recent the last ones, for people.
+	Differences int64    `json:"differences,omitempty"`
+	Recent      []string `json:"recent,omitempty"`
 }
 
 // FleetStore is a backend that keeps the record of a [Fleet]. Both methods are safe

@@ -83,6 +83,7 @@ func fleetBody(fleet enhanced.Fleet, err error) (*body[api.Fleet], error) {
 		view.Adapters = append(view.Adapters, api.Adapter{
 			Name: a.Name, Mode: string(a.Mode), Epoch: a.Epoch, Legacy: a.Legacy, Seen: a.Seen,
 			Problem: a.Problem, Differences: a.Differences,
+			Recent: append([]string{}, a.Recent...),
 		})
 	}
 	return &body[api.Fleet]{view}, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -152,7 +153,17 @@ func printFleet(env environment, fleet api.Fleet, output format) error {
 			strconv.FormatInt(a.Differences, 10), dash(a.Problem),
 		})
 	}
-	return printTable(env.stdout, rows)
+	if err := printTable(env.stdout, rows); err != nil {
+		return err
+	}
+	for _, a := range fleet.Adapters {
+		for _, text := range a.Recent {
+			if _, err := fmt.Fprintf(env.stdout, "%s: %s\n", printable(a.Name), printable(text)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func needs(fleet api.Fleet) string {

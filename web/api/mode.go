@@ -30,6 +30,7 @@ type Adapter struct {
 	Seen        time.Time `json:"seen" doc:"When it was last heard of, by its own clock."`
 	Problem     string    `json:"problem,omitempty" doc:"Why it can't follow."`
 	Differences int64     `json:"differences" doc:"Differences that it has met between the two databases since it started."`
+	Recent      []string  `json:"recent" nullable:"false" doc:"The last of these, for people."`
 }
 
 // ModeRequest sets the mode.
