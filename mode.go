@@ -22,7 +22,7 @@ const (
 	// ModeRead has the legacy database decide about changes. What is read comes
 	// from the store, and is compared.
 	ModeRead Mode = "read"
-	// ModeFull has the store decide. It is the mode of a store that none was set for.
+	// ModeFull has the store decide.
 	ModeFull Mode = "full"
 )
 
@@ -40,9 +40,11 @@ func ParseMode(text string) (Mode, error) {
 // Deciders are the databases whose grant a lock needs.
 type Deciders struct{ Legacy, Store bool }
 
-// Deciders returns the one database that decides in a mode.
+// Deciders returns the one database that decides in a mode. Where no mode was set,
+// there are only adapters that take part in no fleet, and the store decides.
 func (m Mode) Deciders() Deciders {
-	return Deciders{Legacy: m != ModeFull, Store: m == ModeFull}
+	store := m == ModeFull || m == ""
+	return Deciders{Legacy: !store, Store: store}
 }
 
 // Fleet is the mode of all adapters of a store. It is one small record there, with
@@ -53,9 +55,14 @@ func (m Mode) Deciders() Deciders {
 // database, all that know of the switch need the grants of both. An adapter that is
 // gone without a word counts as one that may still decide, until somebody who
 // knows better removes it with [Fleet.Forget].
+//
+// The zero Fleet is that of a store for which no mode was set. No adapter joins it.
 type Fleet struct {
 	Mode  Mode  `json:"mode"`
 	Epoch int64 `json:"epoch"`
+	// From is the mode before the switch, until all adapters have followed it: an
+	// adapter that joins meanwhile follows it, too.
+	From Mode `json:"from,omitempty"`
 	// Since, Actor and Reason are of the last switch. Since is by the clock of
 	// who switched.
 	Since  time.Time `json:"since,omitzero"`
@@ -73,6 +80,9 @@ type FleetAdapter struct {
 	// Mode and Epoch are what the adapter works by.
 	Mode  Mode  `json:"mode"`
 	Epoch int64 `json:"epoch"`
+	// From is the mode before the switch, until all adapters have followed it: an
+	// adapter that joins meanwhile follows it, too.
+	From Mode `json:"from,omitempty"`
 	// Legacy says that the adapter has a legacy database.
 	Legacy bool `json:"legacy"`
 	// Seen is when it last wrote this, by its own clock. It writes once a minute.
@@ -88,16 +98,13 @@ type FleetAdapter struct {
 // FleetStore is a backend that keeps the record of a [Fleet]. Both methods are safe
 // for concurrent use.
 type FleetStore interface {
-	// ReadFleet returns the record; without one, [NewFleet].
+	// ReadFleet returns the record, without one the zero Fleet.
 	ReadFleet(ctx context.Context) (Fleet, error)
 	// ChangeFleet replaces the record in one step by what change makes of it, and
 	// returns that. Change can run more than once; its error ends the call and
 	// nothing changes.
 	ChangeFleet(ctx context.Context, change func(*Fleet) error) (Fleet, error)
 }
-
-// NewFleet is the record of a store that none was written in: the store decides.
-func NewFleet() Fleet { return Fleet{Mode: ModeFull} }
 
 // Deciders returns the databases whose grants an adapter that knows this record
 // needs: those that some adapter may decide by.
@@ -135,8 +142,26 @@ func (f *Fleet) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(f.Adapters, name, func(a FleetAdapter, name string) int { return cmp.Compare(a.Name, name) })
 }
 
-// Put adds an adapter, or replaces the one with its name.
+// Join adds an adapter, or replaces an earlier life of it. While a switch is under
+// way it has to follow that: nobody knows what its earlier life has done.
+func (f *Fleet) Join(a FleetAdapter) {
+	a.Mode, a.Epoch = f.Mode, f.Epoch
+	if f.From != "" {
+		a.Mode, a.Epoch = f.From, f.Epoch-1
+	}
+	f.put(a)
+}
+
+// Put replaces the adapter with its name. A switch that the last one has followed is
+// over.
 func (f *Fleet) Put(a FleetAdapter) {
+	f.put(a)
+	if len(f.Behind()) == 0 {
+		f.From = ""
+	}
+}
+
+func (f *Fleet) put(a FleetAdapter) {
 	i, found := f.find(a.Name)
 	if found {
 		f.Adapters[i] = a
@@ -147,13 +172,20 @@ func (f *Fleet) Put(a FleetAdapter) {
 
 // Forget removes an adapter. Do that only when it is certain that it does not run:
 // one that does may go on to decide by a database that nobody else asks, until it
-// reads the record again. It answers INVALID_REQUEST when there is none.
+// reads the record again. While a switch is under way the others follow it once more,
+// for what this one has done. It answers INVALID_REQUEST when there is none.
 func (f *Fleet) Forget(name string) error {
 	i, found := f.find(name)
 	if !found {
 		return NewInvalidError("adapter %q: there is none with this name; there are %s", name, f.names())
 	}
 	f.Adapters = slices.Delete(f.Adapters, i, i+1)
+	if f.From != "" {
+		f.Epoch++
+		for i := range f.Adapters {
+			f.Adapters[i].Mode = f.From
+		}
+	}
 	return nil
 }
 
@@ -167,6 +199,10 @@ func (f *Fleet) names() string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// First reports whether the mode is the first that was set: nothing is known of what
+// the two databases held before.
+func (f *Fleet) First() bool { return f.Epoch == 1 }
 
 // Switch sets the mode. A switch to the mode that is set changes nothing. It
 // answers INVALID_REQUEST for a mode in which the legacy database decides while an
@@ -184,6 +220,9 @@ func (f *Fleet) Switch(to Mode, at time.Time, actor, reason string) error {
 				return NewInvalidError("mode %q: adapter %q has no legacy database to decide by", to, a.Name)
 			}
 		}
+	}
+	if f.From == "" {
+		f.From = cmp.Or(f.Mode, ModeFull)
 	}
 	f.Mode, f.Since, f.Actor, f.Reason = to, at.UTC(), actor, reason
 	f.Epoch++

@@ -1,6 +1,7 @@
 package enhanced
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,10 +141,13 @@ func closedChannel() chan struct{} {
 // the record that it is in.
 func (m *member) join(ctx context.Context) error {
 	fleet, err := m.store.ChangeFleet(ctx, func(f *Fleet) error {
+		if f.Mode == "" {
+			return NewInvalidError("no mode was set for the store; set one, for example with: atlantis-locks mode set off")
+		}
 		if f.Mode != ModeFull && m.adapter.legacy == nil {
 			return NewInvalidError("mode %q: adapter %q has no legacy database to decide by", f.Mode, m.name)
 		}
-		f.Put(m.entry(f))
+		f.Join(m.entry(f))
 		return nil
 	})
 	if err != nil {
@@ -236,6 +240,8 @@ func (m *member) restore(ctx context.Context) error {
 			adapters := f.Adapters
 			*f = known
 			f.Adapters = adapters
+			// What the store is to hold, it has lost, too.
+			f.Epoch, f.From = known.Epoch+1, cmp.Or(known.From, known.Mode)
 		}
 		f.Put(m.entry(&known))
 		return nil
@@ -250,7 +256,7 @@ func (m *member) restore(ctx context.Context) error {
 // if those differ; when both hold the same, the adapter says so.
 func (m *member) move(ctx context.Context, fleet Fleet, me FleetAdapter) error {
 	m.adoptChanged(fleet)
-	if err := m.reconcile(ctx, me.Mode, fleet.Mode); err != nil {
+	if err := m.reconcile(ctx, &fleet); err != nil {
 		if me.Problem != err.Error() {
 			me.Problem = err.Error()
 			me.Seen = time.Now().UTC()

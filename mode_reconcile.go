@@ -16,20 +16,30 @@ import (
 
 // reconcile makes the database that is to decide, or to be compared, hold what the
 // one that decides holds. Its error says what keeps it from that.
-func (m *member) reconcile(ctx context.Context, from, to Mode) error {
+func (m *member) reconcile(ctx context.Context, fleet *Fleet) error {
+	from, to := fleet.From, fleet.Mode
 	switch {
-	case from == to, to == ModeOff && from != ModeFull:
+	case fleet.First():
+		var err error
+		if to != ModeFull {
+			err = m.reconcileLegacy(ctx, false)
+		}
+		if to != ModeOff {
+			err = errors.Join(err, m.reconcileStore(ctx, false))
+		}
+		return err
+	case from == ModeFull && to == ModeFull, from != ModeFull && to == ModeOff:
 		return nil
 	case from == ModeFull:
-		return m.reconcileLegacy(ctx)
+		return m.reconcileLegacy(ctx, true)
 	default:
-		return m.reconcileStore(ctx)
+		return m.reconcileStore(ctx, true)
 	}
 }
 
-// reconcileStore has the store hold the locks of the legacy database, and no other
-// lock of a pull request.
-func (m *member) reconcileStore(ctx context.Context) error {
+// reconcileStore has the store hold the locks of the legacy database and, when it
+// releases, no other lock of a pull request.
+func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	a := m.adapter
 	// First the store, see above: what it holds and the legacy database does not is
 	// from before, or was released since.
@@ -47,6 +57,9 @@ func (m *member) reconcileStore(ctx context.Context) error {
 	}
 	for _, lock := range stored {
 		owner := ownerOf(lock)
+		if !releases {
+			break
+		}
 		if number, held := wanted[lock.Resource]; lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull || held && number == owner.Number {
 			continue
 		}
@@ -93,9 +106,9 @@ func (m *member) copyToStore(ctx context.Context, store storeLocks, lock models.
 	return fmt.Errorf("%s: the legacy database says %s, the store %s", holder.Resource, heldBy(&lock), storeSays(holder, nil))
 }
 
-// reconcileLegacy has the legacy database hold the store's locks of pull requests,
-// and no other lock.
-func (m *member) reconcileLegacy(ctx context.Context) error {
+// reconcileLegacy has the legacy database hold the store's locks of pull requests
+// and, when it releases, no other lock.
+func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 	a := m.adapter
 	locks, err := m.listLegacy()
 	if err != nil {
@@ -114,7 +127,7 @@ func (m *member) reconcileLegacy(ctx context.Context) error {
 	var problems []error
 	for _, lock := range locks {
 		resource := ProjectResource(lock.Project, lock.Workspace)
-		if holder := held[resource]; holder == nil || ownerOf(holder).Number != lock.Pull.Num {
+		if holder := held[resource]; releases && holder == nil || releases && ownerOf(holder).Number != lock.Pull.Num {
 			problems = append(problems, m.releaseOrphan(resource, lock))
 		}
 	}

@@ -15,7 +15,7 @@ const (
 )
 
 func decodeFleet(key, value string) (enhanced.Fleet, error) {
-	fleet := enhanced.NewFleet()
+	var fleet enhanced.Fleet
 	if value == "" {
 		return fleet, nil
 	}

@@ -36,7 +36,7 @@ func TestModesWithAnAdapterThatIsGone(t *testing.T) {
 	t.Parallel()
 	f := boltModes(t, 1)
 	f.set(t, enhanced.ModeShadow)
-	gone := enhanced.FleetAdapter{Name: "gone", Instance: "1", Mode: enhanced.ModeShadow, Epoch: 1, Legacy: true}
+	gone := enhanced.FleetAdapter{Name: "gone", Instance: "1", Mode: enhanced.ModeShadow, Epoch: 2, Legacy: true}
 	_, err := f.backend.(enhanced.FleetStore).ChangeFleet(t.Context(), func(fleet *enhanced.Fleet) error {
 		fleet.Put(gone)
 		return nil
@@ -59,8 +59,9 @@ func TestModesWithAnAdapterThatIsGone(t *testing.T) {
 	_, err = f.manager.ForgetAdapter(t.Context(), "gone", "user:ops", "its machine is gone")
 	require.NoError(t, err)
 	f.settle(t)
-	take(t, f.adapters[0], lockOf(project, 3, "b"))
-	f.requireHolders(t, "b", 2, 3)
+	// What the other one has granted until then is honoured.
+	refused(t, f.adapters[0], lockOf(project, 3, "b"), 2)
+	f.requireHolders(t, "b", 2, 2)
 }
 
 // One that was forgotten and runs joins again, and two can't have one name.
@@ -175,7 +176,40 @@ func TestModesWithoutTheStore(t *testing.T) {
 	require.NoError(t, server.Run())
 	// The server has forgotten all. The adapter tells it the mode again.
 	f.until(t, func(fleet enhanced.Fleet) bool {
-		return fleet.Mode == enhanced.ModeShadow && fleet.Epoch == 1 && fleet.Adapter("atlantis-0") != nil
+		return fleet.Mode == enhanced.ModeShadow && fleet.Epoch == 3 && fleet.Adapter("atlantis-0") != nil
 	})
 	take(t, late, lockOf(project, 2, "c"))
+}
+
+// The first mode that is set takes nothing away: both databases may hold locks that
+// the other one has never heard of.
+func TestModesFirst(t *testing.T) {
+	t.Parallel()
+	for _, mode := range enhanced.Modes() {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			f := modeStores()["two files"](t).start(t, 0)
+			granted, _, err := f.legacy.TryLock(lockOf(project, 1, "a"))
+			require.NoError(t, err)
+			require.True(t, granted)
+			lock := lockOf(project, 2, "b")
+			_, granted, err = f.backend.TryAcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+				Project: lock.Project, Workspace: lock.Workspace, User: lock.User, Pull: &lock.Pull, Timeout: enhanced.NoTimeout,
+			})
+			require.NoError(t, err)
+			require.True(t, granted)
+
+			config := f.config("atlantis-0")
+			backend := f.newBackend(config)
+			a := enhanced.NewLockingAdapter(enhanced.NewEnhancedLockManager(backend, config, nil), backend, config, f.legacy, nil)
+			t.Cleanup(func() { require.NoError(t, a.Close()) })
+			f.adapters = append(f.adapters, a)
+			_, _, err = a.TryLock(lockOf(project, 3, "c"))
+			require.ErrorIs(t, err, enhanced.ErrModeUnknown)
+			require.ErrorContains(t, err, "no mode was set for the store")
+			f.set(t, mode)
+			refused(t, a, lockOf(project, 3, "a"), 1)
+			refused(t, a, lockOf(project, 3, "b"), 2)
+		})
+	}
 }

@@ -97,6 +97,10 @@ func (f *modes) start(t *testing.T, adapters int) *modes {
 	f.backend = f.newBackend(f.config(""))
 	t.Cleanup(func() { require.NoError(t, f.backend.(interface{ Close() error }).Close()) })
 	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
+	if adapters > 0 {
+		_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "first")
+		require.NoError(t, err)
+	}
 	for i := range adapters {
 		f.adapters = append(f.adapters, f.newAdapter(t, fmt.Sprintf("atlantis-%d", i)))
 	}

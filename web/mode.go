@@ -73,7 +73,7 @@ func fleetBody(fleet enhanced.Fleet, err error) (*body[api.Fleet], error) {
 	}
 	needs := fleet.Deciders()
 	view := api.Fleet{
-		Mode: string(fleet.Mode), Epoch: fleet.Epoch, Actor: fleet.Actor, Reason: fleet.Reason,
+		Mode: string(fleet.Mode), Epoch: fleet.Epoch, From: string(fleet.From), Actor: fleet.Actor, Reason: fleet.Reason,
 		NeedsLegacy: needs.Legacy, NeedsStore: needs.Store, Adapters: []api.Adapter{},
 	}
 	if !fleet.Since.IsZero() {

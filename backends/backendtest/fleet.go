@@ -21,14 +21,18 @@ func testFleet(t *testing.T, newBackend NewBackend) {
 
 	fleet, err := store.ReadFleet(ctx)
 	require.NoError(t, err)
-	assert.Equal(t, enhanced.NewFleet(), fleet)
+	assert.Equal(t, enhanced.Fleet{}, fleet)
+	_, err = store.ChangeFleet(ctx, func(f *enhanced.Fleet) error {
+		return f.Switch(enhanced.ModeFull, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), "user:ops", "first")
+	})
+	require.NoError(t, err)
 
 	// Many adapters come at once; none is lost.
 	const adapters = 20
 	errs := make([]error, adapters)
 	Together(adapters, func(i int) {
 		_, errs[i] = store.ChangeFleet(ctx, func(f *enhanced.Fleet) error {
-			f.Put(enhanced.FleetAdapter{Name: fmt.Sprintf("atlantis-%02d", i), Instance: "1", Mode: f.Mode, Legacy: true})
+			f.Put(enhanced.FleetAdapter{Name: fmt.Sprintf("atlantis-%02d", i), Instance: "1", Mode: f.Mode, Epoch: f.Epoch, Legacy: true})
 			return nil
 		})
 	})
@@ -38,7 +42,7 @@ func testFleet(t *testing.T, newBackend NewBackend) {
 	})
 	require.NoError(t, err)
 	require.Len(t, fleet.Adapters, adapters)
-	assert.Equal(t, int64(1), fleet.Epoch)
+	assert.Equal(t, int64(2), fleet.Epoch)
 
 	_, err = store.ChangeFleet(ctx, func(f *enhanced.Fleet) error {
 		f.Adapters = nil

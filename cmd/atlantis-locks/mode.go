@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -137,7 +138,7 @@ func printFleet(env environment, fleet api.Fleet, output format) error {
 		return printJSON(env.stdout, fleet)
 	}
 	now := env.now()
-	fields := [][]string{{"mode", fleet.Mode}, {"epoch", strconv.FormatInt(fleet.Epoch, 10)}}
+	fields := [][]string{{"mode", cmp.Or(fleet.Mode, "none was set")}, {"epoch", strconv.FormatInt(fleet.Epoch, 10)}}
 	if fleet.Since != nil {
 		fields = append(fields, []string{"since", fleet.Since.UTC().Format(time.DateTime)}, []string{"set by", printable(fleet.Actor)},
 			[]string{"reason", printable(fleet.Reason)})
@@ -169,7 +170,7 @@ func printFleet(env environment, fleet api.Fleet, output format) error {
 func needs(fleet api.Fleet) string {
 	switch {
 	case fleet.NeedsLegacy && fleet.NeedsStore:
-		return "the grants of both databases, until all adapters have followed"
+		return "the grants of both databases, until all adapters have followed from " + fleet.From
 	case fleet.NeedsLegacy:
 		return "the grant of Atlantis' own database"
 	default:

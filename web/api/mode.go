@@ -10,8 +10,9 @@ const (
 
 // Fleet is the mode of all adapters of the store.
 type Fleet struct {
-	Mode   string     `json:"mode" enum:"off,shadow,read,full" doc:"Which database decides."`
+	Mode   string     `json:"mode,omitempty" enum:"off,shadow,read,full" doc:"Which database decides; absent if none was set."`
 	Epoch  int64      `json:"epoch" doc:"It grows with each switch."`
+	From   string     `json:"from,omitempty" enum:"off,shadow,read,full" doc:"The mode before, until all adapters have followed the switch."`
 	Since  *time.Time `json:"since,omitempty" doc:"When the mode was set; absent if it never was."`
 	Actor  string     `json:"actor,omitempty" doc:"Who set it." example:"user:alice"`
 	Reason string     `json:"reason,omitempty" doc:"Why."`
