@@ -221,8 +221,14 @@ func (f *Fleet) Switch(to Mode, at time.Time, actor, reason string) error {
 			}
 		}
 	}
-	if f.From == "" {
-		f.From = cmp.Or(f.Mode, ModeFull)
+	switch {
+	case f.From != "":
+	case f.Mode != "":
+		f.From = f.Mode
+	case to == ModeFull:
+		f.From = ModeOff // either database may have decided
+	default:
+		f.From = ModeFull
 	}
 	f.Mode, f.Since, f.Actor, f.Reason = to, at.UTC(), actor, reason
 	f.Epoch++
