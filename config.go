@@ -163,6 +163,12 @@ type EnhancedConfig struct {
 	// https://redis.io/docs/latest/commands/wait/. Default 0: none.
 	RedisMinReplicasAck int `mapstructure:"redis_min_replicas_ack"`
 
+	// AdapterName has the adapter take part in the [Fleet] of the store, under a name
+	// that no other adapter has, such as the host's: then the mode that is set for all
+	// adapters says which database decides. Default "": the store decides. It can't
+	// change at run time.
+	AdapterName string `mapstructure:"adapter_name"`
+
 	// LegacyFallback allows falling back to the legacy database.
 	LegacyFallback bool `mapstructure:"legacy_fallback"`
 	// FallbackSingleReplica confirms that one replica runs, without which
@@ -267,6 +273,9 @@ func (c *EnhancedConfig) Validate() error {
 		report("redis_key_prefix: %q contains a brace or a glob character", d.RedisKeyPrefix)
 	}
 	if err := validateText("redis_key_prefix", d.RedisKeyPrefix); err != nil {
+		problems = append(problems, err)
+	}
+	if err := validateText("adapter_name", d.AdapterName); err != nil {
 		problems = append(problems, err)
 	}
 	if d.DefaultTimeout > d.MaxTimeout {

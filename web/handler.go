@@ -56,6 +56,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerQueue()
 	s.registerPriority()
 	s.registerStats()
+	s.registerMode()
 	s.registerImport()
 	s.registerVerify()
 	s.registerLog()
