@@ -138,7 +138,11 @@ func (c *configuration) translated(message string) options.Problem {
 		return options.Problem{Err: errors.New(text)}
 	}
 	first := named[0]
-	rest := strings.TrimPrefix(strings.TrimPrefix(text, first.Key), ": ")
+	rest := strings.TrimPrefix(text, first.Key)
+	if entry, found := strings.CutPrefix(rest, " "); found {
+		rest = "entry " + entry // of a list
+	}
+	rest = strings.TrimPrefix(rest, ": ")
 	for _, o := range named {
 		if c.Given(o) {
 			if o != first {

@@ -52,7 +52,7 @@ func (s *Set[T]) readFile(name string, content []byte) *file {
 	f.each(root, "", func(key, value *yaml.Node) {
 		switch options := sections[key.Value]; {
 		case plain[key.Value] != nil:
-			f.read(plain[key.Value], key.Value, value)
+			f.read(plain[key.Value], key.Value, key.Line, value)
 		case options == nil:
 			f.report(key.Line, key.Value, s.unknown(key.Value, slices.Concat(keys(sections), keys(plain))))
 		case value.ShortTag() == "!!null": // all of its keys are comments
@@ -65,7 +65,7 @@ func (s *Set[T]) readFile(name string, content []byte) *file {
 					f.report(inner.Line, path, s.unknown(inner.Value, keys(options)))
 					return
 				}
-				f.read(options[inner.Value], path, value)
+				f.read(options[inner.Value], path, inner.Line, value)
 			})
 		}
 	})
@@ -106,10 +106,10 @@ func (f *file) each(mapping *yaml.Node, prefix string, use func(key, value *yaml
 	}
 }
 
-func (f *file) read(o *Option, key string, node *yaml.Node) {
+func (f *file) read(o *Option, key string, line int, node *yaml.Node) {
 	value, err := o.parseNode(node)
 	if err == nil {
-		f.values[key] = candidate{f.at(node.Line), value}
+		f.values[key] = candidate{f.at(line), value}
 		return
 	}
 	problems := []error{err}
@@ -117,7 +117,7 @@ func (f *file) read(o *Option, key string, node *yaml.Node) {
 		problems = several.Unwrap()
 	}
 	for _, err := range problems {
-		line := node.Line
+		line := line
 		if in := (*lineError)(nil); errors.As(err, &in) {
 			line = in.line
 		}
