@@ -270,11 +270,11 @@ func Text(value any) string {
 
 // nearest returns the name that is most like text, "" if none is.
 func nearest(text string, names []string) string {
-	const letters = 3 // a third of the name may differ, and at most this many
+	const letters = 3 // half of the name may differ, and at most this many
 	best, least := "", letters+1
 	for _, name := range names {
 		distance := levenshtein.Distance(strings.ToLower(text), name, nil)
-		if distance < least && distance <= max(1, len(name)/3) {
+		if distance < least && distance <= max(1, len(name)/2) {
 			best, least = name, distance
 		}
 	}
