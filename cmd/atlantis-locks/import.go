@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -34,7 +35,8 @@ with 3 if one was skipped because another holds its lock.`,
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		// The environment says where serve has its locks. Who names a file
 		// means that file.
-		if len(args) > 0 && !cmd.Flags().Changed("backend") && !cmd.Flags().Changed("config") {
+		typed := slices.ContainsFunc([]string{"backend", "locking-db-type", "config"}, cmd.Flags().Changed)
+		if len(args) > 0 && !typed {
 			source.onlyFlags()
 		}
 		var err error

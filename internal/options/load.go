@@ -50,13 +50,15 @@ type Problem struct {
 
 // Error says where the value is, what it is for, and what is wrong.
 func (p Problem) Error() string {
-	if p.Key == "" || p.Origin.Kind == FromFlag || p.Origin.Kind == FromVariable {
-		return fmt.Sprintf("%s: %v", p.Origin, p.Err)
+	var parts []string
+	if p.Origin.Kind != "" && p.Origin.Kind != FromDefault {
+		parts = append(parts, p.Origin.String())
 	}
-	if p.Origin.Kind == FromFile {
-		return fmt.Sprintf("%s: %s: %v", p.Origin, p.Key, p.Err)
+	// A flag and a variable say what they are for.
+	if p.Key != "" && p.Origin.Kind != FromFlag && p.Origin.Kind != FromVariable {
+		parts = append(parts, p.Key)
 	}
-	return fmt.Sprintf("%s: %v", p.Key, p.Err)
+	return strings.Join(append(parts, p.Err.Error()), ": ")
 }
 
 // Unwrap returns what is wrong.
