@@ -61,6 +61,11 @@ test-all: ## Run all tests with the full number of rounds, then all benchmarks
 	$(MAKE) test TESTFLAGS='$(TESTFLAGS) -count=1' TIMEOUT=$(TIMEOUT)
 	$(MAKE) test-performance
 
+.PHONY: generate
+generate: ## Write the parts of docs/ that are made from the code
+	scripts/setup go
+	ATLANTIS_LOCKS_TEST_UPDATE=1 go test -count=1 -run '^Test(Schema|Reference)$$' ./cmd/atlantis-locks
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	scripts/setup go

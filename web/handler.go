@@ -8,11 +8,13 @@
 package web
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/logging"
 )
 
@@ -29,6 +31,9 @@ type Options struct {
 	// Stopping ends calls that wait for a lock, when it is closed: a server that
 	// is to stop waits for its calls. Nil ends none.
 	Stopping <-chan struct{}
+	// Reload reads the server's configuration again. Its errors are shown to the
+	// caller where they are INVALID_REQUEST. With nil there is no such operation.
+	Reload func(context.Context) (api.Reload, error)
 }
 
 // server is what the handlers share.
@@ -61,6 +66,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerVerify()
 	s.registerLog()
 	s.registerHealth()
+	s.registerReload(options.Reload)
 	mux.Handle("GET "+openAPIPath, openAPIHandler(s.api))
 
 	handler := answerProblems(mux)

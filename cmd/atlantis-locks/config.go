@@ -1,145 +1,232 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"slices"
 	"strings"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/options"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"go.yaml.in/yaml/v3"
 )
 
-const configVariable = "ATLANTIS_LOCKS_CONFIG"
+const schemaTitle = "Configuration of atlantis-locks"
 
-// configFile is the flag of commands that read their settings from a file, too:
-// YAML whose keys are the names of flags, as in Atlantis' own.
-type configFile struct{ path string }
+func newConfigCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show, check and explain the configuration, or have a server reload it",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return unknownCommand(cmd, args[0])
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 
-func addConfigFlag(cmd *cobra.Command, env environment) *configFile {
-	var c configFile
-	cmd.Flags().StringVar(&c.path, "config", setting(env, configVariable, ""),
-		"YAML file with values of these flags; the command line and the environment win over it (env "+configVariable+")")
-	return &c
+		SuggestionsMinimumDistance: 2,
+	}
+	cmd.AddCommand(
+		newConfigPrintCommand(env),
+		newConfigValidateCommand(env),
+		newConfigExplainCommand(env),
+		newConfigSchemaCommand(env),
+		newConfigReloadCommand(env),
+	)
+	return cmd
 }
 
-// onlyTyped are flags about one run, which neither the environment nor a file
-// has.
-func onlyTyped() []string { return []string{"config", "help", "address-file", "output", "dry-run"} }
+// printedOption is an option as print shows it.
+type printedOption struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
 
-// apply gives flags the values that the file has for them, where neither the
-// command line nor the environment has one. On an error some may be set.
-func (c *configFile) apply(cmd *cobra.Command, env environment) error {
-	if c.path == "" {
-		return nil
+func newConfigPrintCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "print",
+		Short: "Show what serve would use, and where each value comes from",
+		Long: `Show every option with the value that "serve" would use if it were called with
+the same flags, environment and file, and where the value comes from: a flag, a
+variable, a line of the file, or the default. Secrets are not shown.`,
+		Example: `  atlantis-locks config print --config /etc/atlantis-locks.yaml`,
+		Args:    wantArgs(),
 	}
-	content, err := os.ReadFile(c.path)
-	if err != nil {
-		return fmt.Errorf("can't read --config %q: %w", c.path, withoutPath(err))
-	}
-	entries, err := parseConfig(content)
-	if err != nil {
-		return usagef(cmd, "%s: %v", printable(c.path), err)
-	}
-	var problems []string
-	seen := make(map[string]int)
-	for _, e := range entries {
-		flag := cmd.Flags().Lookup(e.name)
-		var err error
-		switch line := seen[e.name]; {
-		case flag == nil || slices.Contains(onlyTyped(), e.name):
-			// A value may be a password, so it is not repeated.
-			err = fmt.Errorf("%s is not a setting of %s", printable(e.name), cmd.Name())
-		case line > 0:
-			err = fmt.Errorf("%s is in line %d already", e.name, line)
-		case e.err != nil:
-			err = fmt.Errorf("%s %w", e.name, e.err)
-		case !flag.Changed && env.getenv(variableOf(e.name)) == "":
-			err = setFlag(flag, e.values)
-		}
-		seen[e.name] = e.line
+	output := addOutputFlag(cmd)
+	source := addConfigFlags(cmd, env, allOptions)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		loaded, err := source.load()
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("line %d: %v", e.line, err))
+			return err
 		}
-	}
-	if len(problems) > 0 {
-		return usagef(cmd, "%s: %s", printable(c.path), strings.Join(problems, "; "))
-	}
-	return nil
-}
-
-// setFlag sets a flag without marking it as typed.
-func setFlag(flag *pflag.Flag, values []string) error {
-	if list, ok := flag.Value.(pflag.SliceValue); ok {
-		return list.Replace(values)
-	}
-	if len(values) != 1 {
-		return fmt.Errorf("%s takes one value, not a list", flag.Name)
-	}
-	if err := flag.Value.Set(values[0]); err != nil {
-		return fmt.Errorf("%s %s is no %s: %w", flag.Name, printable(values[0]), flag.Value.Type(), err)
-	}
-	return nil
-}
-
-// configEntry is a line of a configuration.
-type configEntry struct {
-	name   string
-	values []string
-	line   int
-	err    error // what is wrong with the values
-}
-
-// parseConfig reads a YAML mapping of names to values or lists of values. It
-// takes the document as it is written, since what is decoded into Go's types has
-// lost its lines, its duplicates and how a number was written.
-func parseConfig(content []byte) ([]configEntry, error) {
-	decoder := yaml.NewDecoder(bytes.NewReader(content))
-	var document yaml.Node
-	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("it has more than one document")
-	}
-	root := document.Content[0]
-	if root.ShortTag() == "!!null" {
-		return nil, nil
-	}
-	if root.Kind != yaml.MappingNode {
-		return nil, fmt.Errorf("line %d: want lines such as \"backend: redis\"", root.Line)
-	}
-	var entries []configEntry
-	for i := 0; i < len(root.Content); i += 2 {
-		key := root.Content[i]
-		e := configEntry{name: key.Value, line: key.Line}
-		e.values, e.err = configValues(root.Content[i+1])
-		entries = append(entries, e)
-	}
-	return entries, nil
-}
-
-// configValues are a value, or those of a list, as they are written.
-func configValues(node *yaml.Node) ([]string, error) {
-	list := []*yaml.Node{node}
-	if node.Kind == yaml.SequenceNode {
-		list = node.Content
-	}
-	var values []string
-	for _, one := range list {
-		switch {
-		case one.ShortTag() == "!!null":
-			return nil, errors.New("has no value")
-		case one.Kind != yaml.ScalarNode:
-			return nil, errors.New("takes a value or a list of values")
+		var printed []printedOption
+		rows := [][]string{{"KEY", "VALUE", "FROM"}}
+		for _, o := range source.set.All() {
+			p := printedOption{o.Key, o.Show(source.set.Value(o, &loaded.Values)), loaded.Origin(o).String()}
+			printed = append(printed, p)
+			rows = append(rows, []string{p.Key, dash(p.Value), printable(p.Source)})
 		}
-		values = append(values, one.Value)
+		if *output == formatJSON {
+			return printJSON(env.stdout, printed)
+		}
+		return printTable(env.stdout, rows)
 	}
-	return values, nil
+	return cmd
+}
+
+// foundProblem is a problem as validate shows it.
+type foundProblem struct {
+	Line    int    `json:"line"`
+	Key     string `json:"key"`
+	Problem string `json:"problem"`
+}
+
+func newConfigValidateCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "validate FILE",
+		Short: "Check a configuration file",
+		Long: `Check a configuration file by itself, without the environment and without asking
+any server, and print all that is wrong with it. Exits with 7 if anything is.`,
+		Example: `  atlantis-locks config validate /etc/atlantis-locks.yaml`,
+		Args:    wantArgs("FILE"),
+	}
+	output := addOutputFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		content, err := readConfigFile(args[0])
+		if err != nil {
+			return fmt.Errorf("can't read %q: %w", args[0], err)
+		}
+		_, problems := loadConfiguration(newOptions(), options.Sources{File: content, FileName: printable(args[0])})
+		if *output == formatJSON {
+			found := []foundProblem{}
+			for _, p := range problems {
+				found = append(found, foundProblem{p.Origin.Line, p.Key, p.Err.Error()})
+			}
+			err = printJSON(env.stdout, found)
+		} else {
+			for _, p := range problems {
+				if _, err = fmt.Fprintln(env.stdout, escape(p.Error())); err != nil {
+					break
+				}
+			}
+		}
+		if err == nil && len(problems) > 0 {
+			err = &codedError{exitViolations, fmt.Errorf("%s has %s", printable(args[0]), count(len(problems), "problem"))}
+		}
+		return err
+	}
+	return cmd
+}
+
+// explainedOption is an option as explain shows it.
+type explainedOption struct {
+	Key       string   `json:"key"`
+	Doc       string   `json:"description"`
+	Type      string   `json:"type"`
+	Default   string   `json:"default"`
+	Flags     []string `json:"flags"`
+	Variables []string `json:"variables"`
+	Atlantis  string   `json:"atlantis,omitempty"`
+	Reload    bool     `json:"changes_at_run_time"`
+}
+
+func newConfigExplainCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain KEY",
+		Short: "Say what an option is, and how to set it",
+		Long: `Say what an option is, what it takes, how to set it, and whether it can change at
+run time. KEY is its place in the file, its flag, or its environment variable.`,
+		Example: `  atlantis-locks config explain priority-queue.max-queue-size
+  atlantis-locks config explain --output json ATLANTIS_REDIS_HOST`,
+		Args: wantArgs("KEY"),
+	}
+	output := addOutputFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		set := newOptions()
+		o := set.Lookup(args[0])
+		if o == nil {
+			near := set.Suggest(args[0])
+			if near != "" {
+				near = "; did you mean " + near + "?"
+			}
+			return usagef(cmd, "there is no option %s%s", printable(args[0]), near)
+		}
+		e := explainedOption{
+			Key: o.Key, Doc: o.Doc, Type: o.Type(), Default: o.Default(),
+			Flags: o.Flags(), Variables: o.Variables(), Atlantis: o.Atlantis, Reload: !o.Restart,
+		}
+		if *output == formatJSON {
+			return printJSON(env.stdout, e)
+		}
+		changes := "yes, by SIGHUP or \"config reload\""
+		if !e.Reload {
+			changes = "no, from the next start"
+		}
+		pairs := [][]string{
+			{"key", e.Key}, {"takes", e.Type}, {"default", dash(e.Default)},
+			{"flag", "--" + strings.Join(e.Flags, ", --")}, {"variable", strings.Join(e.Variables, ", ")},
+			{"changes at run time", changes},
+		}
+		if o.Atlantis != "" && o.Atlantis != o.Key {
+			pairs = append(pairs, []string{"Atlantis' own key", o.Atlantis})
+		}
+		if _, err := fmt.Fprintf(env.stdout, "%s\n\n", e.Doc); err != nil {
+			return err
+		}
+		return printFields(env.stdout, pairs)
+	}
+	return cmd
+}
+
+func newConfigSchemaCommand(env environment) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON schema of the file, for editors",
+		Args:  wantArgs(),
+		RunE: func(*cobra.Command, []string) error {
+			schema, err := newOptions().Schema(schemaTitle)
+			if err == nil {
+				_, err = env.stdout.Write(schema)
+			}
+			return err
+		},
+	}
+}
+
+func newConfigReloadCommand(env environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Have a server read its configuration again",
+		Long: `Have a server read its configuration again, as SIGHUP does. Options that can
+change at run time do so together; the others are named, and keep their values. A
+configuration that is wrong changes nothing.`,
+		Args: wantArgs(),
+	}
+	connection := addConnectionFlag(cmd, env)
+	output := addOutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		server, err := connection.client(cmd)
+		if err != nil {
+			return err
+		}
+		done, err := server.Reload(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *output == formatJSON {
+			return printJSON(env.stdout, done)
+		}
+		rows := [][]string{{"KEY", "FROM", "TO", "WHEN"}}
+		for _, c := range done.Changed {
+			rows = append(rows, []string{printable(c.Key), dash(c.From), dash(c.To), "now"})
+		}
+		for _, c := range done.NeedsRestart {
+			rows = append(rows, []string{printable(c.Key), dash(c.From), dash(c.To), "at the next start"})
+		}
+		if len(rows) == 1 {
+			_, err = fmt.Fprintln(env.stdout, "nothing has changed")
+			return err
+		}
+		return printTable(env.stdout, rows)
+	}
+	return cmd
 }

@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/options"
 	"github.com/spf13/cobra"
 )
 
@@ -27,21 +30,20 @@ with 3 if one was skipped because another holds its lock.`,
 	connection := addConnectionFlag(cmd, env)
 	output := addOutputFlag(cmd)
 	dryRun := cmd.Flags().Bool("dry-run", false, "only say what would happen")
-	source := addRedisFlags(cmd, env)
-	config := addConfigFlag(cmd, env)
+	source := addConfigFlags(cmd, env, isRedisConnection)
+	var config *configuration
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		// The environment says where serve has its locks. Who names a file
 		// means that file.
-		if len(args) > 0 && !cmd.Flags().Changed("backend") {
-			source.forgetEnvironment(cmd)
-			if !cmd.Flags().Changed("config") {
-				config.path = ""
-			}
+		typed := slices.ContainsFunc([]string{"backend", "locking-db-type", "config"}, cmd.Flags().Changed)
+		if len(args) > 0 && !typed {
+			source.onlyFlags()
 		}
-		if err := config.apply(cmd, env); err != nil {
+		var err error
+		if config, err = source.load(); err != nil {
 			return err
 		}
-		if source.backend == enhanced.BackendRedis {
+		if config.Values.Locking.Backend == enhanced.BackendRedis {
 			return wantArgs()(cmd, args)
 		}
 		return wantArgs("FILE")(cmd, args)
@@ -51,15 +53,15 @@ with 3 if one was skipped because another holds its lock.`,
 		if err != nil {
 			return err
 		}
-		isRedis, err := source.isRedis(cmd)
-		if err != nil {
+		if err := source.warnings(config); err != nil {
 			return err
 		}
 		var name string
 		var records []stockRecord
-		if isRedis {
-			name = source.describe()
-			records, err = source.readStockRecords(cmd, env)
+		if config.Values.Locking.Backend == enhanced.BackendRedis {
+			servers := config.redis()
+			name = servers.describe()
+			records, err = servers.readStockRecords(cmd, env)
 		} else {
 			var damages []backends.FileDamage
 			name = args[0]
@@ -85,4 +87,16 @@ with 3 if one was skipped because another holds its lock.`,
 		return report.outcome()
 	}
 	return cmd
+}
+
+// isRedisConnection reports whether an option says where a Redis is.
+func isRedisConnection(o *options.Option) bool {
+	switch o.Name {
+	case "backend":
+		return true
+	case "redis_key_prefix", "redis_lock_ttl", "redis_min_replicas_ack":
+		return false
+	default:
+		return strings.HasPrefix(o.Name, "redis_")
+	}
 }

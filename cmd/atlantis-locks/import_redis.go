@@ -21,7 +21,7 @@ const (
 
 // readStockRecords reads the locks that stock Atlantis has in Redis, without
 // changing them.
-func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (records []stockRecord, err error) {
+func (f *redisServers) readStockRecords(cmd *cobra.Command, env environment) (records []stockRecord, err error) {
 	client, err := f.client(cmd, env)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (f *redisFlags) readStockRecords(cmd *cobra.Command, env environment) (reco
 }
 
 // readStockKeys reads the locks of one server.
-func (f *redisFlags) readStockKeys(ctx context.Context, node redis.Cmdable) (records []stockRecord, err error) {
+func (f *redisServers) readStockKeys(ctx context.Context, node redis.Cmdable) (records []stockRecord, err error) {
 	var keys []string
 	var cursor uint64
 	scan := func(ctx context.Context) (err error) {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
-	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/spf13/cobra"
 )
 
@@ -69,43 +67,4 @@ uses the queue (--queue-for).`,
 		return err
 	}
 	return cmd
-}
-
-// parseScope reads NAME=GLOB parts, separated by semicolons. With a priority it is
-// a rule.
-func parseScope(text string, withPriority bool) (rule enhanced.PriorityRule, err error) {
-	for part := range strings.SplitSeq(text, ";") {
-		name, value, found := strings.Cut(strings.TrimSpace(part), "=")
-		field := map[string]*string{
-			"repository": &rule.Repository, "path": &rule.Path, "workspace": &rule.Workspace, "user": &rule.User,
-			"priority": &rule.Priority,
-		}[name]
-		switch {
-		case !found || field == nil || name == "priority" && !withPriority:
-			return rule, fmt.Errorf("%q is no part of a rule; give repository=, path=, workspace= or user= with a glob, separated by semicolons", part)
-		case value == "" || *field != "":
-			return rule, fmt.Errorf("%s is empty or given twice", name)
-		}
-		*field = value
-	}
-	return rule, nil
-}
-
-// addQueueRules enters the flags for the queue's rules in a configuration.
-func (o *serveOptions) addQueueRules(config *enhanced.EnhancedConfig) error {
-	for _, text := range o.queueFor {
-		rule, err := parseScope(text, false)
-		if err != nil {
-			return fmt.Errorf("--queue-for %q: %w", text, err)
-		}
-		config.QueueFor = append(config.QueueFor, rule.Scope())
-	}
-	for _, text := range o.priorityRules {
-		rule, err := parseScope(text, true)
-		if err != nil {
-			return fmt.Errorf("--priority-rule %q: %w", text, err)
-		}
-		config.PriorityRules = append(config.PriorityRules, rule)
-	}
-	return nil
 }

@@ -12,7 +12,7 @@ import (
 // answerIn calls ask with a context that ends after limit. The client library
 // tries again for longer than a person waits, says nothing meanwhile, and in the
 // end often only that the time was over.
-func (f *redisFlags) answerIn(ctx context.Context, limit time.Duration, ask func(context.Context) error) error {
+func (f *redisServers) answerIn(ctx context.Context, limit time.Duration, ask func(context.Context) error) error {
 	start := time.Now()
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -31,8 +31,8 @@ func (f *redisFlags) answerIn(ctx context.Context, limit time.Duration, ask func
 // its answers take depends on how many there are. The library pauses for up to
 // half a second between its attempts: without a second or two for some of them, no
 // error that a server answers would be told.
-func (f *redisFlags) firstAnswer(ctx context.Context, ask func(context.Context) error) error {
-	return f.answerIn(ctx, max(3*f.timeout, 2*time.Second), ask)
+func (f *redisServers) firstAnswer(ctx context.Context, ask func(context.Context) error) error {
+	return f.answerIn(ctx, max(3*f.Timeout, 2*time.Second), ask)
 }
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)

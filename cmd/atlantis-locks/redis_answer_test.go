@@ -20,7 +20,7 @@ func TestAnswerIn(t *testing.T) {
 		refused, cut := errors.New("connection refused"), errors.New("connection cut")
 		const limit = 15 * time.Second
 		waits := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		var f redisFlags
+		var f redisServers
 		require.NoError(t, f.answerIn(t.Context(), limit, func(context.Context) error { return nil }))
 		require.Equal(t, cut, f.answerIn(t.Context(), limit, func(context.Context) error { return cut }))
 		require.EqualError(t, f.answerIn(t.Context(), limit, waits), "no answer in 15s")
@@ -57,7 +57,7 @@ func (s *scans) Scan(ctx context.Context, cursor uint64, _ string, _ int64) *red
 func TestImportLimitsTheFirstAnswerOnly(t *testing.T) {
 	t.Parallel()
 	var node scans
-	_, err := new(redisFlags).readStockKeys(t.Context(), &node)
+	_, err := new(redisServers).readStockKeys(t.Context(), &node)
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, false}, node.limited)
 }

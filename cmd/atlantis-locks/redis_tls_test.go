@@ -34,7 +34,7 @@ func TestRedisTLSReadsItsFilesAgain(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	files := redisTLS{enabled: true, caFile: secure.CAFile, certFile: secure.CertFile, keyFile: secure.KeyFile}
+	files := redisTLS{caFile: secure.CAFile, certFile: secure.CertFile, keyFile: secure.KeyFile}
 	dial := files.dialer(10 * time.Second)
 	connect := func() error {
 		conn, err := dial(t.Context(), "tcp", listener.Addr().String())
@@ -65,7 +65,7 @@ func TestRedisTLSDialEnds(t *testing.T) {
 	require.NoError(t, err)
 	defer listener.Close()
 	start := time.Now()
-	_, err = redisTLS{enabled: true}.dialer(50*time.Millisecond)(t.Context(), "tcp", listener.Addr().String())
+	_, err = redisTLS{}.dialer(50*time.Millisecond)(t.Context(), "tcp", listener.Addr().String())
 	require.Error(t, err)
 	require.Less(t, time.Since(start), 5*time.Second)
 }

@@ -63,6 +63,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newImportCommand(env),
 		newVerifyCommand(env),
 		newAuditCommand(env),
+		newConfigCommand(env),
 		newVersionCommand(env),
 	)
 	return root

@@ -42,6 +42,13 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LOGIN", login.Username)
 			env.Setenv("ESCAPE", "\x1b[2J")
+			example, err := os.ReadFile("testdata/specification.yaml")
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "specification.yaml"), example, 0o600); err != nil {
+				return err
+			}
 			env.Values[redisValue{}] = new(redis.UniversalClient)
 			return nil
 		},
@@ -61,6 +68,7 @@ func TestScripts(t *testing.T) {
 			"expand":      cmdExpand,
 			"waits":       cmdWaits,
 			"says":        cmdSays,
+			"explains":    cmdExplains,
 			"redis":       startRedis(t),
 			"stockredis":  cmdStockRedis,
 		},
@@ -142,6 +150,18 @@ func cmdSays(ts *testscript.TestScript, neg bool, args []string) {
 	poll(ts, func() (string, bool) {
 		content, err := os.ReadFile(path)
 		return "", err == nil && strings.Contains(string(content), args[1])
+	})
+}
+
+// cmdExplains waits until the server explains a priority so: explains REPO PATH
+// WORKSPACE TEXT
+func cmdExplains(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: explains REPO PATH WORKSPACE TEXT")
+	}
+	poll(ts, func() (string, bool) {
+		ts.Check(ts.Exec("atlantis-locks", "priority", "explain", args[0], args[1], args[2]))
+		return "", strings.TrimSpace(ts.ReadFile("stdout")) == args[3]
 	})
 }
 

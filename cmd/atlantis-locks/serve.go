@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -15,33 +14,17 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/logging"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"go.etcd.io/bbolt"
 )
 
-const (
-	dataDirVariable = "ATLANTIS_LOCKS_DATA_DIR"
-	listenVariable  = "ATLANTIS_LOCKS_LISTEN"
-	levelVariable   = "ATLANTIS_LOCKS_LOG_LEVEL"
-)
-
-// serveOptions are the flags of serve.
-type serveOptions struct {
-	dataDir     string
-	listen      string
+// serving is one run of serve.
+type serving struct {
+	*configuration
+	cmd         *cobra.Command
+	env         environment
+	source      *configSource
 	addressFile string
-	logLevel    string
-
-	redis          *redisFlags
-	keyPrefix      string
-	minReplicasAck int
-
-	queue        bool
-	queueSize    int
-	queueTimeout time.Duration
-
-	queueFor, priorityRules []string
-	faults                  *faultFlags
+	logger      logging.SimpleLogging
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -55,6 +38,10 @@ locks that Atlantis has in it count. One process can have it open.
 With --backend redis the locks are in Redis, which any number of servers share:
 one server, one behind Sentinel, or a cluster.
 
+Options come from flags, environment variables and the YAML file of --config, in
+this order; see docs/configuration.md and "config explain". SIGHUP and "config
+reload" have the file read again.
+
 There is no authentication yet, so it listens on loopback addresses only.`,
 		Example: `  atlantis-locks serve
   atlantis-locks serve --data-dir /var/lib/atlantis --listen 127.0.0.1:4200
@@ -64,84 +51,56 @@ There is no authentication yet, so it listens on loopback addresses only.`,
   atlantis-locks serve --backend redis --redis-addr s1:26379,s2:26379,s3:26379 --redis-sentinel-master locks`,
 		Args: wantArgs(),
 	}
-	var o serveOptions
-	flags := cmd.Flags()
-	flags.StringVar(&o.dataDir, "data-dir", setting(env, dataDirVariable, "./data"), "directory of "+dataFileName+" (env "+dataDirVariable+")")
-	flags.StringVar(&o.listen, "listen", setting(env, listenVariable, defaultListen), "address to listen on; port 0 is any free one (env "+listenVariable+")")
-	flags.StringVar(&o.addressFile, "address-file", "", "write the server's address to this file once it listens, and remove it at the end")
-	flags.StringVar(&o.logLevel, "log-level", setting(env, levelVariable, "info"), "debug, info, warn or error; debug logs every request (env "+levelVariable+")")
-	o.redis = addRedisFlags(cmd, env)
-	store := pflag.NewFlagSet("store", pflag.ContinueOnError)
-	store.StringVar(&o.keyPrefix, "redis-key-prefix", enhanced.DefaultConfig().RedisKeyPrefix, "start of every key")
-	store.IntVar(&o.minReplicasAck, "redis-min-replicas-ack", 0, "replicas that must have a change before it counts")
-	defaults := enhanced.DefaultConfig()
-	store.BoolVar(&o.queue, "enable-priority-queue", false, "calls that can wait do so in a queue")
-	store.IntVar(&o.queueSize, "max-queue-size", defaults.MaxQueueSize, "requests that can wait for one lock")
-	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
-	store.StringArrayVar(&o.queueFor, "queue-for", nil, "only these requests use the queue, such as \"repository=acme/*;path=envs/prod/**\"; also workspace and user; repeatable")
-	store.StringArrayVar(&o.priorityRules, "priority-rule", nil, "priority of requests that name none, such as \"user=release-bot;priority=critical\"; the first that fits counts; repeatable")
-	o.faults = addFaultFlags(store)
-	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
-	flags.AddFlagSet(store)
-	config := addConfigFlag(cmd, env)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := config.apply(cmd, env); err != nil {
+	s := serving{cmd: cmd, env: env}
+	cmd.Flags().StringVar(&s.addressFile, "address-file", "", "write the server's address to this file once it listens, and remove it at the end")
+	s.source = addConfigFlags(cmd, env, allOptions)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if s.configuration, err = s.source.load(); err != nil {
 			return err
 		}
-		level, ok := logLevel(o.logLevel)
-		if !ok {
-			return usagef(cmd, "--log-level %s is none of debug, info, warn, error", printable(o.logLevel))
-		}
-		logger, err := logging.NewStructuredLoggerFromLevel(level)
-		if err != nil {
+		if err := s.source.warnings(s.configuration); err != nil {
 			return err
 		}
-		return o.serve(cmd, env, logger)
+		if s.logger, err = logging.NewStructuredLoggerFromLevel(logLevel(s.Values.Server.LogLevel)); err != nil {
+			return err
+		}
+		return s.run()
 	}
 	return cmd
 }
 
-func logLevel(name string) (logging.LogLevel, bool) {
+func logLevel(name string) logging.LogLevel {
 	switch name {
 	case "debug":
-		return logging.Debug, true
-	case "info":
-		return logging.Info, true
+		return logging.Debug
 	case "warn":
-		return logging.Warn, true
+		return logging.Warn
 	case "error":
-		return logging.Error, true
+		return logging.Error
 	default:
-		return logging.LogLevel{}, false
+		return logging.Info
 	}
 }
 
-// serve runs until the command's context ends. What it opens, it closes in
-// reverse order.
-func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging.SimpleLogging) (err error) {
-	ctx := cmd.Context()
-	config := enhanced.DefaultConfig()
-	config.Enabled, config.EnableEvents = true, true
-	config.EnablePriorityQueue, config.MaxQueueSize, config.QueueTimeout = o.queue, o.queueSize, o.queueTimeout
-	if err := o.addQueueRules(config); err != nil {
-		return usagef(cmd, "%v", err)
-	}
-	o.faults.apply(config)
-	if err := config.Validate(); err != nil {
-		return usagef(cmd, "%v", err)
-	}
-	isRedis, err := o.redis.isRedis(cmd)
-	if err != nil {
-		return err
-	}
+// run runs until the command's context ends. What it opens, it closes in reverse
+// order.
+func (s *serving) run() (err error) {
+	ctx, config := s.cmd.Context(), s.locking()
+	hangups, ignore := s.source.hangups()
+	defer ignore()
+	var servers *redisServers
 	var client redis.UniversalClient
-	if isRedis {
-		if client, err = o.redisClient(cmd, env, config); err != nil {
+	if config.Backend == enhanced.BackendRedis {
+		servers = s.redis()
+		if client, err = servers.client(s.cmd, s.env); err != nil {
 			return err
+		}
+		if servers.InsecureSkipVerify {
+			s.logger.Warn("redis.insecure-skip-verify: any certificate is taken, so whoever is between can read and change locks")
 		}
 	}
 	// Before a store is opened, so that none is made for a server that can't listen.
-	listener, err := listenLoopback(cmd, o.listen)
+	listener, err := listenLoopback(s.cmd, s.Values.Server.Listen)
 	if err != nil {
 		if client != nil {
 			err = errors.Join(err, client.Close())
@@ -154,10 +113,10 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 		}
 	}()
 	var store *openStore
-	if isRedis {
-		store, err = o.openRedisStore(ctx, client, config, logger)
+	if client != nil {
+		store, err = s.openRedisStore(servers, client, config)
 	} else {
-		store, err = o.openBoltStore(config, logger)
+		store, err = s.openBoltStore(config)
 	}
 	if err != nil {
 		return err
@@ -167,8 +126,8 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	// The background work outlives ctx: requests that are still running when
 	// it ends have events too.
 	background := context.WithoutCancel(ctx)
-	manager := enhanced.NewEnhancedLockManager(store.Backend, config, logger)
-	manager.AddEventCallback(logEvents(logger))
+	manager := enhanced.NewEnhancedLockManager(store.Backend, config, s.logger)
+	manager.AddEventCallback(logEvents(s.logger))
 	if err := manager.Start(background); err != nil {
 		return err
 	}
@@ -178,29 +137,32 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 		err = errors.Join(err, manager.Stop(stopping))
 	}()
 
-	address := "http://" + listener.Addr().String()
-	if err := o.writeAddress(address); err != nil {
-		return err
-	}
-	defer o.removeAddress()
+	reloader := &reloader{source: s.source, running: s.configuration, manager: manager, logger: s.logger}
+	defer reloader.follow(hangups)()
 
-	logger.Info("listening on %s, locks are in %s", address, store.name)
-	if err := o.greet(env, address, store.name); err != nil {
+	address := "http://" + listener.Addr().String()
+	if err := s.writeAddress(address); err != nil {
 		return err
 	}
-	handler := web.NewHandler(manager, web.Options{Logger: logger, LoopbackOnly: true, Stopping: ctx.Done()})
-	err = serveUntil(ctx, listener, handler, logger)
-	logger.Info("stopped")
+	defer s.removeAddress()
+
+	s.logger.Info("listening on %s, locks are in %s", address, store.name)
+	if err := s.greet(address, store.name); err != nil {
+		return err
+	}
+	handler := web.NewHandler(manager, web.Options{Logger: s.logger, LoopbackOnly: true, Stopping: ctx.Done(), Reload: reloader.reload})
+	err = serveUntil(ctx, listener, handler, s.logger)
+	s.logger.Info("stopped")
 	return err
 }
 
 // greet says what to open and type next.
-func (o *serveOptions) greet(env environment, address, store string) error {
+func (s *serving) greet(address, store string) error {
 	server := ""
 	if address != defaultServer {
 		server = "     export " + serverVariable + "=" + address + "\n"
 	}
-	_, err := fmt.Fprintf(env.stdout, `listening on %s, locks are in %s
+	_, err := fmt.Fprintf(s.env.stdout, `listening on %s, locks are in %s
 
 open %s for the description of the API
 type in another terminal:
@@ -208,22 +170,22 @@ type in another terminal:
      %s
 stop with Ctrl-C
 `, address, store, address+api.OpenAPIPath, server,
-		env.command(`lock acme/infra envs/prod default --note "database maintenance until noon"`), env.command("list"))
+		s.env.command(`lock acme/infra envs/prod default --note "database maintenance until noon"`), s.env.command("list"))
 	return err
 }
 
 // writeAddress writes the address file, whole or not at all.
-func (o *serveOptions) writeAddress(address string) error {
-	if o.addressFile == "" {
+func (s *serving) writeAddress(address string) error {
+	if s.addressFile == "" {
 		return nil
 	}
-	temporary, err := os.CreateTemp(filepath.Dir(o.addressFile), filepath.Base(o.addressFile)+".*")
+	temporary, err := os.CreateTemp(filepath.Dir(s.addressFile), filepath.Base(s.addressFile)+".*")
 	if err != nil {
 		return fmt.Errorf("can't write the address file: %w", err)
 	}
 	_, err = temporary.WriteString(address + "\n")
 	if err = errors.Join(err, temporary.Close()); err == nil {
-		err = os.Rename(temporary.Name(), o.addressFile)
+		err = os.Rename(temporary.Name(), s.addressFile)
 	}
 	if err != nil {
 		return fmt.Errorf("can't write the address file: %w", errors.Join(err, os.Remove(temporary.Name())))
@@ -231,9 +193,9 @@ func (o *serveOptions) writeAddress(address string) error {
 	return nil
 }
 
-func (o *serveOptions) removeAddress() {
-	if o.addressFile != "" {
-		_ = os.Remove(o.addressFile) // somebody else has removed it
+func (s *serving) removeAddress() {
+	if s.addressFile != "" {
+		_ = os.Remove(s.addressFile) // somebody else has removed it
 	}
 }
 

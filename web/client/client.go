@@ -130,6 +130,11 @@ func (c *Client) Priority(ctx context.Context, resource api.Resource, user strin
 	return call[api.Priority](ctx, c, http.MethodGet, address, nil, callTimeout)
 }
 
+// Reload has the server read its configuration again.
+func (c *Client) Reload(ctx context.Context) (api.Reload, error) {
+	return call[api.Reload](ctx, c, http.MethodPost, c.url(api.ReloadPath), nil, callTimeout)
+}
+
 // Move puts a request before all others in its queue.
 func (c *Client) Move(ctx context.Context, request api.MoveRequest) (api.Moved, error) {
 	return call[api.Moved](ctx, c, http.MethodPost, c.url(api.MovePath), request, callTimeout)
