@@ -171,6 +171,42 @@ func TestHandleIsLostWhileARenewalHangs(t *testing.T) {
 	})
 }
 
+// A renewal counts from when it was sent, however long its answer takes.
+func TestHandleCountsFromWhenARenewalWasSent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		manager := newManager(t, enabled())
+		var sent time.Time
+		h := hold(t, &troubled{EnhancedLockManager: manager, refresh: func(_ context.Context, refresh func() error) error {
+			if !sent.IsZero() {
+				return errDown()
+			}
+			sent = time.Now()
+			err := refresh()
+			pass(lease/6 - time.Second)
+			return err
+		}}, "a", enhanced.HandleOptions{})
+		<-h.Done()
+		require.Equal(t, lease-margin, time.Since(sent))
+		requireHeldInStore(t, manager, h)
+	})
+}
+
+// An answer that comes when the lease is over, as after a suspension, is too late,
+// though no timer has fired.
+func TestHandleIsNotBroughtBackByALateRenewal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var h *enhanced.Handle
+		h = hold(t, &troubled{EnhancedLockManager: newManager(t, enabled()), refresh: func(_ context.Context, refresh func() error) error {
+			h.SleepOver(lease)
+			return refresh()
+		}}, "a", enhanced.HandleOptions{})
+		<-h.Done()
+		requireLost(t, h, enhanced.ErrLockExpired, "its lease was not renewed in time")
+	})
+}
+
 func TestHandleSurvivesFailuresWithinItsLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
