@@ -58,6 +58,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.api.UseMiddleware(s.requireJSON)
 	s.registerLocks()
 	s.registerUnlock()
+	s.registerRefresh()
 	s.registerQueue()
 	s.registerPriority()
 	s.registerStats()

@@ -72,6 +72,7 @@ func TestOpenAPI(t *testing.T) {
 		"POST /api/v1/mode/forget",
 		"POST /api/v1/queue/cancel",
 		"POST /api/v1/queue/move",
+		"POST /api/v1/refresh",
 		"POST /api/v1/repair",
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
