@@ -51,6 +51,8 @@ func (l *layout) with(moves []spot) *layout {
 	return &other
 }
 
+func (l *layout) isMoved(p spot) bool { return len(l.moved) > 0 && l.moved[p] }
+
 func (l *layout) ownerAt(line, at int) int { return l.graph.lines[line].waiters[at].owner }
 
 // reach appends some owners that an owner waits for: from them all the others
@@ -65,11 +67,13 @@ func (l *layout) reach(owner int, out []int) []int {
 		if holder := l.graph.lines[p.line].holder; holder != nobody {
 			out = append(out, holder)
 		}
-		if l.moved[p] {
+		if l.isMoved(p) {
 			continue
 		}
 		queue := l.queues[p.line]
-		for rank--; rank >= 0 && len(l.moved) > 0 && l.moved[spot{p.line, queue[rank]}]; rank-- {
+		rank--
+		for rank >= 0 && l.isMoved(spot{p.line, queue[rank]}) {
+			rank--
 		}
 		if rank >= 0 {
 			out = append(out, l.ownerAt(p.line, queue[rank]))

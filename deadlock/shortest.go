@@ -45,6 +45,10 @@ type search struct {
 	by     []step // how an owner was reached from its parent
 	walked []extent
 	steps  int
+
+	start, at int   // where the search began, and whose edges it follows
+	queue     []int // the owners that were reached, in their order
+	closing   step  // what has led from at to start
 	// waiters are those of the last cycle that was found, edge by edge.
 	waiters []spot
 }
@@ -72,7 +76,7 @@ func (s *search) shortest(members []int) Cycle {
 	s.steps = 0
 	var best Cycle
 	for _, start := range members {
-		if s.steps > searchBudget && best != nil {
+		if len(best) == 2 || s.steps > searchBudget && best != nil {
 			break
 		}
 		limit := len(s.graph.owners)
@@ -82,9 +86,7 @@ func (s *search) shortest(members []int) Cycle {
 		if cycle := s.through(start, limit); cycle != nil {
 			best = cycle
 		}
-		if len(best) == 2 {
-			break
-		}
+		s.component[start] = nobody // no better one goes through it
 	}
 	return best
 }
@@ -93,57 +95,58 @@ func (s *search) shortest(members []int) Cycle {
 // there is none of at most limit edges.
 func (s *search) through(start, limit int) Cycle {
 	s.run++
+	s.start = start
 	s.seen[start], s.depth[start] = s.run, 0
-	queue := []int{start}
-	for len(queue) > 0 {
-		owner := queue[0]
-		queue = queue[1:]
-		if s.depth[owner] >= limit {
+	s.queue = append(s.queue[:0], start)
+	for next := 0; next < len(s.queue); next++ {
+		s.at = s.queue[next]
+		if s.depth[s.at] >= limit {
 			return nil
 		}
-		var closing *step
-		s.eachSuccessor(owner, func(next int, by step) bool {
-			s.steps++
-			if next == start {
-				closing = &by
-				return false
-			}
-			if s.component[next] == s.component[start] && s.seen[next] != s.run {
-				s.seen[next], s.depth[next], s.parent[next], s.by[next] = s.run, s.depth[owner]+1, owner, by
-				queue = append(queue, next)
-			}
-			return true
-		})
-		if closing != nil {
-			return s.cycle(start, owner, *closing)
+		if !s.follow() {
+			return s.cycle()
 		}
 	}
 	return nil
 }
 
-// eachSuccessor calls visit for the owners that an owner waits for and that this
-// run has not met in the same line, until it answers false. Holders come first:
-// where an owner waits for another one in both ways, a move is no help.
-func (s *search) eachSuccessor(owner int, visit func(next int, by step) bool) {
-	places := s.graph.places[owner]
-	for _, p := range places {
-		holder := s.graph.lines[p.line].holder
-		if s.rank[p.line][p.at] >= 0 && holder != nobody && !visit(holder, step{p, false}) {
-			return
-		}
+// reach goes over an edge, and reports whether the search has to go on.
+func (s *search) reach(next int, by step) bool {
+	s.steps++
+	if next == s.start {
+		s.closing = by
+		return false
 	}
-	for _, p := range places {
-		if s.rank[p.line][p.at] >= 0 && !s.moved[p] && !s.eachBefore(p, visit) {
-			return
-		}
+	if s.component[next] == s.component[s.start] && s.seen[next] != s.run {
+		s.seen[next], s.depth[next], s.parent[next], s.by[next] = s.run, s.depth[s.at]+1, s.at, by
+		s.queue = append(s.queue, next)
 	}
+	return true
 }
 
-// eachBefore is eachSuccessor for those before a waiter in its line. It reports
-// whether visit has never answered false.
-func (s *search) eachBefore(p spot, visit func(next int, by step) bool) bool {
+// follow reaches those whom an owner waits for, but for those that this search
+// has met before in the same line. Holders come first: where an owner waits for
+// another one in both ways, a move is no help.
+func (s *search) follow() bool {
+	places := s.graph.places[s.at]
+	for _, p := range places {
+		holder := s.graph.lines[p.line].holder
+		if s.rank[p.line][p.at] >= 0 && holder != nobody && !s.reach(holder, step{p, false}) {
+			return false
+		}
+	}
+	for _, p := range places {
+		if s.rank[p.line][p.at] >= 0 && !s.isMoved(p) && !s.followLine(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// followLine reaches those before a waiter in its line.
+func (s *search) followLine(p spot) bool {
 	for _, front := range s.front[p.line] {
-		if !visit(front, step{p, true}) {
+		if !s.reach(front, step{p, true}) {
 			return false
 		}
 	}
@@ -156,10 +159,7 @@ func (s *search) eachBefore(p spot, visit func(next int, by step) bool) bool {
 	s.walked[p.line] = extent{s.run, max(from, rank)}
 	for before := rank - 1; before >= from; before-- {
 		at := s.queues[p.line][before]
-		if len(s.moved) > 0 && s.moved[spot{p.line, at}] {
-			continue
-		}
-		if !visit(s.ownerAt(p.line, at), step{p, true}) {
+		if !s.isMoved(spot{p.line, at}) && !s.reach(s.ownerAt(p.line, at), step{p, true}) {
 			return false
 		}
 	}
@@ -167,10 +167,10 @@ func (s *search) eachBefore(p spot, visit func(next int, by step) bool) bool {
 }
 
 // cycle goes back from the last owner to the start.
-func (s *search) cycle(start, last int, closing step) Cycle {
-	cycle := Cycle{s.edge(closing, start)}
-	s.waiters = append(s.waiters[:0], closing.spot)
-	for owner := last; owner != start; owner = s.parent[owner] {
+func (s *search) cycle() Cycle {
+	cycle := append(make(Cycle, 0, s.depth[s.at]+1), s.edge(s.closing, s.start))
+	s.waiters = append(s.waiters[:0], s.closing.spot)
+	for owner := s.at; owner != s.start; owner = s.parent[owner] {
 		cycle = append(cycle, s.edge(s.by[owner], owner))
 		s.waiters = append(s.waiters, s.by[owner].spot)
 	}
