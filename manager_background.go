@@ -15,6 +15,7 @@ func watchedEvents() []string {
 		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
 		EventQueued, EventCancelled, EventQueueTimeout, EventMoved,
 		EventClaimed, EventClaimExpired, EventReserved, EventReservationEnded,
+		EventDeadlock,
 	}
 }
 

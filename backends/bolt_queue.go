@@ -165,13 +165,17 @@ func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding, de
 	if r.Timeout != enhanced.NoTimeout {
 		record.Lease = r.Timeout.Microseconds()
 	}
+	// The log counts up, so its sequence is the order in which waiters came.
+	w := &waiter{record, r.Resource, order.Rank(int(r.Priority), time.UnixMicro(s.now), s.lastSequence()+1)}
+	moves, err := s.preventDeadlock(w, f)
+	if err != nil {
+		return acquisition{}, err
+	}
 	if err := s.log(enhanced.EventQueued, r.Resource, nil, nil,
 		change{actor: owner.String(), cause: enhanced.CauseRequest, request: r.ID, waiter: owner.String()}); err != nil {
 		return acquisition{}, err
 	}
-	// The log counts up, so its sequence is the order in which waiters came.
-	w := &waiter{record, r.Resource, order.Rank(int(r.Priority), time.UnixMicro(s.now), s.lastSequence())}
-	return acquisition{lock: f.lock(), waits: true}, s.putWaiter(w)
+	return acquisition{lock: f.lock(), waits: true}, errors.Join(s.putWaiter(w), s.moveTogether(moves))
 }
 
 func (s *repositoryStep) putWaiter(w *waiter) error {
