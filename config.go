@@ -125,13 +125,20 @@ type EnhancedConfig struct {
 	AdaptiveTimeoutMin time.Duration `mapstructure:"adaptive_timeout_min"`
 	AdaptiveTimeoutMax time.Duration `mapstructure:"adaptive_timeout_max"`
 
-	// EnableDeadlockDetection looks for cycles of waits.
+	// EnableDeadlockDetection has a started manager look for owners that wait for
+	// each other, and end that: queues are re-ordered where it helps, else one
+	// waiter's call answers DEADLOCK. Of all managers of a store one does so at a time.
 	EnableDeadlockDetection bool `mapstructure:"enable_deadlock_detection"`
 	// DeadlockCheckInterval is the time between two looks. Default 30s.
 	DeadlockCheckInterval time.Duration `mapstructure:"deadlock_check_interval"`
-	// ResolutionPolicy chooses who gives up. Default PolicyLowestPriority.
+	// ResolutionPolicy chooses who gives up waiting; package deadlock says whom each
+	// policy hurts. Default PolicyLowestPriority.
 	ResolutionPolicy string `mapstructure:"resolution_policy"`
-	// DeadlockPrevention refuses a request that would close a cycle.
+	// DeadlockReleaseHeld also releases, by force, the lock of who gives up that the
+	// others wait for. Default: it keeps its locks.
+	DeadlockReleaseHeld bool `mapstructure:"deadlock_release_held"`
+	// DeadlockPrevention refuses a request with DEADLOCK that would close a cycle of
+	// waits within its repository, where re-ordering queues does not prevent that.
 	DeadlockPrevention bool `mapstructure:"deadlock_prevention"`
 	// DeadlockCheckLimit bounds the edges that prevention follows. Default 1000.
 	DeadlockCheckLimit int `mapstructure:"deadlock_check_limit"`

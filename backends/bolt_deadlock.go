@@ -163,18 +163,17 @@ func (b *boltWaits) rankOf(w deadlock.Waiter) queue.Rank {
 	return b.ranks[deadlockPlace{w.Resource, w.Request}]
 }
 
-// deadlockMoves are waiters that dissolve a cycle by going to the front.
-type deadlockMoves struct {
-	about  *waiter
+// deadlockFinding is a deadlock that was found because of a waiter.
+type deadlockFinding struct {
+	waiter *waiter
 	report *enhanced.DeadlockReport
-	cause  string
-	actor  string
+	by     change
 }
 
 // preventDeadlock looks whether a waiter would close a cycle. It returns the moves
-// that prevent it, to be done once the waiter is in its queue, and the DEADLOCK
-// error, which is logged, where there are none.
-func (s *repositoryStep) preventDeadlock(w *waiter, f *finding) (*deadlockMoves, error) {
+// that prevent it, nil for none, which are to be done once the waiter is in its
+// queue, and the DEADLOCK error, which is logged, where no moves do.
+func (s *repositoryStep) preventDeadlock(w *waiter, f *finding) (*deadlockFinding, error) {
 	config := s.backend.config.Load()
 	if !config.DeadlockPrevention {
 		return nil, nil
@@ -188,21 +187,27 @@ func (s *repositoryStep) preventDeadlock(w *waiter, f *finding) (*deadlockMoves,
 	case deadlock.OutcomeLimit:
 		s.batch.after = append(s.batch.after, s.backend.recorder.Unchecked)
 		return nil, nil
+	default:
 	}
-	if moves := movesOf(walked); moves != nil {
-		report, err := enhanced.NewDeadlockReport(enhanced.DeadlockReordered, "", walked.Cycle, moves)
-		return &deadlockMoves{w, report, enhanced.CauseRequest, w.Owner}, err
+	outcome, moves := enhanced.DeadlockRefused, movesOf(walked)
+	if moves != nil {
+		outcome = enhanced.DeadlockReordered
 	}
-	report, err := enhanced.NewDeadlockReport(enhanced.DeadlockRefused, "", walked.Cycle, nil)
-	if err != nil {
-		return nil, err
+	report, err := enhanced.NewDeadlockReport(outcome, "", walked.Cycle, moves)
+	found := &deadlockFinding{w, report, change{actor: w.Owner, cause: enhanced.CauseRequest}}
+	if err != nil || moves != nil {
+		return found, err
 	}
-	err = s.log(enhanced.EventDeadlock, w.resource, nil, nil,
-		change{actor: w.Owner, cause: enhanced.CauseRequest, request: w.Request, waiter: w.Owner, deadlock: report})
-	if err != nil {
+	if err := s.logDeadlock(found); err != nil {
 		return nil, err
 	}
 	return nil, enhanced.NewDeadlockError(w.resource, w.Owner, report, f.lock())
+}
+
+func (s *repositoryStep) logDeadlock(found *deadlockFinding) error {
+	c := found.by
+	c.request, c.waiter, c.deadlock = found.waiter.Request, found.waiter.Owner, found.report
+	return s.log(enhanced.EventDeadlock, found.waiter.resource, nil, nil, c)
 }
 
 // movesOf returns the moves that dissolve the cycle of a walk, nil for none.
@@ -219,18 +224,16 @@ func movesOf(walked *deadlock.Walked) []deadlock.Waiter {
 
 // moveTogether puts waiters before all others of their queues, the last one of a
 // queue first. One record says so of all, and gives them their ranks.
-func (s *repositoryStep) moveTogether(m *deadlockMoves) error {
-	if m == nil {
+func (s *repositoryStep) moveTogether(found *deadlockFinding) error {
+	if found == nil {
 		return nil
 	}
-	err := s.log(enhanced.EventDeadlock, m.about.resource, nil, nil, change{
-		actor: m.actor, cause: m.cause, request: m.about.Request, waiter: m.about.Owner, deadlock: m.report,
-	})
-	if err != nil {
+	if err := s.logDeadlock(found); err != nil {
 		return err
 	}
+	moves := found.report.Moved
 	rank := queue.Order{}.Moved(s.lastSequence())
-	for i, moved := range m.report.Moved {
+	for i, moved := range moves {
 		in := s
 		if moved.Resource.Namespace != s.name {
 			in = s.backend.repositoryStep(s.batch, moved.Resource.Namespace)
@@ -243,7 +246,7 @@ func (s *repositoryStep) moveTogether(m *deadlockMoves) error {
 			return err
 		}
 		w.rank = rank
-		w.rank.Sequence = uint64(len(m.report.Moved) - 1 - i) //nolint:gosec // below maxMoves
+		w.rank.Sequence = uint64(len(moves) - 1 - i) //nolint:gosec // below maxMoves
 		if err := in.putWaiter(w); err != nil {
 			return err
 		}

@@ -285,20 +285,34 @@ func (s *repositoryStep) reorder(order queue.Order) error {
 
 // allWaiters calls visit for all waiters of the repository, resource by resource.
 func (r *repository) allWaiters(visit func(w *waiter)) {
+	r.allPlaces(func(resource enhanced.ResourceIdentifier, rank queue.Rank, data []byte) {
+		if record, err := decodeWaiterRecord(data); err == nil {
+			visit(&waiter{record, resource, rank})
+		}
+	})
+}
+
+// allPlaces calls visit for the entries of all queues, resource by resource.
+func (r *repository) allPlaces(visit func(resource enhanced.ResourceIdentifier, rank queue.Rank, record []byte)) {
 	if r.bucket == nil {
 		return
 	}
+	var last enhanced.ResourceIdentifier
+	var lastKey []byte
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte{rangeQueue}); len(key) > 0 && key[0] == rangeQueue; key, value = cursor.Next() {
 		at := len(key) - rankSize
 		if at < 2 {
 			continue
 		}
-		record, err := decodeWaiterRecord(value)
-		resource, resourceErr := enhanced.ParseResourceKey(r.name, string(key[1:at-1]))
-		if err == nil && resourceErr == nil {
-			visit(&waiter{record, resource, parseRank(key[at:])})
+		if !bytes.Equal(key[:at], lastKey) {
+			resource, err := enhanced.ParseResourceKey(r.name, string(key[1:at-1]))
+			if err != nil {
+				continue
+			}
+			last, lastKey = resource, key[:at]
 		}
+		visit(last, parseRank(key[at:]), value)
 	}
 }
 

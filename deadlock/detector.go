@@ -17,8 +17,8 @@ type Deadlock struct {
 	// Moves are the waiters that dissolve the cycle by going to the front of their
 	// queues, in the order in which they are moved. Empty where that doesn't help.
 	Moves []Waiter
-	// Victim is the waiter that is to give up: nil when there are Moves, and with
-	// PolicyNone.
+	// Victim is the waiter that is to give up where there are no Moves, or they can't
+	// be done. Nil with PolicyNone.
 	Victim *Waiter
 	// Policy is the one that chose the victim.
 	Policy Policy
@@ -100,10 +100,8 @@ func (d *Detector) Check(ctx context.Context) ([]Deadlock, error) {
 	var errs []error
 	for _, cycle := range graph.Cycles() {
 		one := Deadlock{Cycle: cycle, Moves: graph.Reorder(cycle), Policy: d.options.Resolver.Policy()}
-		if len(one.Moves) == 0 {
-			if victim, chosen := d.options.Resolver.Choose(graph, cycle); chosen {
-				one.Victim = &victim
-			}
+		if victim, chosen := d.options.Resolver.Choose(graph, cycle); chosen {
+			one.Victim = &victim
 		}
 		found = append(found, one)
 		if d.options.Act == nil {

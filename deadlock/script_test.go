@@ -107,7 +107,6 @@ func printDeadlocks(t *testing.T, out *strings.Builder, g *deadlock.Graph) {
 			fmt.Fprintf(out, "  move %s in the queue of %s\n", w.Owner, w.Resource)
 		}
 		if len(one.Moves) > 0 {
-			require.Nil(t, one.Victim)
 			continue
 		}
 		for _, policy := range deadlock.Policies() {

@@ -26,8 +26,8 @@ type Snapshot struct {
 	Acquired, Refused, Failed int64
 	Released, Expired         int64
 	// Unchecked counts requests that were not looked at to the end for deadlocks.
-	Unchecked int64
-	AverageWait, AverageHold  time.Duration
+	Unchecked                int64
+	AverageWait, AverageHold time.Duration
 	// RecentFailureRate is the share of failures among the last 100 requests.
 	RecentFailureRate float64
 }
