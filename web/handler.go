@@ -55,6 +55,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerUnlock()
 	s.registerQueue()
 	s.registerPriority()
+	s.registerDeadlocks()
 	s.registerStats()
 	s.registerImport()
 	s.registerVerify()

@@ -56,6 +56,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newUnlockCommand(env),
 		newQueueCommand(env),
 		newPriorityCommand(env),
+		newDeadlocksCommand(env),
 		newListCommand(env),
 		newShowCommand(env),
 		newStatsCommand(env),

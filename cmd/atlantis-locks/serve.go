@@ -42,6 +42,7 @@ type serveOptions struct {
 
 	queueFor, priorityRules []string
 	faults                  *faultFlags
+	deadlocks               *deadlockFlags
 }
 
 func newServeCommand(env environment) *cobra.Command {
@@ -80,7 +81,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
 	store.StringArrayVar(&o.queueFor, "queue-for", nil, "only these requests use the queue, such as \"repository=acme/*;path=envs/prod/**\"; also workspace and user; repeatable")
 	store.StringArrayVar(&o.priorityRules, "priority-rule", nil, "priority of requests that name none, such as \"user=release-bot;priority=critical\"; the first that fits counts; repeatable")
-	o.faults = addFaultFlags(store)
+	o.faults, o.deadlocks = addFaultFlags(store), addDeadlockFlags(store)
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
 	config := addConfigFlag(cmd, env)
@@ -127,6 +128,7 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 		return usagef(cmd, "%v", err)
 	}
 	o.faults.apply(config)
+	o.deadlocks.apply(config)
 	if err := config.Validate(); err != nil {
 		return usagef(cmd, "%v", err)
 	}
