@@ -26,7 +26,9 @@ type deadlockWatch struct {
 	store    DeadlockStore
 	owner    string
 	resolver *deadlock.Resolver
-	lease    detectorLease
+	// onlyReports says that the store ends no deadlocks.
+	onlyReports bool
+	lease       detectorLease
 	// reported are the cycles that were there at the last look and that nobody is
 	// taken out of: they are reported once.
 	reported, found map[string]bool
@@ -35,11 +37,47 @@ type deadlockWatch struct {
 // warnOfDeadlockOptions says which options the backend can't follow.
 func (m *EnhancedLockManager) warnOfDeadlockOptions() {
 	config := m.state.Load().config
-	if _, can := m.backend.(DeadlockStore); can || !config.EnableDeadlockDetection && !config.DeadlockPrevention {
+	if _, can := m.backend.(DeadlockStore); can {
 		return
 	}
-	m.logger.Warn("this backend neither prevents nor detects deadlocks yet: enable_deadlock_detection %v and deadlock_prevention %v change nothing",
-		config.EnableDeadlockDetection, config.DeadlockPrevention)
+	if config.DeadlockPrevention {
+		m.logger.Warn("deadlock_prevention: true changes nothing, this backend can't prevent deadlocks yet")
+	}
+	if config.EnableDeadlockDetection {
+		m.logger.Warn("enable_deadlock_detection: true only reports deadlocks, this backend can't end them yet")
+	}
+}
+
+// listedWaits looks for deadlocks in what any backend lists. It ends none: between
+// a look and a cancellation the cycle could have gone.
+type listedWaits struct{ Backend }
+
+// WaitForGraph returns who waits for whom. See [DeadlockStore].
+func (l listedWaits) WaitForGraph(ctx context.Context) (*deadlock.Graph, error) {
+	graph := deadlock.NewGraph()
+	status, err := l.GetQueueStatus(ctx)
+	if err != nil || status.Size == 0 {
+		return graph, err
+	}
+	locks, err := l.ListLocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, lock := range locks {
+		graph.Hold(lock.Owner, FormatGraphResource(lock.Resource))
+	}
+	for _, r := range status.PendingRequests {
+		graph.Wait(deadlock.Waiter{
+			Owner: r.Owner().String(), Resource: FormatGraphResource(r.Resource), Request: r.ID,
+			Priority: int(r.Priority), Since: r.RequestedAt,
+		})
+	}
+	return graph, nil
+}
+
+// EndDeadlock only says what the deadlock is. See [DeadlockStore].
+func (l listedWaits) EndDeadlock(_ context.Context, ending DeadlockEnding) (*DeadlockReport, error) {
+	return NewDeadlockReport(DeadlockFound, PolicyNone, ending.Cycle, nil)
 }
 
 // watchDeadlocks looks for deadlocks after each DeadlockCheckInterval until ctx
@@ -47,9 +85,9 @@ func (m *EnhancedLockManager) warnOfDeadlockOptions() {
 func (m *EnhancedLockManager) watchDeadlocks(ctx context.Context) {
 	store, can := m.backend.(DeadlockStore)
 	if !can {
-		return
+		store = listedWaits{m.backend}
 	}
-	w := &deadlockWatch{manager: m, store: store, owner: "deadlock-detector-" + uuid.NewString()}
+	w := &deadlockWatch{manager: m, store: store, onlyReports: !can, owner: "deadlock-detector-" + uuid.NewString()}
 	w.lease.backend = m.backend
 	defer w.lease.end(ctx)
 	timer := time.NewTimer(m.state.Load().config.DeadlockCheckInterval)
@@ -98,7 +136,7 @@ func (w *deadlockWatch) look(ctx context.Context, config *EnhancedConfig) error 
 
 // end has the store end a deadlock, which looks at it again first.
 func (w *deadlockWatch) end(ctx context.Context, found deadlock.Deadlock, config *EnhancedConfig) error {
-	if found.Victim == nil {
+	if found.Victim == nil || w.onlyReports {
 		name := found.Cycle.String()
 		w.found[name] = true
 		if w.reported[name] {
@@ -108,8 +146,18 @@ func (w *deadlockWatch) end(ctx context.Context, found deadlock.Deadlock, config
 	report, err := w.store.EndDeadlock(ctx, DeadlockEnding{
 		Cycle: found.Cycle, Victim: found.Victim, Policy: string(found.Policy), ReleaseHeld: config.DeadlockReleaseHeld,
 	})
-	if report != nil {
-		w.manager.logger.Warn("deadlock, %s: %v", report.Outcome, report)
+	if report == nil {
+		return err
+	}
+	w.manager.logger.Warn("deadlock, %s: %v", report.Outcome, report)
+	if w.onlyReports {
+		// The store's log, which has the others, has no record of it.
+		first := report.Cycle[0]
+		record := LogRecord{
+			Time: time.Now(), Type: EventDeadlock, Resource: first.Resource, Waiter: first.Owner,
+			Actor: SystemStore, Cause: CauseDeadlock, Deadlock: report,
+		}
+		w.manager.publish(&ManagerEvent{LockEvent: *record.Event()})
 	}
 	return err
 }
