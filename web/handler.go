@@ -61,6 +61,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerRefresh()
 	s.registerQueue()
 	s.registerPriority()
+	s.registerDeadlocks()
 	s.registerStats()
 	s.registerMode()
 	s.registerImport()

@@ -55,6 +55,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	slices.Sort(routes)
 	require.Equal(t, []string{
+		"GET /api/v1/deadlocks",
 		"GET /api/v1/lock",
 		"GET /api/v1/locks",
 		"GET /api/v1/locks/{id}",

@@ -59,6 +59,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newQueueCommand(env),
 		newPriorityCommand(env),
 		newModeCommand(env),
+		newDeadlocksCommand(env),
 		newListCommand(env),
 		newShowCommand(env),
 		newStatsCommand(env),
