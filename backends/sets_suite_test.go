@@ -16,3 +16,12 @@ func TestBoltSets(t *testing.T) {
 	}
 	backendtest.RunSets(t, newBackend)
 }
+
+func TestBoltSetsQueue(t *testing.T) {
+	t.Parallel()
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+		t.Helper()
+		return openBolt(t, filepath.Join(t.TempDir(), "atlantis.db"), config)
+	}
+	backendtest.RunSetsQueue(t, newBackend)
+}
