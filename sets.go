@@ -97,9 +97,10 @@ type Blocked struct {
 const maxNamed = 20
 
 // NewSetHeldError returns the LOCK_EXISTS error for a set of size resources of an
-// owner, of which some are held. It names up to 20 of them with their holders. Its
-// holder is the owner itself where that holds one, else the first.
-func NewSetHeldError(size int, owner Owner, blocked []Blocked) *LockError {
+// owner, of which count are held: blocked, or those that come first of them. It
+// names up to 20 with their holders. Its holder is the owner itself where that holds
+// one, else the first.
+func NewSetHeldError(size, count int, owner Owner, blocked []Blocked) *LockError {
 	refusal := &LockError{Code: ErrCodeLockExists, Resource: blocked[0].Resource, Holder: blocked[0].Holder}
 	var named []string
 	own := false
@@ -116,10 +117,11 @@ func NewSetHeldError(size int, owner Owner, blocked []Blocked) *LockError {
 			refusal.Resource, refusal.Holder = b.Resource, b.Holder
 		}
 	}
-	if more := len(named) - maxNamed; more > 0 {
-		named = append(named[:maxNamed], fmt.Sprintf("and %d more", more))
+	named = named[:min(len(named), maxNamed)]
+	if more := count - len(named); more > 0 {
+		named = append(named, fmt.Sprintf("and %d more", more))
 	}
-	refusal.Message = fmt.Sprintf("%d of %d are locked, none was taken: %s", len(blocked), size, strings.Join(named, "; "))
+	refusal.Message = fmt.Sprintf("%d of %d are locked, none was taken: %s", count, size, strings.Join(named, "; "))
 	if own {
 		refusal.Message += "; a set takes what its owner does not hold yet"
 	}

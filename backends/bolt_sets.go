@@ -58,7 +58,7 @@ func (s *repositoryStep) acquireAll(set []*enhanced.EnhancedLockRequest, wait bo
 	case wait && !slices.ContainsFunc(found, func(f finding) bool { return f.status == unreadable || isOwn(&f, owner) && !f.isTakeable(owner) }):
 		return s.enqueueSet(set, found)
 	default:
-		return acquisition{}, enhanced.NewSetHeldError(len(set), owner, blocked)
+		return acquisition{}, enhanced.NewSetHeldError(len(set), len(blocked), owner, blocked)
 	}
 }
 
@@ -253,7 +253,7 @@ func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.Enhanc
 		}
 	}
 	if len(blocked) > 0 {
-		return nil, enhanced.NewSetHeldError(len(set), owner, blocked)
+		return nil, enhanced.NewSetHeldError(len(set), len(blocked), owner, blocked)
 	}
 	return s.replace(owner, set, found, freed)
 }

@@ -12,6 +12,7 @@ import (
 
 var (
 	_ enhanced.SetLocker = (*BoltBackend)(nil)
+	_ enhanced.SetLocker = (*RedisBackend)(nil)
 )
 
 // lockSet is a set of requests for resources of one repository, as it was asked
