@@ -54,6 +54,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerLocks()
 	s.registerUnlock()
 	s.registerQueue()
+	s.registerSets()
 	s.registerPriority()
 	s.registerStats()
 	s.registerImport()

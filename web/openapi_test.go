@@ -67,6 +67,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /healthz",
 		"GET /readyz",
 		"POST /api/v1/import",
+		"POST /api/v1/lock-all",
 		"POST /api/v1/locks",
 		"POST /api/v1/queue/cancel",
 		"POST /api/v1/queue/move",
@@ -74,6 +75,7 @@ func TestOpenAPI(t *testing.T) {
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
 		"POST /api/v1/wait",
+		"POST /api/v1/wait-all",
 	}, routes)
 
 	// Every reference leads somewhere, and nothing is left over from huma.

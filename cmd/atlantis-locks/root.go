@@ -53,6 +53,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 	root.AddCommand(
 		newServeCommand(env),
 		newLockCommand(env),
+		newLockAllCommand(env),
 		newUnlockCommand(env),
 		newQueueCommand(env),
 		newPriorityCommand(env),
