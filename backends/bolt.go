@@ -34,6 +34,7 @@ type BoltBackend struct {
 	feeds     feeds
 	clean     cleanState
 	turns     *turns
+	sets      setMembers
 }
 
 var (
@@ -169,6 +170,11 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 		batch.token = number(root.Get(tokenKey()))
 	}
 	err := step(batch)
+	if err == nil || isDecision(err) {
+		if serveErr := b.serveAll(batch); serveErr != nil {
+			err = serveErr
+		}
+	}
 	if err != nil && !isDecision(err) || !batch.dirty {
 		return err
 	}

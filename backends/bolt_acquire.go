@@ -30,6 +30,8 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 type acquisition struct {
 	lock    *enhanced.EnhancedLock
 	granted bool
+	// set are the locks of a set, of which lock is the first.
+	set []*enhanced.EnhancedLock
 	// known is set when the request had got the lock before.
 	known bool
 	waits bool
@@ -71,12 +73,15 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 		}
 	}
 	owner := r.Owner().String()
-	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource) {
+	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource || w.Set != nil) {
 		return acquisition{}, reusedError(r)
 	}
 	f, _, err := s.settle(r.Resource)
 	if err != nil {
 		return acquisition{}, err
+	}
+	if f.status == free {
+		f = s.keptForSet(f)
 	}
 	switch f.status {
 	case unreadable:
@@ -102,6 +107,13 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 	if s.closing(owner) {
 		return acquisition{}, closingError(r.Resource, owner)
 	}
+	lock, err := s.take(r)
+	return acquisition{lock: lock, granted: true}, err
+}
+
+// take grants a request the lock on a free resource.
+func (s *repositoryStep) take(r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
+	owner := r.Owner().String()
 	record := &lockRecord{
 		Owner:    owner,
 		Priority: r.Priority,
@@ -112,9 +124,8 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 	if r.Timeout != enhanced.NoTimeout {
 		record.Expires = s.now + r.Timeout.Microseconds()
 	}
-	lock, err := s.grant(r.Resource, record, r.ProjectLock(), enhanced.EventAcquired, nil,
+	return s.grant(r.Resource, record, r.ProjectLock(), enhanced.EventAcquired, nil,
 		change{actor: owner, cause: enhanced.CauseRequest, request: r.ID})
-	return acquisition{lock: lock, granted: true}, err
 }
 
 // RefreshLock makes the lease end extension from now. See [enhanced.Backend].

@@ -67,6 +67,8 @@ type batch struct {
 	// reaches the disk.
 	probe int
 	after []func()
+	// unserved are resources that are to be settled at the end of the step.
+	unserved []enhanced.ResourceIdentifier
 	// touched are the repositories whose log grew.
 	touched map[string]struct{}
 	// now is the store's clock and token the last fencing token.

@@ -15,7 +15,7 @@ import (
 // isAlive reports whether a waiter can still be given what it waits for.
 func (b *BoltBackend) isAlive(repository string, w *waiterRecord, now int64) bool {
 	if !w.Detached {
-		return b.turns.isAlive(requestName{repository, w.Request})
+		return b.turns.isAlive(w.call(repository))
 	}
 	config := b.config.Load()
 	return config.EnablePriorityQueue && !w.isLate(config, now)

@@ -10,6 +10,7 @@ import (
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/queue"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"go.etcd.io/bbolt"
 )
 
@@ -48,9 +49,14 @@ func (w *waiter) isBefore(other *waiter) bool {
 // nextWaiter returns the first waiter that can have a resource, and takes those
 // before it out of the queue.
 func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*waiter, error) {
+	keeper := s.keeperOf(resource)
+	passed := make(map[string]bool)
 	for {
 		var next *waiter
 		s.eachWaiter(resource, func(w *waiter) bool {
+			if passed[w.Request] {
+				return true
+			}
 			next = w
 			return false
 		})
@@ -63,6 +69,14 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 				closingError(resource, next.Owner))
 		case !s.backend.isAlive(s.name, next.waiterRecord, s.now):
 			err = s.dequeueDead(next)
+		case next.Set != nil:
+			var ready bool
+			if ready, err = s.isSetReady(next); ready {
+				return next, err
+			}
+			passed[next.Request] = true
+		case keeper != nil && !isMoved(next.rank):
+			passed[next.Request] = true
 		default:
 			return s.standIn(next), nil
 		}
@@ -88,6 +102,10 @@ func (s *repositoryStep) serve(resource enhanced.ResourceIdentifier) error {
 
 // grantTo gives a waiter its lock, and tells its call after the commit.
 func (s *repositoryStep) grantTo(w *waiter) error {
+	if w.Set != nil {
+		_, err := s.grantSet(w)
+		return err
+	}
 	original, err := decodeProjectLock(w.Lock)
 	if err != nil {
 		return err
@@ -95,6 +113,17 @@ func (s *repositoryStep) grantTo(w *waiter) error {
 	if err := s.removeWaiter(w); err != nil {
 		return err
 	}
+	lock, err := s.grantWaiter(w, original)
+	if err != nil {
+		return err
+	}
+	name := requestName{s.name, w.Request}
+	s.batch.after = append(s.batch.after, func() { s.backend.turns.answer(name, lock, nil) })
+	return nil
+}
+
+// grantWaiter writes the lock of a waiter that has left its queue.
+func (s *repositoryStep) grantWaiter(w *waiter, original *models.ProjectLock) (*enhanced.EnhancedLock, error) {
 	record := &lockRecord{
 		Owner: w.Owner, Priority: w.Priority, Acquired: s.now, Request: w.Request, Metadata: w.Metadata,
 	}
@@ -104,14 +133,8 @@ func (s *repositoryStep) grantTo(w *waiter) error {
 	case w.Lease != 0:
 		record.Expires = s.now + w.Lease
 	}
-	lock, err := s.grant(w.resource, record, *original, enhanced.EventGranted, nil,
+	return s.grant(w.resource, record, *original, enhanced.EventGranted, nil,
 		change{actor: w.Owner, cause: enhanced.CauseHandOver, request: w.Request})
-	if err != nil {
-		return err
-	}
-	name := requestName{s.name, w.Request}
-	s.batch.after = append(s.batch.after, func() { s.backend.turns.answer(name, lock, nil) })
-	return nil
 }
 
 // dequeueOwn takes out what a new holder has in the queue: nobody waits behind

@@ -26,6 +26,8 @@ type waiterRecord struct {
 	Enqueued int64             `json:"t"`
 	// Detached says that no call stands for it.
 	Detached bool `json:"d,omitzero"`
+	// Set says of which set the request is, nil for a single one.
+	Set *setMark `json:"s,omitzero"`
 	// Lease is in microseconds, 0 for a lock that is held until released.
 	Lease    int64             `json:"x,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
@@ -215,6 +217,9 @@ func (s *repositoryStep) removeWaiter(w *waiter) error {
 
 // dequeue takes a waiter out without a lock, and tells its call why.
 func (s *repositoryStep) dequeue(w *waiter, event string, c change, answer error) error {
+	if w.Set != nil {
+		return s.dequeueSet(w, event, c, answer)
+	}
 	c.request, c.waiter = w.Request, w.Owner
 	name := requestName{s.name, w.Request}
 	s.batch.after = append(s.batch.after, func() { s.backend.turns.answer(name, nil, answer) })
@@ -251,6 +256,9 @@ func (s *repositoryStep) queueLength(resource enhanced.ResourceIdentifier, limit
 // detached one whose time is over. Nobody is told: a call with the same request
 // may have come meanwhile, and enters the queue anew.
 func (s *repositoryStep) dequeueDead(w *waiter) error {
+	if w.Set != nil {
+		return s.dequeueSet(w, enhanced.EventCancelled, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired}, nil)
+	}
 	event := enhanced.EventCancelled
 	if w.isLate(s.backend.config.Load(), s.now) {
 		event = enhanced.EventQueueTimeout

@@ -32,6 +32,8 @@ type scripts struct {
 	leave, cancel, move, attend                                                    script
 	read, locate, list, line, owned, recorded, log, due, snapshot                  script
 	status, touch, listen, check                                                   script
+	// sets decides the requests of a set.
+	sets script
 	// common decides common cases of acquire and release, for several callers.
 	common script
 }
@@ -59,6 +61,7 @@ func loadScripts() scripts {
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
+		sets:   step("sets", map[string]bool{"granted": now, "again": earlier, "replaced": earlier}),
 		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
 		cancel: step("cancel", map[string]bool{"cancelled": now}),
 		move:   step("move", map[string]bool{"moved": now}),

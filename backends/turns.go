@@ -57,40 +57,48 @@ type turns struct {
 	store    queueStore
 	recorder *recorder.Recorder
 	logger   logging.SimpleLogging
+	// watchSet looks after what a set waits for until its context ends; nil where
+	// single requests wait.
+	watchSet func(ctx context.Context)
 }
 
 // acquire takes the lock, or waits up to limit for its turn.
 func (t *turns) acquire(ctx context.Context, limit time.Duration, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
 	start := time.Now()
-	lock, err := t.inTurn(ctx, limit, r)
+	a, err := t.inTurn(ctx, limit, r)
+	t.countTurn(time.Since(start), err)
+	return a.lock, err
+}
+
+// countTurn counts a request that has waited for its turn.
+func (t *turns) countTurn(wait time.Duration, err error) {
 	switch {
 	case err == nil:
-		t.recorder.Acquired(time.Since(start))
+		t.recorder.Acquired(wait)
 	case errors.Is(err, enhanced.ErrBackend), errors.Is(err, enhanced.ErrOutcomeUnknown):
 		t.recorder.Failed()
 	default: // who has waited in vain was refused
 		t.recorder.Refused()
 	}
-	return lock, err
 }
 
 // inTurn enters the call before the store has its waiter, so that no grant can
 // miss it.
-func (t *turns) inTurn(ctx context.Context, limit time.Duration, r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
+func (t *turns) inTurn(ctx context.Context, limit time.Duration, r *enhanced.EnhancedLockRequest) (acquisition, error) {
 	operation := "acquire " + r.Resource.String()
 	call, err := t.join(ctx, r)
 	switch {
 	case errors.Is(err, enhanced.ErrClosed):
-		return nil, enhanced.NewBackendError(operation, err)
+		return acquisition{}, enhanced.NewBackendError(operation, err)
 	case err != nil:
-		return nil, contextError(operation, err)
+		return acquisition{}, contextError(operation, err)
 	}
 	a, err := t.store.ask(ctx, r)
 	switch {
 	case errors.Is(err, enhanced.ErrOutcomeUnknown):
 		// It may wait, or have the lock, and nobody is there for either.
 		_ = t.desert(ctx, r, call) // the error says it already
-		return nil, err
+		return acquisition{}, err
 	case err == nil && a.waits:
 		return t.wait(ctx, limit, r, call)
 	}
@@ -99,15 +107,14 @@ func (t *turns) inTurn(ctx context.Context, limit time.Duration, r *enhanced.Enh
 		err = enhanced.NewHeldError(a.lock.Resource, a.lock)
 	}
 	if err != nil {
-		return nil, err
+		return acquisition{}, err
 	}
-	return a.lock, nil
+	return a, nil
 }
 
 // wait waits for the turn of a request that is in the queue.
-func (t *turns) wait(ctx context.Context, limit time.Duration, r *enhanced.EnhancedLockRequest, call *waitingCall) (*enhanced.EnhancedLock, error) {
-	t.queued(call)
-	defer t.look(r.Resource)()
+func (t *turns) wait(ctx context.Context, limit time.Duration, r *enhanced.EnhancedLockRequest, call *waitingCall) (acquisition, error) {
+	defer t.lookAfter(r, call)()
 	patience := time.NewTimer(limit)
 	defer patience.Stop()
 	select {
@@ -116,23 +123,23 @@ func (t *turns) wait(ctx context.Context, limit time.Duration, r *enhanced.Enhan
 		return call.result()
 	case <-t.closed:
 		left := t.desert(context.WithoutCancel(ctx), r, call)
-		return nil, enhanced.NewBackendError("wait for "+r.Resource.String(), errors.Join(enhanced.ErrClosed, left))
+		return acquisition{}, enhanced.NewBackendError("wait for "+r.Resource.String(), errors.Join(enhanced.ErrClosed, left))
 	case <-ctx.Done():
-		return nil, t.giveUp(ctx, r, call)
+		return acquisition{}, t.giveUp(ctx, r, call)
 	case <-patience.C:
 	}
 	if t.leaveToOthers(call) {
-		return nil, queueTimeoutError(r, place{})
+		return acquisition{}, queueTimeoutError(r, place{})
 	}
 	left, err := t.leaveQueue(ctx, r, enhanced.EventQueueTimeout)
 	switch {
 	case ctx.Err() != nil:
-		return nil, t.giveUp(ctx, r, call)
+		return acquisition{}, t.giveUp(ctx, r, call)
 	case err != nil:
-		return nil, errors.Join(err, t.desert(ctx, r, call))
+		return acquisition{}, errors.Join(err, t.desert(ctx, r, call))
 	case left.number > 0: // so it was this step that has taken it out
 		t.waiting.leave(r, call, false)
-		return nil, queueTimeoutError(r, left.place)
+		return acquisition{}, queueTimeoutError(r, left.place)
 	}
 	select {
 	case <-call.done: // by another step
@@ -141,10 +148,21 @@ func (t *turns) wait(ctx context.Context, limit time.Duration, r *enhanced.Enhan
 	default: // a repair has taken it out, or nobody has told yet
 		t.waiting.leave(r, call, false)
 		if left.ended {
-			return nil, endedRequestError(r)
+			return acquisition{}, endedRequestError(r)
 		}
-		return nil, queueTimeoutError(r, left.place)
+		return acquisition{}, queueTimeoutError(r, left.place)
 	}
+}
+
+// lookAfter has what a call waits for watched until stop is called.
+func (t *turns) lookAfter(r *enhanced.EnhancedLockRequest, call *waitingCall) (stop func()) {
+	if t.watchSet == nil {
+		t.queued(call)
+		return t.look(r.Resource)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.work.Go(func() { t.watchSet(ctx) })
+	return cancel
 }
 
 // giveUp ends a call whose context has ended.
@@ -228,7 +246,7 @@ func queueTimeoutError(r *enhanced.EnhancedLockRequest, at place) error {
 		message += fmt.Sprintf(", as number %d of %d in the queue", at.number, at.of)
 	}
 	if at.holder != nil {
-		message += "; " + enhanced.NewHeldError(r.Resource, at.holder).Message
+		message += "; " + enhanced.NewHeldError(at.holder.Resource, at.holder).Message
 	}
 	return &enhanced.LockError{Code: enhanced.ErrCodeTimeout, Message: message, Resource: r.Resource, Holder: at.holder}
 }

@@ -49,6 +49,7 @@ type waitingCall struct {
 	done   chan struct{}
 	isDone bool
 	lock   *enhanced.EnhancedLock
+	set    []*enhanced.EnhancedLock // of a set all, lock is the first
 	err    error
 }
 
@@ -195,10 +196,15 @@ func (w *waiting) isAlive(name requestName) bool {
 
 // answer ends the wait of a request.
 func (w *waiting) answer(name requestName, lock *enhanced.EnhancedLock, err error) {
+	w.answerSet(name, lock, nil, err)
+}
+
+// answerSet is answer for a set, of which lock is the first.
+func (w *waiting) answerSet(name requestName, lock *enhanced.EnhancedLock, set []*enhanced.EnhancedLock, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if call := w.calls[name]; call != nil && !call.isDone {
-		call.isDone, call.lock, call.err = true, lock, err
+		call.isDone, call.lock, call.set, call.err = true, lock, set, err
 		close(call.done)
 	}
 }
@@ -225,17 +231,25 @@ func (w *waiting) unclaimed(call *waitingCall) *enhanced.EnhancedLock {
 
 // result is the caller's own copy of what a request got. It is called once done
 // is closed.
-func (c *waitingCall) result() (*enhanced.EnhancedLock, error) {
+func (c *waitingCall) result() (acquisition, error) {
 	if c.err != nil {
-		return nil, c.err
+		return acquisition{}, c.err
 	}
-	lock, original := *c.lock, *c.lock.OriginalLock
+	a := acquisition{lock: copyOf(c.lock), granted: true}
+	for _, lock := range c.set {
+		a.set = append(a.set, copyOf(lock))
+	}
+	return a, nil
+}
+
+func copyOf(granted *enhanced.EnhancedLock) *enhanced.EnhancedLock {
+	lock, original := *granted, *granted.OriginalLock
 	lock.OriginalLock, lock.Metadata = &original, maps.Clone(lock.Metadata)
 	if lock.ExpiresAt != nil {
 		expires := *lock.ExpiresAt
 		lock.ExpiresAt = &expires
 	}
-	return &lock, nil
+	return &lock
 }
 
 // queued says that the store has the waiter of a call.

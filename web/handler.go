@@ -60,6 +60,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerUnlock()
 	s.registerRefresh()
 	s.registerQueue()
+	s.registerSets()
 	s.registerPriority()
 	s.registerDeadlocks()
 	s.registerStats()

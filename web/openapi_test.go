@@ -69,6 +69,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /healthz",
 		"GET /readyz",
 		"POST /api/v1/import",
+		"POST /api/v1/lock-all",
 		"POST /api/v1/locks",
 		"POST /api/v1/mode/forget",
 		"POST /api/v1/queue/cancel",
@@ -78,6 +79,7 @@ func TestOpenAPI(t *testing.T) {
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
 		"POST /api/v1/wait",
+		"POST /api/v1/wait-all",
 		"PUT /api/v1/mode",
 	}, routes)
 

@@ -54,6 +54,17 @@ func (s *server) wait(ctx context.Context, input *acquireInput) (*acquireOutput,
 	if err != nil {
 		return nil, err
 	}
+	lock, err := untilStopped(ctx, s, request.Resource.String(), func(ctx context.Context) (*enhanced.EnhancedLock, error) {
+		return s.manager.Acquire(ctx, request)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return acquired(lock), nil
+}
+
+// untilStopped waits for what until the client goes or the server stops.
+func untilStopped[T any](ctx context.Context, s *server, what string, wait func(context.Context) (T, error)) (answer T, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stopped := make(chan struct{})
@@ -65,22 +76,19 @@ func (s *server) wait(ctx context.Context, input *acquireInput) (*acquireOutput,
 		case <-ctx.Done():
 		}
 	}()
-	lock, err := s.manager.Acquire(ctx, request)
-	switch {
-	case err == nil:
-		return acquired(lock), nil
-	case ctx.Err() == nil:
-		return nil, err
+	answer, err = wait(ctx)
+	if err == nil || ctx.Err() == nil {
+		return answer, err
 	}
 	// Nothing failed: the client has gone, or the server is to stop.
-	p := newProblem(http.StatusServiceUnavailable, "the call has ended; nobody waits for "+request.Resource.String()+" any longer")
+	p := newProblem(http.StatusServiceUnavailable, "the call has ended; nobody waits for "+what+" any longer")
 	p.OutcomeUnknown = errors.Is(err, enhanced.ErrOutcomeUnknown)
 	select {
 	case <-stopped:
-		p.Detail = "the server is stopping; nobody waits for " + request.Resource.String() + " any longer"
+		p.Detail = "the server is stopping; nobody waits for " + what + " any longer"
 	default:
 	}
-	return nil, p
+	return answer, p
 }
 
 type queueInput struct {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
-	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
@@ -31,15 +29,9 @@ itself unless you ask for that with --timeout.`,
 	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	owner := addOwnerFlags(cmd)
-	note := cmd.Flags().String("note", "", fmt.Sprintf("what others are told who want the lock, at most %d bytes; no secrets", maxNote))
-	timeout := cmd.Flags().String("timeout", api.NoTimeout, "when the lock ends by itself, such as 30m: after "+leaseLimits()+"; none: when it is unlocked")
-	priority := cmd.Flags().String("priority", "", "low, normal, high or critical (default: what the server's rules give)")
-	wait := cmd.Flags().Bool("wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
+	wish := addLockFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if lease, err := time.ParseDuration(*timeout); *timeout != api.NoTimeout && (err != nil || lease < time.Millisecond) {
-			return usagef(cmd, "--timeout %q is no lease; give %s, such as 30m, or %s", *timeout, leaseLimits(), api.NoTimeout)
-		}
-		if err := checkLockFlags(cmd, *priority, *note); err != nil {
+		if err := wish.check(cmd); err != nil {
 			return err
 		}
 		server, err := connection.client(cmd)
@@ -52,7 +44,7 @@ itself unless you ask for that with --timeout.`,
 		}
 		resource := project.resource(args)
 		take := server.Acquire
-		if *wait {
+		if wish.wait {
 			take = func(ctx context.Context, request api.AcquireRequest) (api.Lock, error) {
 				return waitForLock(ctx, env, server, request)
 			}
@@ -63,9 +55,9 @@ itself unless you ask for that with --timeout.`,
 			Workspace:   resource.Workspace,
 			ProjectName: resource.ProjectName,
 			Owner:       holder,
-			Priority:    *priority,
-			Timeout:     *timeout,
-			Note:        *note,
+			Priority:    wish.priority,
+			Timeout:     wish.timeout,
+			Note:        wish.note,
 		})
 		if err != nil {
 			return asUsage(cmd, err)
@@ -73,9 +65,7 @@ itself unless you ask for that with --timeout.`,
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)
 		}
-		_, err = fmt.Fprintf(env.stdout, "locked %s for %s, %s\nid %s\n",
-			resourceText(lock), ownerText(lock), leaseText(lock, lock.AcquiredAt), printable(lock.ID))
-		return err
+		return printLocked(env, lock)
 	}
 	return cmd
 }

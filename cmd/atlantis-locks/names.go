@@ -28,6 +28,11 @@ func wantProject(cmd *cobra.Command, args []string) error {
 	if err := wantArgs("REPO", "PATH", "WORKSPACE")(cmd, args); err != nil {
 		return err
 	}
+	return checkProject(cmd, args)
+}
+
+// checkProject checks that REPO, PATH and WORKSPACE say something.
+func checkProject(cmd *cobra.Command, args []string) error {
 	for i, what := range []string{
 		"REPO %q is empty; give the repository's full name, such as acme/infra",
 		"PATH %q is empty; give the project's directory in the repository, . for its root",

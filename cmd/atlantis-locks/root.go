@@ -54,6 +54,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 	root.AddCommand(
 		newServeCommand(env),
 		newLockCommand(env),
+		newLockAllCommand(env),
 		newUnlockCommand(env),
 		newRunCommand(env),
 		newQueueCommand(env),

@@ -1,0 +1,36 @@
+package enhanced
+
+import "context"
+
+var _ SetManager = (*LockingAdapter)(nil)
+
+// LockAll locks all resources of a set or none. See
+// [EnhancedLockManager.LockAll].
+func (a *LockingAdapter) LockAll(ctx context.Context, requests []*EnhancedLockRequest) ([]*EnhancedLock, error) {
+	sets, err := a.sets()
+	if err != nil {
+		return nil, err
+	}
+	return sets.LockAll(ctx, requests)
+}
+
+// ReplaceLocks makes the wanted locks all that an owner holds. See
+// [EnhancedLockManager.ReplaceLocks].
+func (a *LockingAdapter) ReplaceLocks(ctx context.Context, owner Owner, wanted []*EnhancedLockRequest) (*ReplacedLocks, error) {
+	sets, err := a.sets()
+	if err != nil {
+		return nil, err
+	}
+	return sets.ReplaceLocks(ctx, owner, wanted)
+}
+
+func (a *LockingAdapter) sets() (SetManager, error) {
+	if err := a.requireEnabled(); err != nil {
+		return nil, err
+	}
+	sets, ok := a.manager.(SetManager)
+	if !ok {
+		return nil, NewInvalidError("the manager %T can't lock sets", a.manager)
+	}
+	return sets, nil
+}

@@ -1,0 +1,634 @@
+package backendtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// RunSetsQueue is the part of the suite for backends whose queues have sets.
+func RunSetsQueue(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	testSetsWait(t, newBackend)
+	testSetsLeave(t, newBackend)
+	testSetsReserve(t, newBackend)
+	testSetsReplaceQueue(t, newBackend)
+	testSetsQueueConcurrency(t, newBackend)
+}
+
+// waitingSet is a call that waits for a set in a goroutine.
+type waitingSet struct {
+	set    []*enhanced.EnhancedLockRequest
+	cancel context.CancelFunc
+	done   chan struct{}
+	locks  []*enhanced.EnhancedLock
+	err    error
+}
+
+// askForSet starts a call for a set.
+func askForSet(t *testing.T, b enhanced.Backend, set []*enhanced.EnhancedLockRequest) *waitingSet {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &waitingSet{set: set, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		w.locks, w.err = sets(b).AcquireAll(ctx, set, true)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-w.done
+	})
+	return w
+}
+
+// enqueueSet starts a call for a set and returns once it waits.
+func enqueueSet(t *testing.T, b enhanced.Backend, set []*enhanced.EnhancedLockRequest) *waitingSet {
+	t.Helper()
+	before := queueLength(t, b)
+	w := askForSet(t, b, set)
+	Eventually(t, "the set waits", func() bool {
+		w.requireWaits(t)
+		return queueLength(t, b) == before+len(set)
+	})
+	return w
+}
+
+func (w *waitingSet) result(t *testing.T) ([]*enhanced.EnhancedLock, error) {
+	t.Helper()
+	select {
+	case <-w.done:
+	case <-time.After(patience):
+		t.Fatalf("the set of %s still waits after %v", w.set[0].Owner().Describe(), patience)
+	}
+	return w.locks, w.err
+}
+
+func (w *waitingSet) requireGranted(t *testing.T) []*enhanced.EnhancedLock {
+	t.Helper()
+	locks, err := w.result(t)
+	require.NoError(t, err)
+	require.Len(t, locks, len(w.set))
+	for _, lock := range locks {
+		require.Equal(t, w.set[0].Owner().String(), lock.Owner)
+	}
+	return locks
+}
+
+func (w *waitingSet) requireWaits(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.done:
+		t.Fatalf("the set of %s does not wait: %v", w.set[0].Owner().Describe(), w.err)
+	default:
+	}
+}
+
+func release(t *testing.T, b enhanced.Backend, locks ...*enhanced.EnhancedLock) {
+	t.Helper()
+	for _, lock := range locks {
+		require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	}
+}
+
+func testSetsWait(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	t.Run("a set waits whole", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		one, two := acquire(t, b, userRequest("one", "a")), acquire(t, b, userRequest("two", "c"))
+		set := setOf(ofPull(5), "c", "b", "a")
+		set[1].Timeout, set[2].Metadata = time.Hour, map[string]string{enhanced.MetadataNote: "mine"}
+		w := enqueueSet(t, b, set)
+		requireCount(t, b, 2)
+		release(t, b, one)
+		requireCount(t, b, 1)
+		passing := acquire(t, b, userRequest("passing", "a"))
+		release(t, b, two)
+		w.requireWaits(t)
+		requireCount(t, b, 1)
+		requireVerified(t, b)
+		release(t, b, passing)
+		locks := w.requireGranted(t)
+		require.Equal(t, resource("c"), locks[0].Resource)
+		require.Equal(t, time.Hour, locks[1].ExpiresAt.Sub(locks[1].AcquiredAt))
+		require.Equal(t, "mine", locks[2].Metadata[enhanced.MetadataNote])
+		requireCount(t, b, 3)
+		require.Zero(t, queueLength(t, b))
+		for i, path := range []string{"c", "b", "a"} {
+			stored, err := b.LookupLock(t.Context(), resource(path))
+			require.NoError(t, err)
+			require.Equal(t, stored, locks[i])
+		}
+		requireVerified(t, b)
+	})
+
+	t.Run("what is free is taken at once, in one step", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		locks, err := sets(b).AcquireAll(t.Context(), setOf(ofPull(5), "a", "b"), true)
+		require.NoError(t, err)
+		require.Len(t, locks, 2)
+		require.Zero(t, queueLength(t, b))
+	})
+
+	t.Run("whatever frees the last one grants it", func(t *testing.T) {
+		for name, free := range map[string]func(b enhanced.Backend, lock *enhanced.EnhancedLock){
+			"release": func(b enhanced.Backend, lock *enhanced.EnhancedLock) { release(t, b, lock) },
+			"by pull": func(b enhanced.Backend, _ *enhanced.EnhancedLock) {
+				_, err := b.ReleaseByPull(t.Context(), repo, 7, enhanced.SystemAtlantis)
+				require.NoError(t, err)
+			},
+			"replace": func(b enhanced.Backend, lock *enhanced.EnhancedLock) {
+				_, err := sets(b).ReplaceAll(t.Context(), repo, pullRequest(7, "a").Owner(), setOf(ofPull(7), "other"))
+				require.NoError(t, err)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newBackend(t, queueConfig(nil))
+				lock := acquire(t, b, pullRequest(7, "a"))
+				w := enqueueSet(t, b, setOf(ofPull(5), "a", "b"))
+				free(b, lock)
+				w.requireGranted(t)
+			})
+		}
+	})
+
+	t.Run("a lease that ends, with nobody to look after it", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		for i, path := range []string{"a", "b"} {
+			leased := userRequest("holder", path)
+			leased.Timeout = time.Duration(i+1) * 50 * time.Millisecond
+			acquire(t, b, leased)
+		}
+		askForSet(t, b, setOf(ofPull(5), "a", "b")).requireGranted(t)
+		requireVerified(t, b)
+	})
+
+	t.Run("in order with those who want one", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		a, c := acquire(t, b, userRequest("holder", "a")), acquire(t, b, userRequest("holder", "c"))
+		before := enqueue(t, b, userRequest("before", "a"))
+		w := enqueueSet(t, b, setOf(ofPull(5), "a", "b"))
+		after, other := enqueue(t, b, userRequest("after", "a")), enqueueSet(t, b, setOf(ofPull(6), "b", "c"))
+		release(t, b, a)
+		lock := before.requireGranted(t)
+		w.requireWaits(t)
+		release(t, b, lock)
+		locks := w.requireGranted(t)
+		release(t, b, c)
+		other.requireWaits(t)
+		after.requireWaits(t)
+		release(t, b, locks...)
+		after.requireGranted(t)
+		other.requireGranted(t)
+	})
+
+	t.Run("what the owner itself holds is refused at once", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		acquire(t, b, userRequest("holder", "a"))
+		own := acquire(t, b, pullRequest(5, "b"))
+		_, err := sets(b).AcquireAll(t.Context(), setOf(ofPull(5), "a", "b"), true)
+		refusal := (*enhanced.LockError)(nil)
+		require.ErrorAs(t, err, &refusal)
+		require.Equal(t, enhanced.ErrCodeLockExists, refusal.Code)
+		require.Equal(t, own.ID, refusal.Holder.ID)
+		require.Zero(t, queueLength(t, b))
+	})
+
+	t.Run("an owner that gets a part by itself does not wait for the set", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "a"))
+		w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+		behind := enqueue(t, b, userRequest("behind", "a"))
+		own := acquire(t, b, pullRequest(5, "b"))
+		_, err := w.result(t)
+		refusal := (*enhanced.LockError)(nil)
+		require.ErrorAs(t, err, &refusal)
+		require.Equal(t, enhanced.ErrCodeLockExists, refusal.Code)
+		require.Equal(t, own.ID, refusal.Holder.ID)
+		require.Equal(t, 1, queueLength(t, b))
+		release(t, b, lock)
+		behind.requireGranted(t)
+		requireCount(t, b, 2)
+		requireVerified(t, b)
+	})
+
+	t.Run("a set that is sent again waits once", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "a"))
+		set := func() []*enhanced.EnhancedLockRequest { return withIDs("once", setOf(ofPull(5), "b", "a")) }
+		first := enqueueSet(t, b, set())
+		again := askForSet(t, b, set())
+		for _, other := range [][]*enhanced.EnhancedLockRequest{
+			withIDs("once", setOf(ofPull(6), "b", "a")), withIDs("once", setOf(ofPull(5), "b", "a", "c")),
+		} {
+			_, err := sets(b).AcquireAll(t.Context(), other, true)
+			require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+		}
+		single := set()[0]
+		_, err := b.AcquireLock(t.Context(), single)
+		require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+		_, err = sets(b).AcquireAll(t.Context(), set(), false)
+		require.ErrorIs(t, err, enhanced.ErrLockExists, "a call that does not wait")
+		first.cancel()
+		_, err = first.result(t)
+		require.ErrorIs(t, err, context.Canceled)
+		release(t, b, lock)
+		locks := again.requireGranted(t)
+		require.Equal(t, locks, lockSet(t, b, set()))
+		requireCount(t, b, 2)
+	})
+
+	t.Run("a full queue", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = 1 }))
+		acquire(t, b, userRequest("holder", "a"))
+		enqueue(t, b, userRequest("next", "a"))
+		_, err := sets(b).AcquireAll(t.Context(), setOf(ofPull(5), "b", "a"), true)
+		require.ErrorIs(t, err, enhanced.ErrQueueFull)
+		require.Equal(t, 1, queueLength(t, b))
+	})
+
+	t.Run("the manager waits, and LockAllNow does not", func(t *testing.T) {
+		m, b := newSetManager(t, newBackend, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = 50 * time.Millisecond }))
+		acquire(t, b, userRequest("holder", "a"))
+		_, err := m.LockAllNow(t.Context(), setOf(ofPull(5), "a", "b"))
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		_, err = m.LockAll(t.Context(), setOf(ofPull(5), "b", "a"))
+		refusal := (*enhanced.LockError)(nil)
+		require.ErrorAs(t, err, &refusal)
+		require.Equal(t, enhanced.ErrCodeTimeout, refusal.Code)
+		require.Contains(t, refusal.Message, "set of 2 resources")
+		require.Contains(t, refusal.Message, "user holder")
+		require.NotNil(t, refusal.Holder)
+		requireCount(t, b, 1)
+	})
+
+	t.Run("in order of priority, and moved to the front", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock := acquire(t, b, userRequest("holder", "a"))
+		low, high := setOf(ofPull(5), "a", "b"), setOf(ofPull(6), "a", "c")
+		for _, r := range high {
+			r.Priority = enhanced.PriorityHigh
+		}
+		first, second := enqueueSet(t, b, low), enqueueSet(t, b, high)
+		if mover, ok := b.(enhanced.RequestMover); ok {
+			require.NoError(t, mover.MoveRequest(t.Context(), resource("a"), low[0].Owner().String(), "user:admin", "urgent"))
+			requireVerified(t, b)
+			first, second = second, first
+		}
+		release(t, b, lock)
+		release(t, b, second.requireGranted(t)...)
+		first.requireGranted(t)
+	})
+}
+
+func testSetsLeave(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	t.Run("leaving leaves whole", func(t *testing.T) {
+		for name, leave := range map[string]func(b enhanced.Backend, w *waitingSet){
+			"context": func(_ enhanced.Backend, w *waitingSet) { w.cancel() },
+			"cancelled": func(b enhanced.Backend, _ *waitingSet) {
+				require.NoError(t, b.CancelRequest(t.Context(), resource("b"), pullRequest(5, "a").Owner().String(), "user:admin"))
+			},
+			"closed": func(b enhanced.Backend, _ *waitingSet) {
+				_, err := b.ReleaseByPull(t.Context(), repo, 5, enhanced.SystemAtlantis)
+				require.NoError(t, err)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newBackend(t, queueConfig(nil))
+				lock := acquire(t, b, userRequest("holder", "a"))
+				w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+				leave(b, w)
+				_, err := w.result(t)
+				require.Error(t, err)
+				Eventually(t, "nothing waits", func() bool { return queueLength(t, b) == 0 })
+				release(t, b, lock)
+				requireCount(t, b, 0)
+				page, err := b.ReadLog(t.Context(), repo, 0, 100)
+				require.NoError(t, err)
+				kinds := make(map[string]int)
+				for _, r := range page.Records {
+					kinds[r.Type]++
+				}
+				require.Equal(t, map[string]int{enhanced.EventAcquired: 1, enhanced.EventQueued: 3, enhanced.EventCancelled: 3, enhanced.EventReleased: 1}, kinds)
+				requireVerified(t, b)
+			})
+		}
+	})
+
+	t.Run("at the instant of the grant", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		granted := 0
+		rounds := Rounds(1_000)
+		for round := range rounds {
+			lock := acquire(t, b, userRequest("holder", "a"))
+			w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+			if round%2 == 0 {
+				Together(2, func(i int) {
+					if i == 0 {
+						w.cancel()
+					} else {
+						assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+					}
+				})
+			} else {
+				// The call has both then, the locks and the end of its context.
+				release(t, b, lock)
+				w.cancel()
+			}
+			locks, err := w.result(t)
+			if err == nil {
+				granted++
+				requireCount(t, b, 3)
+				release(t, b, locks...)
+			} else {
+				require.ErrorIs(t, err, context.Canceled)
+				Eventually(t, "nothing is held", func() bool {
+					held, err := b.ListLocks(t.Context())
+					return err == nil && len(held) == 0
+				})
+			}
+			Eventually(t, "nothing waits", func() bool { return queueLength(t, b) == 0 })
+		}
+		t.Logf("granted in %d of %d rounds", granted, rounds)
+		requireVerified(t, b)
+	})
+}
+
+// reserving is a configuration whose sets are old from the start.
+func reserving() *enhanced.EnhancedConfig {
+	return queueConfig(func(c *enhanced.EnhancedConfig) { c.SetReserveAfter = time.Nanosecond })
+}
+
+func testSetsReserve(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	t.Run("what is free is kept for an old set", func(t *testing.T) {
+		b := newBackend(t, reserving())
+		a, c := acquire(t, b, userRequest("holder", "a")), acquire(t, b, userRequest("holder", "c"))
+		w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+		kept, acquired, err := b.TryAcquireLock(t.Context(), userRequest("other", "b"))
+		require.NoError(t, err)
+		require.False(t, acquired)
+		require.Equal(t, pullRequest(5, "a").Owner().String(), kept.Owner)
+		require.Empty(t, kept.ID, "it is no lock")
+		_, err = sets(b).AcquireAll(t.Context(), setOf(ofPull(6), "b", "d"), false)
+		require.ErrorIs(t, err, enhanced.ErrLockExists)
+		require.ErrorContains(t, err, "pull request 5")
+		before, behind := enqueue(t, b, userWith("before", "a", enhanced.PriorityCritical)), enqueue(t, b, userRequest("behind", "b"))
+		release(t, b, a)
+		before.requireWaits(t)
+		w.requireWaits(t)
+		requireCount(t, b, 1)
+		release(t, b, c)
+		locks := w.requireGranted(t)
+		release(t, b, locks...)
+		before.requireGranted(t)
+		behind.requireGranted(t)
+		requireVerified(t, b)
+	})
+
+	t.Run("what was kept goes on when the set leaves", func(t *testing.T) {
+		for name, leave := range map[string]func(b enhanced.Backend, w *waitingSet){
+			"context": func(_ enhanced.Backend, w *waitingSet) { w.cancel() },
+			"closed": func(b enhanced.Backend, _ *waitingSet) {
+				_, err := b.ReleaseByPull(t.Context(), repo, 5, enhanced.SystemAtlantis)
+				require.NoError(t, err)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newBackend(t, reserving())
+				acquire(t, b, userRequest("holder", "a"))
+				w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+				behind, set := enqueue(t, b, userRequest("behind", "b")), enqueueSet(t, b, setOf(ofPull(6), "c", "d"))
+				leave(b, w)
+				_, err := w.result(t)
+				require.Error(t, err)
+				behind.requireGranted(t)
+				set.requireGranted(t)
+				requireVerified(t, b)
+			})
+		}
+	})
+
+	t.Run("a moved request passes", func(t *testing.T) {
+		b := newBackend(t, reserving())
+		mover, ok := b.(enhanced.RequestMover)
+		if !ok {
+			return
+		}
+		acquire(t, b, userRequest("holder", "a"))
+		w := enqueueSet(t, b, setOf(ofPull(5), "a", "b"))
+		urgent := enqueue(t, b, userRequest("urgent", "b"))
+		require.NoError(t, mover.MoveRequest(t.Context(), resource("b"), "user:urgent", "user:admin", "an outage"))
+		acquire(t, b, userRequest("holder", "x"))
+		Eventually(t, "it is granted", func() bool {
+			select {
+			case <-urgent.done:
+				return true
+			default:
+				return false
+			}
+		})
+		urgent.requireGranted(t)
+		w.requireWaits(t)
+	})
+
+	t.Run("sets in a circle", func(t *testing.T) {
+		b := newBackend(t, reserving())
+		const n = 6
+		paths := numbered(n)
+		locks := lockSet(t, b, setOf(ofUser("holder"), paths...))
+		var waiting []*waitingSet
+		for i := range n {
+			waiting = append(waiting, enqueueSet(t, b, setOf(ofPull(10+i), paths[i], paths[(i+1)%n])))
+		}
+		release(t, b, locks...)
+		// The oldest has its turn first; of the others those that share nothing with
+		// an older one have theirs beside it.
+		release(t, b, waiting[0].requireGranted(t)...)
+		for _, w := range waiting[1:] {
+			release(t, b, w.requireGranted(t)...)
+		}
+		requireCount(t, b, 0)
+		requireVerified(t, b)
+	})
+
+	t.Run("the oldest first", func(t *testing.T) {
+		b := newBackend(t, reserving())
+		a, d := acquire(t, b, userRequest("holder", "a")), acquire(t, b, userRequest("holder", "d"))
+		old, young := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c")), enqueueSet(t, b, setOf(ofPull(6), "b", "d"))
+		release(t, b, d)
+		young.requireWaits(t)
+		release(t, b, a)
+		locks := old.requireGranted(t)
+		young.requireWaits(t)
+		release(t, b, locks...)
+		young.requireGranted(t)
+	})
+
+	t.Run("a stream of others does not starve a set", func(t *testing.T) {
+		const after = 200 * time.Millisecond
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.SetReserveAfter = after }))
+		paths := numbered(8)
+		stop := make(chan struct{})
+		var stream sync.WaitGroup
+		var passed atomic.Int64
+		// Two for each resource: one is always there when the other releases.
+		for i := range 2 * len(paths) {
+			stream.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					lock, err := b.AcquireLock(t.Context(), userRequest(fmt.Sprint("u", i), paths[i/2]))
+					if !assert.NoError(t, err) {
+						return
+					}
+					passed.Add(1)
+					assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				}
+			})
+		}
+		Eventually(t, "the stream flows", func() bool { return passed.Load() > 100 })
+		// Those who hold a resource release it at once, so that it can't take long.
+		ctx, cancel := context.WithTimeout(t.Context(), after+10*time.Second)
+		defer cancel()
+		came := time.Now()
+		locks, err := sets(b).AcquireAll(ctx, setOf(ofPull(5), paths...), true)
+		waited := time.Since(came)
+		assert.NoError(t, err)
+		for _, lock := range locks {
+			assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+		}
+		close(stop)
+		stream.Wait()
+		require.Len(t, locks, len(paths))
+		t.Logf("waited %v, while %d passed", waited, passed.Load())
+		requireVerified(t, b)
+	})
+}
+
+// testSetsReplaceQueue is about ReplaceAll where others wait.
+func testSetsReplaceQueue(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	t.Run("replacing, with a waiter on each", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		owner := pullRequest(5, "a").Owner()
+		lockSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+		waiters := make(map[string]*waiter)
+		for _, path := range []string{"a", "b", "c"} {
+			waiters[path] = enqueue(t, b, userRequest("w"+path, path))
+		}
+		both := enqueueSet(t, b, setOf(ofPull(6), "c", "d"))
+		replaced, err := sets(b).ReplaceAll(t.Context(), repo, owner, setOf(ofPull(5), "b", "a", "d"))
+		require.NoError(t, err)
+		require.Len(t, replaced.Freed, 1)
+		waiters["c"].requireGranted(t)
+		waiters["a"].requireWaits(t)
+		waiters["b"].requireWaits(t)
+		both.requireWaits(t)
+		requireHeldBy(t, b, resource("d"), owner.String())
+		_, err = sets(b).ReplaceAll(t.Context(), repo, owner, setOf(ofPull(5), "a"))
+		require.NoError(t, err)
+		waiters["b"].requireGranted(t)
+		waiters["a"].requireWaits(t)
+		requireVerified(t, b)
+	})
+
+	t.Run("who waits for what is freed and what is taken", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		owner := pullRequest(5, "a").Owner()
+		lockSet(t, b, setOf(ofPull(5), "a"))
+		w := enqueueSet(t, b, setOf(ofPull(6), "a", "b"))
+		replaced, err := sets(b).ReplaceAll(t.Context(), repo, owner, setOf(ofPull(5), "b"))
+		require.NoError(t, err)
+		w.requireWaits(t)
+		release(t, b, replaced.Held...)
+		w.requireGranted(t)
+	})
+
+	t.Run("again and again, with waiters that change", func(t *testing.T) {
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = 5 * time.Millisecond }))
+		owner := pullRequest(5, "a").Owner()
+		lockSet(t, b, setOf(ofPull(5), "kept", "x"))
+		stop := make(chan struct{})
+		var rivals sync.WaitGroup
+		for i := range 4 {
+			rivals.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					_, err := b.AcquireLock(t.Context(), userRequest(fmt.Sprint("rival", i), "kept"))
+					assert.ErrorIs(t, err, enhanced.ErrTimeout, "a rival got what was kept")
+				}
+			})
+		}
+		for round := range Rounds(2_000) {
+			other := []string{"x", "y"}[round%2]
+			_, err := sets(b).ReplaceAll(t.Context(), repo, owner, setOf(ofPull(5), "kept", other))
+			require.NoError(t, err)
+		}
+		close(stop)
+		rivals.Wait()
+		requireVerified(t, b)
+	})
+}
+
+func testSetsQueueConcurrency(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	for name, config := range map[string]*enhanced.EnhancedConfig{"young": queueConfig(nil), "old": reserving()} {
+		t.Run("everybody has his turn, "+name, func(t *testing.T) {
+			b := newBackend(t, config)
+			const callers = 8
+			paths := numbered(10)
+			holders := make([]sync.Mutex, len(paths))
+			rounds := max(Rounds(1_000)/5, 1)
+			Together(callers, func(i int) {
+				random := rand.New(rand.NewPCG(uint64(i), 11)) //nolint:gosec // a test
+				for range rounds {
+					chosen := random.Perm(len(paths))[:1+random.IntN(4)]
+					var locks []*enhanced.EnhancedLock
+					var err error
+					switch set := setOf(ofUser(fmt.Sprint("u", i))); {
+					case len(chosen) == 1:
+						var lock *enhanced.EnhancedLock
+						lock, err = b.AcquireLock(t.Context(), userRequest(fmt.Sprint("u", i), paths[chosen[0]]))
+						locks = append(locks, lock)
+					default:
+						for _, at := range chosen {
+							set = append(set, userRequest(fmt.Sprint("u", i), paths[at]))
+						}
+						locks, err = sets(b).AcquireAll(t.Context(), set, true)
+					}
+					if !assert.NoError(t, err) {
+						return
+					}
+					for _, at := range chosen {
+						assert.True(t, holders[at].TryLock(), "two hold %s", paths[at])
+					}
+					for _, at := range chosen {
+						holders[at].Unlock()
+					}
+					for _, lock := range locks {
+						assert.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+					}
+				}
+			})
+			requireCount(t, b, 0)
+			require.Zero(t, queueLength(t, b))
+			requireVerified(t, b)
+		})
+	}
+}

@@ -1,0 +1,292 @@
+package backends
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+// Sets are decided by one script for each repository. They do not wait: the
+// queue of this backend has single requests only.
+
+// AcquireAll takes the locks of a set, or none; it never waits. See
+// [enhanced.SetLocker].
+func (b *RedisBackend) AcquireAll(ctx context.Context, requests []*enhanced.EnhancedLockRequest, _ bool) ([]*enhanced.EnhancedLock, error) {
+	config := b.config.Load()
+	set, err := newSetToTake(requests, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout, b.ExcludesByLegacyKey())
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	replaced, err := b.decideSet(ctx, set.operation(), "all", set.requests[0].Resource.Namespace, set.requests[0].Owner(), set)
+	for range set.asked {
+		countRequest(&b.recorder, err == nil, time.Since(start), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return set.inOrder(replaced.Held), nil
+}
+
+// ReplaceAll makes the wanted locks all that an owner holds in a repository. What
+// stock Atlantis has locked for it and nothing here has seen yet stays. See
+// [enhanced.SetLocker].
+func (b *RedisBackend) ReplaceAll(ctx context.Context, repository string, owner enhanced.Owner, wanted []*enhanced.EnhancedLockRequest) (*enhanced.ReplacedLocks, error) {
+	config := b.config.Load()
+	set, err := newSetToHold(repository, owner, wanted, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout, b.ExcludesByLegacyKey())
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	replaced, err := b.decideSet(ctx, fmt.Sprintf("replace the locks of %s in %q", owner, repository), "replace", repository, owner, set)
+	if err != nil {
+		for range set.asked {
+			countRequest(&b.recorder, false, time.Since(start), err)
+		}
+		return nil, err
+	}
+	for range replaced.Taken {
+		countRequest(&b.recorder, true, time.Since(start), nil)
+	}
+	replaced.Held, replaced.Taken = set.inOrder(replaced.Held), set.inOrder(replaced.Taken)
+	return replaced, nil
+}
+
+// redisSet is a set and what has been found out about it.
+type redisSet struct {
+	lockSet
+	*RedisBackend
+	operation, mode, repository string
+	owner                       enhanced.Owner
+	stock                       []string
+	// entries are what the owner holds beside the set.
+	entries []indexEntry
+	// elsewhere are the resources that are held by a lock on another one, which has
+	// the same key in stock Atlantis' form.
+	elsewhere []enhanced.Blocked
+}
+
+// decideSet runs the script, after doing what is due on the resources.
+func (b *RedisBackend) decideSet(ctx context.Context, operation, mode, repository string, owner enhanced.Owner, set lockSet) (*enhanced.ReplacedLocks, error) {
+	s := &redisSet{lockSet: set, RedisBackend: b, operation: operation, mode: mode, repository: repository, owner: owner}
+	args, err := s.args()
+	if err != nil {
+		return nil, err
+	}
+	s.stock = b.stockKeys(resourcesOf(set.requests)...)
+	for range maxFollow {
+		all, stock := args, s.stock
+		for _, entry := range s.entries {
+			all = append(all, entry.key)
+			stock = append(stock, b.stockKeys(entry.resource)...)
+		}
+		a, err := b.step(ctx, operation, b.scripts.sets, enhanced.RepositoryTag(repository), repository, stock, all...)
+		if err != nil {
+			return nil, err
+		}
+		done, replaced, err := s.read(ctx, a)
+		if done || err != nil {
+			return replaced, err
+		}
+	}
+	return nil, enhanced.NewBackendError(operation, fmt.Errorf("what is due on the set changes all the time"))
+}
+
+func resourcesOf(requests []*enhanced.EnhancedLockRequest) []enhanced.ResourceIdentifier {
+	resources := make([]enhanced.ResourceIdentifier, len(requests))
+	for i, r := range requests {
+		resources[i] = r.Resource
+	}
+	return resources
+}
+
+// args are the script's own arguments, but for what is to be freed.
+func (s *redisSet) args() ([]any, error) {
+	args := make([]any, 0, 4+8*len(s.requests))
+	args = append(args, s.mode, s.owner.String(), indexPrefix(s.owner), len(s.requests))
+	preserves := s.config.Load().PreserveLegacyFormat
+	for _, r := range s.requests {
+		payload, err := encodeProjectLock(r.ProjectLock())
+		if err != nil {
+			return nil, enhanced.NewInvalidError("the request can't be stored: %v", err)
+		}
+		note, metadata, err := metadataLines(r.Metadata)
+		if err != nil {
+			return nil, enhanced.NewInvalidError("metadata: %v", err)
+		}
+		lease, flag := int64(0), "-"
+		if r.Timeout != enhanced.NoTimeout {
+			lease = r.Timeout.Microseconds()
+		}
+		if preserves && s.mirrors(r.Resource) {
+			flag = "m"
+		}
+		args = append(args, r.Resource.Key(), int(r.Priority), lease, r.ID, note, metadata, payload, flag)
+	}
+	return args, nil
+}
+
+// read reads the script's answer; done is false when it is to be asked again.
+func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enhanced.ReplacedLocks, err error) {
+	n, _ := strconv.Atoi(a.value(0)) //nolint:errcheck // where it is a number, a script counts
+	switch a.status {
+	case "granted", "replaced":
+		replaced, err = s.granted(ctx, a)
+		return true, replaced, err
+	case "again":
+		replaced = &enhanced.ReplacedLocks{}
+		for i, r := range s.requests {
+			lock, err := s.lockIn(a.value(2*i), a.value(2*i+1), r.Resource)
+			if err != nil {
+				return true, nil, err
+			}
+			replaced.Held = append(replaced.Held, lock)
+		}
+		return true, replaced, nil
+	case "listed":
+		for _, key := range a.values {
+			s.entries = append(s.entries, newIndexEntry(s.repository, key, key))
+		}
+		if count := len(s.requests) + len(s.entries); count > enhanced.MaxSetSize {
+			return true, nil, tooManyError(s.repository, s.owner, count)
+		}
+		return false, nil, nil
+	case "due":
+		return false, nil, s.settle(ctx, a.values)
+	case "held":
+		return true, nil, s.refusal(n, a.values[1:])
+	case "ended":
+		return true, nil, endedRequestError(s.requests[n])
+	case "reused":
+		return true, nil, reusedError(s.requests[n])
+	case "closing":
+		return true, nil, closingError(s.requests[0].Resource, s.owner.String())
+	}
+	return true, nil, enhanced.NewBackendError(s.operation, fmt.Errorf("unexpected answer %q", a.status))
+}
+
+// granted reads what was taken, kept and freed.
+func (s *redisSet) granted(ctx context.Context, a answer) (*enhanced.ReplacedLocks, error) {
+	values, replaced := a.values, &enhanced.ReplacedLocks{}
+	waiters := false
+	if a.status == "replaced" {
+		waiters, values = values[0] == "1", values[1:]
+	}
+	acquired, values := values[0], values[1:]
+	tag := s.RedisBackend.repository(s.repository).tag
+	for _, r := range s.requests {
+		what := "taken"
+		if a.status == "replaced" {
+			what, values = values[0], values[1:]
+		}
+		var lock *enhanced.EnhancedLock
+		var err error
+		if what == "kept" {
+			lock, err = s.lockIn(values[0], values[1], r.Resource)
+		} else {
+			lock, err = grantedLock(r, tag, s.owner.String(), enhanced.SanitizeProjectLock(r.ProjectLock()), values[0], acquired, values[1])
+			replaced.Taken = append(replaced.Taken, lock)
+		}
+		if err != nil {
+			return nil, err
+		}
+		replaced.Held = append(replaced.Held, lock)
+		values = values[2:]
+	}
+	replaced.Freed = s.releasedPage(s.repository, s.owner.Number, values)
+	if waiters {
+		s.handOver(ctx)
+	}
+	return replaced, nil
+}
+
+// handOver has what was freed handed over. It is a step of its own, since to grant
+// many takes longer than one script may. Whoever comes first does the same.
+func (s *redisSet) handOver(ctx context.Context) {
+	for at := 0; at < len(s.entries); at += redisStep {
+		if _, err := s.settleAll(ctx, s.operation, s.entries[at:min(at+redisStep, len(s.entries))]); err != nil {
+			s.logger.Warn("%s: handing over what was freed: %v", s.operation, err)
+			return
+		}
+	}
+}
+
+// settle does what is due on resources, given by their keys.
+func (s *redisSet) settle(ctx context.Context, keys []string) error {
+	for at := 0; at < len(keys); at += redisStep {
+		var entries []indexEntry
+		for _, key := range keys[at:min(at+redisStep, len(keys))] {
+			entries = append(entries, newIndexEntry(s.repository, key, key))
+		}
+		a, err := s.settleAll(ctx, s.operation, entries)
+		if err != nil {
+			return err
+		}
+		for i, entry := range entries {
+			if err := s.settled(ctx, entry.resource, a.value(3*i), a.value(3*i+1)); err != nil {
+				return err
+			}
+		}
+	}
+	if len(s.elsewhere) > 0 {
+		return enhanced.NewSetHeldError(len(s.requests), len(s.elsewhere), s.owner, s.elsewhere)
+	}
+	return nil
+}
+
+// settled follows what settling a resource has found.
+func (s *redisSet) settled(ctx context.Context, resource enhanced.ResourceIdentifier, status, value string) error {
+	switch status {
+	case "unreadable":
+		s.elsewhere = append(s.elsewhere, enhanced.Blocked{Resource: resource, Record: value})
+	case "stock":
+		lock, err := s.follow(ctx, s.operation, resource, value)
+		switch {
+		case isCorrupt(err):
+			s.elsewhere = append(s.elsewhere, enhanced.Blocked{Resource: resource, Record: stockKey(resource)})
+		case err != nil:
+			return err
+		case lock != nil && lock.Resource != resource:
+			s.elsewhere = append(s.elsewhere, enhanced.Blocked{Resource: resource, Holder: lock})
+		}
+	case "old":
+		mine, err := s.followOld(ctx, s.operation, resource, value)
+		switch {
+		case isCorrupt(err):
+			key, _ := oldStockKey(resource)
+			s.elsewhere = append(s.elsewhere, enhanced.Blocked{Resource: resource, Record: key})
+		case err != nil:
+			return err
+		case !mine:
+			for i, r := range s.requests {
+				if r.Resource == resource {
+					s.stock[2*i+1] = s.stock[2*i]
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// refusal names what is held.
+func (s *redisSet) refusal(count int, values []string) error {
+	var blocked []enhanced.Blocked
+	for i := 0; i+2 < len(values); i += 3 {
+		resource, err := enhanced.ParseResourceKey(s.repository, values[i])
+		if err != nil {
+			return enhanced.NewBackendError(s.operation, err)
+		}
+		b := enhanced.Blocked{Resource: resource, Record: s.keys.state(enhanced.RepositoryTag(s.repository))}
+		if lock, err := s.lockIn(values[i+1], values[i+2], resource); err == nil {
+			b.Holder = lock
+		}
+		blocked = append(blocked, b)
+	}
+	if len(blocked) == 0 {
+		return enhanced.NewBackendError(s.operation, fmt.Errorf("script %s refused and named nobody", s.scripts.sets.name))
+	}
+	return enhanced.NewSetHeldError(len(s.requests), count, s.owner, blocked)
+}
