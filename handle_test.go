@@ -297,7 +297,7 @@ func TestHandleOfAWaiterHasAWholeLease(t *testing.T) {
 		manager := newManager(t, config)
 		blocking, err := manager.Acquire(t.Context(), &enhanced.EnhancedLockRequest{Resource: resource("a"), User: bob(), Timeout: enhanced.NoTimeout})
 		require.NoError(t, err)
-		time.AfterFunc(2*time.Hour, func() { _ = manager.GetBackend().ReleaseLock(context.Background(), blocking.ID) }) //nolint:errcheck // the wait shows it
+		time.AfterFunc(2*time.Hour, func() { _ = manager.GetBackend().ReleaseLock(t.Context(), blocking.ID) }) //nolint:errcheck // the wait shows it
 		h := hold(t, manager, "a", enhanced.HandleOptions{MaxHold: 4 * lease})
 		require.NoError(t, h.Check())
 		pass(2 * lease)
