@@ -293,6 +293,10 @@ func TestConfirmSeesEachEdge(t *testing.T) {
 			require.False(t, deadlock.Confirm(later.graph(), cycle), "%v without %v", cycle, gone)
 
 			later = m.moved(nil)
+			later.holders[gone.Resource] = gone.Owner
+			require.False(t, deadlock.Confirm(later.graph(), cycle), "%v where %s holds what it waits for", cycle, gone.Owner)
+
+			later = m.moved(nil)
 			if !gone.Soft {
 				later.holders[gone.Resource] = "somebody"
 				later.queues[gone.Resource] = []deadlock.Waiter{gone.Waiter}
