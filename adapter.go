@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type LockingAdapter struct {
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
 	repeat  repeater
+	member  *member    // nil for an adapter of no fleet
 	updates sync.Mutex // serialises UpdateConfiguration
 }
 
@@ -49,6 +51,9 @@ func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedCon
 	}
 	if backend == nil {
 		state.err = errors.Join(state.err, NewInvalidError("backend is nil; pass one of package backends"))
+	}
+	if state.err == nil {
+		a.member, state.err = newMember(a, state.config)
 	}
 	a.state.Store(state)
 	return a
@@ -79,6 +84,9 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	}
 	a.updates.Lock()
 	defer a.updates.Unlock()
+	if before := a.state.Load().config.AdapterName; config.AdapterName != before {
+		return NewInvalidError("adapter_name: %q can't become %q while the adapter is in use", before, config.AdapterName)
+	}
 	if err := a.manager.UpdateConfiguration(config); err != nil {
 		return err
 	}
@@ -93,20 +101,72 @@ func (a *LockingAdapter) AddEventCallback(callback EventCallback) {
 	}
 }
 
+// lockOperations are the methods of db.Database that decide about locks.
+type lockOperations interface {
+	TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error)
+	Unlock(project models.Project, workspace string) (*models.ProjectLock, error)
+	UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error)
+	UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error)
+	List() ([]models.ProjectLock, error)
+	GetLock(project models.Project, workspace string) (*models.ProjectLock, error)
+}
+
+// lockOperations returns who decides now. The operation is to call leave when it
+// has ended.
+func (a *LockingAdapter) lockOperations() (operations lockOperations, leave func(), err error) {
+	config, err := a.enhancedConfig()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case config == nil:
+		return a.legacy, func() {}, nil
+	}
+	store := storeLocks{a, config}
+	if a.member == nil {
+		return store, func() {}, nil
+	}
+	ctx, cancel := a.operationContext()
+	defer cancel()
+	fleet, leave, err := a.member.enter(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.member.operations(fleet, store), leave, nil
+}
+
+// Mode returns what the adapter works by: the fleet as it last saw it, and in it
+// which databases decide. It joins the fleet if that is not done yet. INVALID_REQUEST
+// without an AdapterName.
+func (a *LockingAdapter) Mode(ctx context.Context) (Fleet, error) {
+	state := a.state.Load()
+	switch {
+	case state.err != nil:
+		return Fleet{}, state.err
+	case a.member == nil:
+		return Fleet{}, NewInvalidError("adapter_name: \"\"; an adapter without a name takes part in no fleet")
+	}
+	fleet, leave, err := a.member.enter(ctx)
+	if err != nil {
+		return Fleet{}, err
+	}
+	defer leave()
+	seen := *fleet
+	seen.Adapters = slices.Clone(seen.Adapters)
+	return seen, nil
+}
+
 // LockWithPriority locks a project for a user. See [LockManager].
 func (a *LockingAdapter) LockWithPriority(ctx context.Context, project models.Project, workspace string, user models.User, priority Priority) (*models.ProjectLock, error) {
-	if err := a.requireEnabled(); err != nil {
-		return nil, err
-	}
-	return a.manager.LockWithPriority(ctx, project, workspace, user, priority)
+	return a.lockInStore(ctx, project, workspace, user, func() (*models.ProjectLock, error) {
+		return a.manager.LockWithPriority(ctx, project, workspace, user, priority)
+	})
 }
 
 // LockWithTimeout locks a project for a user for a time. See [LockManager].
 func (a *LockingAdapter) LockWithTimeout(ctx context.Context, project models.Project, workspace string, user models.User, timeout time.Duration) (*models.ProjectLock, error) {
-	if err := a.requireEnabled(); err != nil {
-		return nil, err
-	}
-	return a.manager.LockWithTimeout(ctx, project, workspace, user, timeout)
+	return a.lockInStore(ctx, project, workspace, user, func() (*models.ProjectLock, error) {
+		return a.manager.LockWithTimeout(ctx, project, workspace, user, timeout)
+	})
 }
 
 // GetQueuePosition returns a place in the queue. See [LockManager].
@@ -152,6 +212,45 @@ func (a *LockingAdapter) requireEnabled() error {
 	return nil
 }
 
+// lockInStore takes a user's lock, which only the store can hold: so it must be the
+// one that decides.
+func (a *LockingAdapter) lockInStore(ctx context.Context, project models.Project, workspace string, user models.User, take func() (*models.ProjectLock, error)) (*models.ProjectLock, error) {
+	if err := a.requireEnabled(); err != nil {
+		return nil, err
+	}
+	if err := a.requireStore(ctx); err != nil {
+		return nil, err
+	}
+	lock, err := take()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.requireStore(ctx); err != nil {
+		// The mode was switched while the call waited for the lock.
+		ctx, cancel := a.operationContext()
+		defer cancel()
+		_, undo := a.manager.Release(ctx, ReleaseRequest{Resource: ProjectResource(project, workspace), Owner: UserOwner(user.Username).String()})
+		return nil, errors.Join(err, undo)
+	}
+	return lock, nil
+}
+
+// requireStore answers INVALID_REQUEST unless the store alone decides.
+func (a *LockingAdapter) requireStore(ctx context.Context) error {
+	if a.member == nil {
+		return nil
+	}
+	fleet, leave, err := a.member.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if fleet.Deciders().Legacy {
+		return NewInvalidError("mode %q: the legacy database decides, which has no locks of users; wait until all adapters are in mode %q", fleet.Mode, ModeFull)
+	}
+	return nil
+}
+
 // servedBy returns an error if nobody would decide with the configuration.
 func (a *LockingAdapter) servedBy(config *EnhancedConfig) error {
 	if !config.Enabled && a.legacy == nil {
@@ -181,6 +280,9 @@ func (a *LockingAdapter) Close() error {
 	ctx, cancel := a.operationContext()
 	defer cancel()
 	var errs []error
+	if a.member != nil {
+		errs = append(errs, a.member.stop(ctx))
+	}
 	if stopper, ok := a.manager.(interface {
 		Stop(ctx context.Context) error
 	}); ok {

@@ -71,7 +71,7 @@ func (a *LockingAdapter) tellRunKeeper(pull models.PullRequest, tell func(ctx co
 		return err
 	}
 	keeper, ok := a.backend.(RunKeeper)
-	if !ok {
+	if !ok || a.requireStore(context.Background()) != nil {
 		return nil
 	}
 	ctx, cancel := a.operationContext()

@@ -20,6 +20,8 @@ const (
 	// one before all others. The owner is the one that waits.
 	ActionCancelRequest = "cancel_request"
 	ActionMoveRequest   = "move_request"
+	// ActionMode sets the mode of all adapters, or removes one of them.
+	ActionMode = "mode"
 )
 
 // AuthorizationRequest is what an [Authorizer] decides on.
@@ -131,6 +133,8 @@ func (r AuthorizationRequest) target() string {
 		return r.Owner
 	case r.Action == ActionRepair:
 		return "the store"
+	case r.Action == ActionMode:
+		return "of all adapters"
 	default:
 		return r.Resource.String()
 	}

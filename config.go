@@ -131,13 +131,20 @@ type EnhancedConfig struct {
 	AdaptiveTimeoutMin time.Duration `mapstructure:"adaptive_timeout_min" file:"adaptive-timeout.min" doc:"Time that a script has at least."`
 	AdaptiveTimeoutMax time.Duration `mapstructure:"adaptive_timeout_max" file:"adaptive-timeout.max" doc:"Time that a script has at most."`
 
-	// EnableDeadlockDetection looks for cycles of waits.
-	EnableDeadlockDetection bool `mapstructure:"enable_deadlock_detection" file:"deadlock-detection.enabled" doc:"Look for requests that wait for each other."`
+	// EnableDeadlockDetection has a started manager look for owners that wait for
+	// each other, and end that: queues are re-ordered where it helps, else one
+	// waiter's call answers DEADLOCK. Of all managers of a store one does so at a time.
+	EnableDeadlockDetection bool `mapstructure:"enable_deadlock_detection" file:"deadlock-detection.enabled" doc:"Look for requests that wait for each other, and end that."`
 	// DeadlockCheckInterval is the time between two looks. Default 30s.
 	DeadlockCheckInterval time.Duration `mapstructure:"deadlock_check_interval" file:"deadlock-detection.check-interval" doc:"Time between two looks."`
-	// ResolutionPolicy chooses who gives up. Default PolicyLowestPriority.
+	// ResolutionPolicy chooses who gives up waiting; package deadlock says whom each
+	// policy hurts. Default PolicyLowestPriority.
 	ResolutionPolicy string `mapstructure:"resolution_policy" file:"deadlock-detection.resolution-policy" doc:"Which request of a deadlock gives up." enum:"lowest_priority,youngest,oldest,fewest_locks,most_locks,random,none"`
-	// DeadlockPrevention refuses a request that would close a cycle.
+	// DeadlockReleaseHeld also releases, by force, the lock of who gives up that the
+	// others wait for. Default: it keeps its locks.
+	DeadlockReleaseHeld bool `mapstructure:"deadlock_release_held" file:"deadlock-detection.release-held" doc:"Also release, by force, the lock of who gives up that the others wait for."`
+	// DeadlockPrevention refuses a request with DEADLOCK that would close a cycle of
+	// waits within its repository, where re-ordering queues does not prevent that.
 	DeadlockPrevention bool `mapstructure:"deadlock_prevention" file:"deadlock-detection.prevention" doc:"Refuse a request that would close a deadlock; it needs the queue."`
 	// DeadlockCheckLimit bounds the edges that prevention follows. Default 1000.
 	DeadlockCheckLimit int `mapstructure:"deadlock_check_limit" file:"deadlock-detection.check-limit" doc:"Waits that are followed at most before a request is let in unchecked."`
@@ -168,6 +175,12 @@ type EnhancedConfig struct {
 	// and its outcome is unknown. It narrows what a failover can lose, see
 	// https://redis.io/docs/latest/commands/wait/. Default 0: none.
 	RedisMinReplicasAck int `mapstructure:"redis_min_replicas_ack" file:"redis.min-replicas-ack" doc:"Replicas that must have a change before it counts."`
+
+	// AdapterName has the adapter take part in the [Fleet] of the store, under a name
+	// that no other adapter has, such as the host's: then the mode that is set for all
+	// adapters says which database decides. Default "": the store decides. It can't
+	// change at run time.
+	AdapterName string `mapstructure:"adapter_name" file:"backward-compatibility.adapter-name" doc:"Name under which an adapter follows the mode that is set for all. For programs that embed the library; the program has no adapter." restart:"true"`
 
 	// LegacyFallback allows falling back to the legacy database.
 	LegacyFallback bool `mapstructure:"legacy_fallback" file:"backward-compatibility.legacy-fallback" doc:"Fall back to Atlantis' own locks while the store is down, where that is safe. For programs that embed the library; the program has none."`
@@ -273,6 +286,9 @@ func (c *EnhancedConfig) Validate() error {
 		report("redis_key_prefix: %q contains a brace or a glob character", d.RedisKeyPrefix)
 	}
 	if err := validateText("redis_key_prefix", d.RedisKeyPrefix); err != nil {
+		problems = append(problems, err)
+	}
+	if err := validateText("adapter_name", d.AdapterName); err != nil {
 		problems = append(problems, err)
 	}
 	if d.DefaultTimeout > d.MaxTimeout {

@@ -7,7 +7,8 @@
 // Atlantis itself talks to a [LockingAdapter], which implements Atlantis'
 // db.Database. People and tools use an [EnhancedLockManager]: locks by project
 // and user. Programs that need more use a [Backend]: locks by resource and
-// owner, addressed by lock ID. Package backends has the backends.
+// owner, addressed by lock ID. Package backends has the backends. Code that is to
+// hold a lock just while it runs uses a [Handle].
 //
 // # The unit of consistency
 //

@@ -51,6 +51,9 @@ var (
 	// ErrCorruptRecord marks a stored record that cannot be read. Such a record
 	// counts as held.
 	ErrCorruptRecord = errors.New("unreadable record")
+	// ErrLockLost marks the end of a [Handle] whose lock was not released by its
+	// holder: somebody else may hold it, now or soon.
+	ErrLockLost = errors.New("lock lost")
 	// ErrClosed marks a call on a backend that has been closed.
 	ErrClosed = errors.New("backend is closed")
 )

@@ -45,6 +45,10 @@ const (
 	EventReservationEnded = "reservation_ended"
 	// EventMoved: a person moved a waiter to the front of its queue.
 	EventMoved = "moved"
+	// EventDeadlock: owners waited for each other in a circle, or would have. What
+	// was done about it is in LogRecord.Deadlock: a request was refused, waiters
+	// were moved, or a waiter was taken out of its queue.
+	EventDeadlock = "deadlock"
 	// EventRefused: a request was refused. Callbacks only; not in the log.
 	EventRefused = "refused"
 	// EventFailed: the store failed a request, which may have taken effect if Err
@@ -71,7 +75,8 @@ type LockEvent struct {
 	// Timestamp is the store's time of the change.
 	Timestamp time.Time
 	// Metadata holds what else the log says: "actor", "cause", "reason",
-	// "sequence", "token", "expires_at", "previous_owner". Absent when empty.
+	// "sequence", "token", "expires_at", "previous_owner"; of a deadlock "outcome",
+	// "policy" and "cycle". Absent when empty.
 	Metadata map[string]string
 }
 
@@ -120,6 +125,8 @@ type LogRecord struct {
 	// Waiter is whose request a change of a queue is about, in an owner's text
 	// form, empty for a change of a lock.
 	Waiter string
+	// Deadlock is what a record of type EventDeadlock is about, nil for all others.
+	Deadlock *DeadlockReport
 	// Before and After are the lock's state around the change, nil for none.
 	Before *LockSummary
 	After  *LockSummary
@@ -154,6 +161,12 @@ func (r *LogRecord) Event() *LockEvent {
 	if r.Reason != "" {
 		event.Metadata["reason"] = r.Reason
 	}
+	if r.Deadlock != nil {
+		event.Metadata["outcome"], event.Metadata["cycle"] = r.Deadlock.Outcome, r.Deadlock.String()
+		if r.Deadlock.Policy != "" {
+			event.Metadata["policy"] = r.Deadlock.Policy
+		}
+	}
 	event.Owner = r.Waiter
 	if r.Before != nil {
 		event.Owner = r.Before.Owner
@@ -174,7 +187,7 @@ func (r *LogRecord) Event() *LockEvent {
 // lock: the lock that it waits for stays as it is.
 func IsQueueEvent(eventType string) bool {
 	switch eventType {
-	case EventQueued, EventCancelled, EventQueueTimeout, EventMoved, EventReservationEnded:
+	case EventQueued, EventCancelled, EventQueueTimeout, EventMoved, EventReservationEnded, EventDeadlock:
 		return true
 	default:
 		return false
@@ -203,6 +216,8 @@ const (
 	CauseExpired = "expired"
 	// CauseLegacy: stock Atlantis made the change in its own records.
 	CauseLegacy = "legacy"
+	// CauseDeadlock: the detector ended a deadlock.
+	CauseDeadlock = "deadlock"
 	// CauseRepair: a person had the store repaired.
 	CauseRepair = "repair"
 )

@@ -3,6 +3,7 @@ package enhanced
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -15,6 +16,7 @@ func watchedEvents() []string {
 		EventAcquired, EventGranted, EventAdopted, EventRefreshed, EventTransferred, EventTimeout,
 		EventQueued, EventCancelled, EventQueueTimeout, EventMoved,
 		EventClaimed, EventClaimExpired, EventReserved, EventReservationEnded,
+		EventDeadlock,
 	}
 }
 
@@ -30,7 +32,8 @@ func isToldByStore(eventType string) bool {
 }
 
 // Start begins the manager's background work: ending leases as soon as they
-// are due, so that their events come in time. Locks are correct without it.
+// are due, so that their events come in time, and looking for deadlocks. Locks
+// are correct without it.
 // The work goes on until [EnhancedLockManager.Stop] or until ctx ends.
 // Starting a started manager does nothing; a stopped one can be started again.
 func (m *EnhancedLockManager) Start(ctx context.Context) error {
@@ -54,8 +57,17 @@ func (m *EnhancedLockManager) Start(ctx context.Context) error {
 		cancel()
 		return err
 	}
+	m.warnOfDeadlockOptions()
 	m.cancel, m.done = cancel, make(chan struct{})
-	go m.run(background, events, m.done)
+	done := m.done
+	go func() {
+		defer close(done)
+		var watching sync.WaitGroup
+		watching.Go(func() { m.watchDeadlocks(background) })
+		m.run(background, events)
+		cancel()
+		watching.Wait()
+	}()
 	return nil
 }
 
@@ -82,8 +94,7 @@ func (m *EnhancedLockManager) Stop(ctx context.Context) error {
 
 // run ends leases when they are due. It learns of deadlines from the store's
 // events and, in case one was missed, from a scan.
-func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent, done chan<- struct{}) {
-	defer close(done)
+func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/timeout"
@@ -100,6 +101,9 @@ func (r *repeater) locksByLegacyKey(ctx context.Context, backend Backend, key st
 	return repeated(ctx, r, mayPass, func(ctx context.Context) ([]*EnhancedLock, error) { return backend.LocksByLegacyKey(ctx, key) })
 }
 
+// listLocks leaves out what managers lock for themselves: Atlantis would take it
+// for a project.
 func (r *repeater) listLocks(ctx context.Context, backend Backend) ([]*EnhancedLock, error) {
-	return repeated(ctx, r, mayPass, backend.ListLocks)
+	locks, err := repeated(ctx, r, mayPass, backend.ListLocks)
+	return slices.DeleteFunc(locks, func(l *EnhancedLock) bool { return l.Resource == detectorResource() }), err
 }

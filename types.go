@@ -197,6 +197,9 @@ type BackendStats struct {
 	// Releases and Expirations count locks that ended.
 	Releases    int64
 	Expirations int64
+	// UncheckedWaits counts requests that entered a queue although the look for
+	// deadlocks had come to EnhancedConfig.DeadlockCheckLimit.
+	UncheckedWaits int64
 	// Retries counts the attempts that the manager made after a first one, see
 	// EnhancedConfig.EnableRetry. TotalRequests counts each attempt.
 	Retries int64

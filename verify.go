@@ -32,6 +32,8 @@ const (
 	RuleTokenCounter = "token-counter"
 	// RuleRepositoryName: a repository is stored under the tag of its name.
 	RuleRepositoryName = "repository-name"
+	// RuleFleet: the record of the [Fleet] can be read.
+	RuleFleet = "fleet"
 	// RuleUnknownEntry: every entry is of a kind that the store's format has.
 	RuleUnknownEntry = "unknown-entry"
 

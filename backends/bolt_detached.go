@@ -28,8 +28,8 @@ func (w *waiterRecord) isLate(config *enhanced.EnhancedConfig, now int64) bool {
 }
 
 // enqueueDetached leaves a waiter, unless the owner has one already: who asks
-// again keeps its place. A full queue is no error: the answer is that of a call
-// that does not wait.
+// again keeps its place. A full queue and a deadlock are no errors: the answer is
+// that of a call that does not wait.
 func (s *repositoryStep) enqueueDetached(r *enhanced.EnhancedLockRequest, f *finding) (acquisition, error) {
 	refused := acquisition{lock: f.lock()}
 	for _, own := range s.waitersOf(r.Owner().String(), r.Resource) {
@@ -37,7 +37,7 @@ func (s *repositoryStep) enqueueDetached(r *enhanced.EnhancedLockRequest, f *fin
 			return refused, nil
 		}
 	}
-	if _, err := s.enqueue(r, f, true); err != nil && !errors.Is(err, enhanced.ErrQueueFull) {
+	if _, err := s.enqueue(r, f, true); err != nil && !errors.Is(err, enhanced.ErrQueueFull) && !errors.Is(err, enhanced.ErrDeadlock) {
 		return acquisition{}, err
 	}
 	return refused, nil

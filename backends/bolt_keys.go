@@ -15,6 +15,7 @@ import (
 //	  "format"          the layout's version
 //	  "clock"           the last time that was stored, microseconds
 //	  "token"           the last fencing token
+//	  "fleet"           the mode of all adapters, JSON of [enhanced.Fleet]
 //	  "probe"           a try of HealthCheck that did not come to its end
 //	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
 //	    c OWNER                 a pull request that is being closed
@@ -73,6 +74,7 @@ func formatKey() []byte     { return []byte("format") }
 func clockKey() []byte      { return []byte("clock") }
 func nameKey() []byte       { return []byte("yname") }
 func tokenKey() []byte      { return []byte("token") }
+func fleetKey() []byte      { return []byte("fleet") }
 func probeKey() []byte      { return []byte("probe") }
 func checkpointKey() []byte { return []byte("ycheckpoint") }
 func agingKey() []byte      { return []byte("yaging") }

@@ -165,13 +165,17 @@ func (s *repositoryStep) enqueue(r *enhanced.EnhancedLockRequest, f *finding, de
 	if r.Timeout != enhanced.NoTimeout {
 		record.Lease = r.Timeout.Microseconds()
 	}
+	// The log counts up, so its sequence is the order in which waiters came.
+	w := &waiter{record, r.Resource, order.Rank(int(r.Priority), time.UnixMicro(s.now), s.lastSequence()+1)}
+	moves, err := s.preventDeadlock(w, f)
+	if err != nil {
+		return acquisition{}, err
+	}
 	if err := s.log(enhanced.EventQueued, r.Resource, nil, nil,
 		change{actor: owner.String(), cause: enhanced.CauseRequest, request: r.ID, waiter: owner.String()}); err != nil {
 		return acquisition{}, err
 	}
-	// The log counts up, so its sequence is the order in which waiters came.
-	w := &waiter{record, r.Resource, order.Rank(int(r.Priority), time.UnixMicro(s.now), s.lastSequence())}
-	return acquisition{lock: f.lock(), waits: true}, s.putWaiter(w)
+	return acquisition{lock: f.lock(), waits: true}, errors.Join(s.putWaiter(w), s.moveTogether(moves))
 }
 
 func (s *repositoryStep) putWaiter(w *waiter) error {
@@ -281,20 +285,34 @@ func (s *repositoryStep) reorder(order queue.Order) error {
 
 // allWaiters calls visit for all waiters of the repository, resource by resource.
 func (r *repository) allWaiters(visit func(w *waiter)) {
+	r.allPlaces(func(resource enhanced.ResourceIdentifier, rank queue.Rank, data []byte) {
+		if record, err := decodeWaiterRecord(data); err == nil {
+			visit(&waiter{record, resource, rank})
+		}
+	})
+}
+
+// allPlaces calls visit for the entries of all queues, resource by resource.
+func (r *repository) allPlaces(visit func(resource enhanced.ResourceIdentifier, rank queue.Rank, record []byte)) {
 	if r.bucket == nil {
 		return
 	}
+	var last enhanced.ResourceIdentifier
+	var lastKey []byte
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte{rangeQueue}); len(key) > 0 && key[0] == rangeQueue; key, value = cursor.Next() {
 		at := len(key) - rankSize
 		if at < 2 {
 			continue
 		}
-		record, err := decodeWaiterRecord(value)
-		resource, resourceErr := enhanced.ParseResourceKey(r.name, string(key[1:at-1]))
-		if err == nil && resourceErr == nil {
-			visit(&waiter{record, resource, parseRank(key[at:])})
+		if !bytes.Equal(key[:at], lastKey) {
+			resource, err := enhanced.ParseResourceKey(r.name, string(key[1:at-1]))
+			if err != nil {
+				continue
+			}
+			last, lastKey = resource, key[:at]
 		}
+		visit(last, parseRank(key[at:]), value)
 	}
 }
 

@@ -53,10 +53,10 @@ func (s *repositoryStep) move(w *waiter, c change) error {
 func isMoved(rank queue.Rank) bool { return rank.Score < 0 }
 
 // isMoveOf reports whether a move can have given a rank, where the log has come
-// to a sequence.
+// to a sequence. Waiters that were moved together have one score.
 func isMoveOf(rank queue.Rank, last uint64) bool {
 	number := uint64(queue.Order{}.Moved(0).Score - rank.Score) //nolint:gosec // checked by what follows
-	return number >= 1 && number <= last && rank == queue.Order{}.Moved(number)
+	return number >= 1 && number <= last && rank.Score == queue.Order{}.Moved(number).Score && rank.Sequence < maxMoves
 }
 
 // compareMoved says which of two waiters of different queues was moved.

@@ -178,6 +178,7 @@ func newStats(r *recorder.Recorder) *enhanced.BackendStats {
 		StoreFailures:      s.Failed,
 		Releases:           s.Released,
 		Expirations:        s.Expired,
+		UncheckedWaits:     s.Unchecked,
 		AverageWaitTime:    s.AverageWait,
 		AverageHoldTime:    s.AverageHold,
 		RecentFailureRate:  s.RecentFailureRate,

@@ -206,6 +206,8 @@ type logRecord struct {
 	Waiter   string      `json:"u,omitzero"`
 	Before   *logSummary `json:"b,omitzero"`
 	After    *logSummary `json:"z,omitzero"`
+	// Deadlock is set in records of [enhanced.EventDeadlock] only.
+	Deadlock *deadlockRecord `json:"d,omitzero"`
 }
 
 // logSummary is the stored form of [enhanced.LockSummary].
@@ -272,6 +274,10 @@ func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced
 	if err != nil {
 		return nil, err
 	}
+	report, err := r.Deadlock.report(repository)
+	if err != nil {
+		return nil, err
+	}
 	lockID := ""
 	if !enhanced.IsQueueEvent(r.Type) {
 		lockID = enhanced.FormatLockID(repository, r.Token)
@@ -281,5 +287,6 @@ func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced
 		LockID: lockID, RequestID: r.Request,
 		Resource: resource, Token: r.Token, Actor: cmp.Or(r.Actor, r.owner()), Cause: r.Cause,
 		Reason: r.Reason, Waiter: r.waiter(), Before: r.summary(r.Before), After: r.summary(r.After),
+		Deadlock: report,
 	}, nil
 }

@@ -253,9 +253,9 @@ func (s *repositoryStep) forgetOwners(resource enhanced.ResourceIdentifier, owne
 }
 
 // closing reports whether all locks of owner are being released right now.
-func (s *repositoryStep) closing(owner string) bool {
-	since := number(s.get(closingKey(owner)))
-	return since != 0 && s.now-since < closingTimeout.Microseconds()
+func (r *repository) closing(owner string) bool {
+	since := number(r.get(closingKey(owner)))
+	return since != 0 && r.now-since < closingTimeout.Microseconds()
 }
 
 func (s *repositoryStep) setClosing(owner string, on bool) error {

@@ -22,6 +22,8 @@ type change struct {
 	actor, cause, reason, request string
 	// waiter is whose request it is about, for a change of a queue.
 	waiter string
+	// deadlock is what was found, for a change because of that.
+	deadlock *enhanced.DeadlockReport
 }
 
 func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep {
@@ -283,6 +285,7 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	record := logRecord{
 		Time: s.now, Type: event, Resource: resource.Key(),
 		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason, Waiter: c.waiter,
+		Deadlock: newDeadlockRecord(s.name, c.deadlock),
 	}
 	if before != nil {
 		record.Token, record.Before = before.Token, before.logSummary()

@@ -30,6 +30,8 @@ func TestBoltQueue(t *testing.T) {
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueMoves(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
+	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 // openBolt opens a store that is closed with the test.

@@ -147,10 +147,13 @@ func rootProblems(root *bbolt.Bucket, state storeState) (problems []problem) {
 				time.UnixMicro(state.clock).UTC().Format(time.DateTime)),
 		}})
 	}
+	if _, err := decodeFleet(string(fleetKey()), string(root.Get(fleetKey()))); err != nil {
+		problems = append(problems, problem{Violation: fleetViolation(entryName(fleetKey()))})
+	}
 	cursor := root.Cursor()
 	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
 		switch string(key) {
-		case string(formatKey()), string(clockKey()), string(tokenKey()), string(probeKey()):
+		case string(formatKey()), string(clockKey()), string(tokenKey()), string(probeKey()), string(fleetKey()):
 			continue
 		}
 		if value != nil || root.Bucket(key) == nil {

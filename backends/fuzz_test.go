@@ -61,6 +61,7 @@ func compacted(t *testing.T, data jsontext.Value) jsontext.Value {
 func FuzzDecodeLogRecord(f *testing.F) {
 	for _, seed := range []string{
 		`{"t":5,"e":"acquired","n":"5","r":"project/a%2Fb/default/","q":"id","a":"user:a","c":"request","z":{"o":"user:a","n":"5","x":1767323045000006,"k":"n"}}`,
+		`{"e":"deadlock","n":"0","r":"project/a//","d":{"k":"victim","p":"random","c":[{"o":"user:a","r":"project/a//","n":"","q":"1","t":5,"f":"user:b"}],"m":[{"o":"","r":"x///","q":""}]}}`,
 		`{"t":-5,"e":"released","n":"-1","r":"///","a":"","c":"","w":"why","b":{"o":"","n":"0"}}`,
 		`{"t":9223372036854775807,"n":"0","r":"x/%00/%FF/"}`,
 		`{"r":"project/a%2fb/default/"}`, `null`, `{}`, `[`,
@@ -77,6 +78,7 @@ func FuzzDecodeLogRecord(f *testing.F) {
 			Resource: record.Resource.Key(), Request: record.RequestID,
 			Actor: record.Actor, Cause: record.Cause, Reason: record.Reason,
 			Before: storedSummary(record.Before), After: storedSummary(record.After),
+			Deadlock: newDeadlockRecord(repository, record.Deadlock),
 		})
 		require.NoError(t, err)
 		again, err := decodeLogRecord(repository, sequence, written)

@@ -24,6 +24,7 @@ import (
 //	PREFIXevents:PROCESS   channel that tells a process of the turns of its calls
 //	PREFIXevents           channel that tells of new repositories and, but for
 //	                       sharded Pub/Sub, of logs that grew
+//	PREFIXfleet            mode of all adapters, JSON of [enhanced.Fleet]
 //	atlantis-locks:layout  version and prefix of the only layout of a server
 //
 // The fields of a state are
@@ -83,6 +84,9 @@ func (k redisKeys) reading(tag string) []string { return []string{k.state(tag), 
 
 // news is the channel that tells of new repositories.
 func (k redisKeys) news() string { return k.prefix + "events" }
+
+// fleet is where the mode of all adapters is.
+func (k redisKeys) fleet() string { return k.prefix + "fleet" }
 
 // calls is the channel that tells a process of the turns of its calls.
 func (k redisKeys) calls(process string) string { return k.news() + ":" + process }

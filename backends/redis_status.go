@@ -20,11 +20,16 @@ import (
 // faster.
 const maxReplace = 1000
 
-// replace changes the value of one key. change gets "" for none and returns ""
-// to delete; an error ends the operation.
-func (b *RedisBackend) replace(operation, key string, change func(value string) (string, error)) error {
+// replaceStock changes a value of stock's, for a caller without a context.
+func (b *RedisBackend) replaceStock(operation, key string, change func(value string) (string, error)) error {
 	ctx, cancel := context.WithTimeout(b.ending, b.config.Load().OperationTimeout)
 	defer cancel()
+	return b.replace(ctx, operation, key, change)
+}
+
+// replace changes the value of one key. change gets "" for none and returns ""
+// to delete; an error ends the operation.
+func (b *RedisBackend) replace(ctx context.Context, operation, key string, change func(value string) (string, error)) error {
 	for range maxReplace {
 		value, err := b.getText(ctx, operation, key)
 		if err != nil {
@@ -83,7 +88,7 @@ func (b *RedisBackend) DeletePullStatus(pull models.PullRequest) error {
 	if err != nil {
 		return err
 	}
-	return b.replace("delete the status of a pull request", key, func(string) (string, error) { return "", nil })
+	return b.replaceStock("delete the status of a pull request", key, func(string) (string, error) { return "", nil })
 }
 
 // UpdateProjectStatus sets the status of the first project with the workspace
@@ -93,7 +98,7 @@ func (b *RedisBackend) UpdateProjectStatus(pull models.PullRequest, workspace, r
 	if err != nil {
 		return err
 	}
-	return b.replace("update the status of a project", key, func(value string) (string, error) {
+	return b.replaceStock("update the status of a project", key, func(value string) (string, error) {
 		return setProjectStatus(key, value, workspace, repoRelDir, newStatus)
 	})
 }
@@ -106,7 +111,7 @@ func (b *RedisBackend) UpdatePullWithResults(pull models.PullRequest, newResults
 		return models.PullStatus{}, err
 	}
 	var next models.PullStatus
-	err = b.replace("update the status of a pull request", key, func(value string) (string, error) {
+	err = b.replaceStock("update the status of a pull request", key, func(value string) (string, error) {
 		status, err := decodeStatus(key, value)
 		if err != nil {
 			// Stock too replaces a status that it can't read.
@@ -131,7 +136,7 @@ func commandLockKey(name command.Name) string {
 func (b *RedisBackend) LockCommand(cmdName command.Name, lockTime time.Time) (*command.Lock, error) {
 	operation := fmt.Sprintf("lock command %s", cmdName)
 	var lock *command.Lock
-	err := b.replace(operation, commandLockKey(cmdName), func(value string) (next string, err error) {
+	err := b.replaceStock(operation, commandLockKey(cmdName), func(value string) (next string, err error) {
 		lock, next, err = takeCommand(operation, value, cmdName, lockTime)
 		return next, err
 	})
@@ -145,7 +150,7 @@ func (b *RedisBackend) LockCommand(cmdName command.Name, lockTime time.Time) (*c
 // taken it.
 func (b *RedisBackend) UnlockCommand(cmdName command.Name) error {
 	operation := fmt.Sprintf("unlock command %s", cmdName)
-	return b.replace(operation, commandLockKey(cmdName), func(value string) (string, error) {
+	return b.replaceStock(operation, commandLockKey(cmdName), func(value string) (string, error) {
 		return releaseCommand(operation, value)
 	})
 }

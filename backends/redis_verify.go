@@ -3,6 +3,7 @@ package backends
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -89,6 +90,10 @@ func (b *RedisBackend) allKeys(ctx context.Context, operation string) ([]string,
 	for _, key := range keys {
 		tag, suffix, ok := b.keys.split(key)
 		switch {
+		case key == b.keys.fleet():
+			if _, err := b.ReadFleet(ctx); errors.Is(err, enhanced.ErrCorruptRecord) {
+				problems = append(problems, redisProblem{Violation: fleetViolation(key)})
+			}
 		case !ok || !slices.Contains(append(redisSuffixes(), asideSuffix), suffix):
 			problems = append(problems, redisProblem{Violation: enhanced.Violation{
 				Rule: enhanced.RuleUnknownEntry, Record: key, Detail: "the store's format has no such key",

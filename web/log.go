@@ -90,6 +90,7 @@ func recordView(r *enhanced.LogRecord) api.LogRecord {
 		Cause:       r.Cause,
 		Reason:      r.Reason,
 		Waiter:      r.Waiter,
+		Deadlock:    deadlockView(r.Deadlock),
 		Before:      stateView(r.Before),
 		After:       stateView(r.After),
 	}

@@ -55,10 +55,12 @@ func TestOpenAPI(t *testing.T) {
 	}
 	slices.Sort(routes)
 	require.Equal(t, []string{
+		"GET /api/v1/deadlocks",
 		"GET /api/v1/lock",
 		"GET /api/v1/locks",
 		"GET /api/v1/locks/{id}",
 		"GET /api/v1/log",
+		"GET /api/v1/mode",
 		"GET /api/v1/priority",
 		"GET /api/v1/queue",
 		"GET /api/v1/queue/position",
@@ -68,12 +70,15 @@ func TestOpenAPI(t *testing.T) {
 		"GET /readyz",
 		"POST /api/v1/import",
 		"POST /api/v1/locks",
+		"POST /api/v1/mode/forget",
 		"POST /api/v1/queue/cancel",
 		"POST /api/v1/queue/move",
+		"POST /api/v1/refresh",
 		"POST /api/v1/repair",
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
 		"POST /api/v1/wait",
+		"PUT /api/v1/mode",
 	}, routes)
 
 	// Every reference leads somewhere, and nothing is left over from huma.

@@ -35,6 +35,7 @@ func (s *server) stats(ctx context.Context, _ *struct{}) (*body[api.Stats], erro
 		OpenCircuits:       stats.OpenCircuits,
 		Releases:           stats.Releases,
 		Expirations:        stats.Expirations,
+		UncheckedWaits:     stats.UncheckedWaits,
 		AverageWaitSeconds: stats.AverageWaitTime.Seconds(),
 		AverageHoldSeconds: stats.AverageHoldTime.Seconds(),
 		RecentFailureRate:  stats.RecentFailureRate,

@@ -59,6 +59,7 @@ func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
 		"Client":      testClient,
 		"Layers":      testLayers,
 		"Verify":      testVerify,
+		"Fleet":       testFleet,
 	} {
 		t.Run(name, func(t *testing.T) {
 			begin(t)

@@ -87,6 +87,7 @@ func logTypes() []string {
 		enhanced.EventTransferred, enhanced.EventAdopted, enhanced.EventConflict,
 		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventQueueTimeout, enhanced.EventMoved,
 		enhanced.EventClaimed, enhanced.EventClaimExpired, enhanced.EventReserved, enhanced.EventReservationEnded,
+		enhanced.EventDeadlock,
 		enhanced.EventRepaired, enhanced.EventUnreadable,
 	}
 }

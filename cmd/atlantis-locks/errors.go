@@ -159,6 +159,9 @@ func report(env environment, command *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
 	}
+	if ended := (*commandExit)(nil); errors.As(err, &ended) {
+		return ended.code // and a command says itself what there is to say
+	}
 	code, hint := exitCode(err), hintFor(env, err)
 	if wantsJSON(command) {
 		f := failure{Error: err.Error(), ExitCode: code, Hint: hint}

@@ -36,7 +36,10 @@ itself unless you ask for that with --timeout.`,
 	priority := cmd.Flags().String("priority", "", "low, normal, high or critical (default: what the server's rules give)")
 	wait := cmd.Flags().Bool("wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := checkLockFlags(cmd, *priority, *timeout, *note); err != nil {
+		if lease, err := time.ParseDuration(*timeout); *timeout != api.NoTimeout && (err != nil || lease < time.Millisecond) {
+			return usagef(cmd, "--timeout %q is no lease; give %s, such as 30m, or %s", *timeout, leaseLimits(), api.NoTimeout)
+		}
+		if err := checkLockFlags(cmd, *priority, *note); err != nil {
 			return err
 		}
 		server, err := connection.client(cmd)
@@ -87,12 +90,9 @@ func leaseLimits() string {
 }
 
 // checkLockFlags refuses what no server would accept.
-func checkLockFlags(cmd *cobra.Command, priority, timeout, note string) error {
+func checkLockFlags(cmd *cobra.Command, priority, note string) error {
 	if _, err := enhanced.ParsePriority(priority); err != nil && cmd.Flags().Changed("priority") {
 		return usagef(cmd, "--%v", err)
-	}
-	if lease, err := time.ParseDuration(timeout); timeout != api.NoTimeout && (err != nil || lease < time.Millisecond) {
-		return usagef(cmd, "--timeout %q is no lease; give %s, such as 30m, or %s", timeout, leaseLimits(), api.NoTimeout)
 	}
 	if len(note) > maxNote {
 		return usagef(cmd, "--note %q... has %d bytes, at most %d are allowed", note[:40], len(note), maxNote)

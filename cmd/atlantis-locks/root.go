@@ -18,7 +18,8 @@ const exitCodesHelp = `Exit codes:
   4  not found
   5  permission denied
   6  server not reachable
-  7  a check found something`
+  7  a check found something
+"run" has its own.`
 
 // newRootCommand returns the program. Each subcommand has a file of its own.
 func newRootCommand(env environment) *cobra.Command {
@@ -54,8 +55,11 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newServeCommand(env),
 		newLockCommand(env),
 		newUnlockCommand(env),
+		newRunCommand(env),
 		newQueueCommand(env),
 		newPriorityCommand(env),
+		newModeCommand(env),
+		newDeadlocksCommand(env),
 		newListCommand(env),
 		newShowCommand(env),
 		newStatsCommand(env),

@@ -49,6 +49,7 @@ func statsFields(s api.Stats) [][]string {
 		{"servers not asked", strconv.Itoa(s.OpenCircuits)},
 		{"released", number(s.Releases)},
 		{"expired", number(s.Expirations)},
+		{"waits not checked for deadlocks", number(s.UncheckedWaits)},
 		{"average wait", seconds(s.AverageWaitSeconds).Round(time.Microsecond).String()},
 		{"average hold", roughly(seconds(s.AverageHoldSeconds))},
 		{"recent store failures", fmt.Sprintf("%.0f%%", 100*s.RecentFailureRate)},

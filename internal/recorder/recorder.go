@@ -25,7 +25,9 @@ type Recorder struct {
 type Snapshot struct {
 	Acquired, Refused, Failed int64
 	Released, Expired         int64
-	AverageWait, AverageHold  time.Duration
+	// Unchecked counts requests that were not looked at to the end for deadlocks.
+	Unchecked                int64
+	AverageWait, AverageHold time.Duration
 	// RecentFailureRate is the share of failures among the last 100 requests.
 	RecentFailureRate float64
 }
@@ -74,6 +76,14 @@ func (r *Recorder) Expired(held time.Duration) {
 	defer r.mu.Unlock()
 	r.snapshot.Expired++
 	r.held += held
+}
+
+// Unchecked counts a request that has entered its queue before all that it waits
+// for was looked at.
+func (r *Recorder) Unchecked() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.snapshot.Unchecked++
 }
 
 // Snapshot returns the counters as they stand.

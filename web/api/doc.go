@@ -9,6 +9,7 @@ const (
 	LocksPath   = Base + "/locks"
 	LookupPath  = Base + "/lock"
 	UnlockPath  = Base + "/unlock"
+	RefreshPath = Base + "/refresh"
 	StatsPath   = Base + "/stats"
 	ImportPath  = Base + "/import"
 	OpenAPIPath = "/openapi.json"

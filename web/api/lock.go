@@ -84,3 +84,15 @@ type Unlocked struct {
 	Lock   Lock `json:"lock" doc:"The lock as it was, with the owner whose it was."`
 	Forced bool `json:"forced" doc:"Whether the owner was overridden."`
 }
+
+// RefreshRequest renews the lease of a lock.
+type RefreshRequest struct {
+	ID      string `json:"id" minLength:"1" doc:"The lock's ID."`
+	Owner   Owner  `json:"owner" doc:"Who holds the lock."`
+	Timeout string `json:"timeout" minLength:"1" doc:"When the lease is to end, from now, as a Go duration." example:"1m"`
+}
+
+// Refreshed is the answer to a renewal.
+type Refreshed struct {
+	ID string `json:"id" doc:"The lock's ID."`
+}

@@ -28,6 +28,7 @@ type LogRecord struct {
 	Cause       string     `json:"cause" doc:"Through what it came." example:"request"`
 	Reason      string     `json:"reason,omitempty" doc:"What a person gave as the reason."`
 	Waiter      string     `json:"waiter,omitempty" doc:"Whose request it was about, in the form of owner_id, where a queue changed and no lock." example:"user:bob"`
+	Deadlock    *Deadlock  `json:"deadlock,omitempty" doc:"What a record of type deadlock is about; absent for all others."`
 	Before      *LockState `json:"before,omitempty" doc:"The lock before; absent for none."`
 	After       *LockState `json:"after,omitempty" doc:"The lock after; absent for none."`
 }

@@ -14,6 +14,7 @@ type Stats struct {
 	OpenCircuits       int     `json:"open_circuits" doc:"Servers of the store that are not asked now, because they keep failing."`
 	Releases           int64   `json:"releases"`
 	Expirations        int64   `json:"expirations"`
+	UncheckedWaits     int64   `json:"unchecked_waits" doc:"Requests in a queue that were not looked at to the end for deadlocks."`
 	AverageWaitSeconds float64 `json:"average_wait_seconds" doc:"Mean time from request to grant."`
 	AverageHoldSeconds float64 `json:"average_hold_seconds" doc:"Mean time from grant to end of the locks that ended."`
 	RecentFailureRate  float64 `json:"recent_failure_rate" doc:"Share, 0 to 1, of store failures among the last 100 requests."`

@@ -145,6 +145,11 @@ func (c *Client) Unlock(ctx context.Context, request api.UnlockRequest) (api.Unl
 	return call[api.Unlocked](ctx, c, http.MethodPost, c.url(api.UnlockPath), request, callTimeout)
 }
 
+// Refresh renews the lease of a lock.
+func (c *Client) Refresh(ctx context.Context, request api.RefreshRequest) (api.Refreshed, error) {
+	return call[api.Refreshed](ctx, c, http.MethodPost, c.url(api.RefreshPath), request, callTimeout)
+}
+
 // Get returns the lock with the ID.
 func (c *Client) Get(ctx context.Context, id string) (api.Lock, error) {
 	return call[api.Lock](ctx, c, http.MethodGet, c.url(api.LocksPath, id), nil, callTimeout)

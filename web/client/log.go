@@ -4,9 +4,22 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 )
+
+// Deadlocks returns the history of deadlocks since a time, in one repository if it
+// is named.
+func (c *Client) Deadlocks(ctx context.Context, repository string, since time.Time) (api.DeadlockList, error) {
+	address := c.url(api.DeadlocksPath)
+	from := ""
+	if !since.IsZero() {
+		from = since.UTC().Format(time.RFC3339)
+	}
+	address.RawQuery = query("repository", repository, "since", from)
+	return call[api.DeadlockList](ctx, c, http.MethodGet, address, nil, callTimeout)
+}
 
 // Log returns a piece of a repository's log.
 func (c *Client) Log(ctx context.Context, filter api.LogFilter) (api.LogPage, error) {

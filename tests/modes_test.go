@@ -1,0 +1,378 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/runatlantis/atlantis/server/core/boltdb"
+	"github.com/runatlantis/atlantis/server/core/db"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// modes is a fleet: some adapters of one store, and the legacy database that they
+// share.
+type modes struct {
+	adapters []*enhanced.LockingAdapter
+	legacy   db.Database
+	manager  *enhanced.EnhancedLockManager
+	backend  enhanced.Backend
+
+	newBackend func(*enhanced.EnhancedConfig) enhanced.Backend
+	mirrored   bool // both are in one store
+}
+
+// modeStores are where the legacy database and the store are.
+func modeStores() map[string]func(t *testing.T) *modes {
+	return map[string]func(t *testing.T) *modes{
+		"two files": func(t *testing.T) *modes {
+			t.Helper()
+			stock, err := boltdb.New(t.TempDir())
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, stock.Close()) })
+			return &modes{legacy: stock, newBackend: boltBackends(t, openFile(t))}
+		},
+		"one file": func(t *testing.T) *modes {
+			t.Helper()
+			file := openFile(t)
+			stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
+			require.NoError(t, err)
+			return &modes{legacy: stock, newBackend: boltBackends(t, file), mirrored: true}
+		},
+		"file and Redis": func(t *testing.T) *modes {
+			t.Helper()
+			stock, err := boltdb.New(t.TempDir())
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, stock.Close()) })
+			server := redistest.Start(t, redistest.Options{})
+			return &modes{legacy: stock, newBackend: func(config *enhanced.EnhancedConfig) enhanced.Backend {
+				return backends.NewRedisBackend(server.Client(), config, nil)
+			}}
+		},
+	}
+}
+
+func openFile(t *testing.T) *bbolt.DB {
+	t.Helper()
+	file, err := bbolt.Open(filepath.Join(t.TempDir(), "ours.db"), 0o600, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, file.Close()) })
+	return file
+}
+
+func boltBackends(t *testing.T, file *bbolt.DB) func(*enhanced.EnhancedConfig) enhanced.Backend {
+	t.Helper()
+	return func(config *enhanced.EnhancedConfig) enhanced.Backend {
+		backend, err := backends.NewBoltBackend(file, config, nil)
+		require.NoError(t, err)
+		return backend
+	}
+}
+
+func (f *modes) config(name string) *enhanced.EnhancedConfig {
+	config := enhanced.DefaultConfig()
+	config.Enabled, config.PreserveLegacyFormat, config.LegacyFallback = true, f.mirrored, false
+	config.AdapterName = name
+	config.OperationTimeout = 500 * time.Millisecond
+	return config
+}
+
+// start makes the adapters.
+func (f *modes) start(t *testing.T, adapters int) *modes {
+	t.Helper()
+	f.legacy = keptOpen{f.legacy, new(sync.RWMutex)}
+	f.backend = f.newBackend(f.config(""))
+	t.Cleanup(func() { require.NoError(t, f.backend.(interface{ Close() error }).Close()) })
+	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
+	if adapters > 0 {
+		_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "first")
+		require.NoError(t, err)
+	}
+	for i := range adapters {
+		f.adapters = append(f.adapters, f.newAdapter(t, fmt.Sprintf("atlantis-%d", i)))
+	}
+	return f
+}
+
+// newAdapter makes an adapter that is in the fleet.
+func (f *modes) newAdapter(t *testing.T, name string) *enhanced.LockingAdapter {
+	t.Helper()
+	config := f.config(name)
+	backend := f.newBackend(config)
+	adapter := enhanced.NewLockingAdapter(enhanced.NewEnhancedLockManager(backend, config, nil), backend, config, f.legacy, nil)
+	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
+	_, err := adapter.Mode(t.Context())
+	require.NoError(t, err)
+	return adapter
+}
+
+// keptOpen is a database that several adapters share in one process. Stock's on
+// bbolt reads values after the transaction that they are of, so nobody may write
+// meanwhile; in Atlantis one adapter has the file.
+type keptOpen struct {
+	db.Database
+	reading *sync.RWMutex
+}
+
+func (keptOpen) Close() error { return nil }
+
+func (k keptOpen) List() ([]models.ProjectLock, error) {
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	return k.Database.List()
+}
+
+func (k keptOpen) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	return k.Database.GetLock(project, workspace)
+}
+
+func (k keptOpen) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
+	k.reading.RLock()
+	defer k.reading.RUnlock()
+	return k.Database.TryLock(lock)
+}
+
+func (k keptOpen) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	k.reading.RLock()
+	defer k.reading.RUnlock()
+	return k.Database.UnlockIfOwnedByPull(project, workspace, pullNum)
+}
+
+// set switches the mode; it returns when all adapters have followed.
+func (f *modes) set(t *testing.T, mode enhanced.Mode) {
+	t.Helper()
+	_, err := f.manager.SwitchMode(t.Context(), mode, "user:ops", "test")
+	require.NoError(t, err)
+	f.settle(t)
+}
+
+func (f *modes) settle(t *testing.T) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		fleet, err := f.manager.Fleet(t.Context())
+		require.NoError(c, err)
+		require.Empty(c, fleet.Behind())
+		for _, a := range f.adapters {
+			seen, err := a.Mode(t.Context())
+			require.NoError(c, err)
+			require.Equal(c, fleet.Epoch, seen.Epoch)
+			require.Equal(c, fleet.Deciders(), seen.Deciders())
+		}
+	}, 30*time.Second, 20*time.Millisecond)
+}
+
+// holders are the pull requests that hold a path in the legacy database and in the
+// store, 0 for none.
+func (f *modes) holders(t *testing.T, path string) (legacy, store int) {
+	t.Helper()
+	lock, err := f.legacy.GetLock(lockOf(project, 1, path).Project, "default")
+	require.NoError(t, err)
+	if lock != nil {
+		legacy = lock.Pull.Num
+	}
+	ours, err := f.backend.LookupLock(t.Context(), enhanced.ProjectResource(lockOf(project, 1, path).Project, "default"))
+	if !errors.Is(err, enhanced.ErrLockNotFound) {
+		require.NoError(t, err)
+		store = ours.OriginalLock.Pull.Num
+	}
+	return legacy, store
+}
+
+func (f *modes) requireHolders(t *testing.T, path string, legacy, store int) {
+	t.Helper()
+	inLegacy, inStore := f.holders(t, path)
+	assert.Equal(t, [2]int{legacy, store}, [2]int{inLegacy, inStore}, "holders of %s in the legacy database and in the store", path)
+}
+
+// TestModesForthAndBack walks through the modes with locks that are held all the
+// while.
+func TestModesForthAndBack(t *testing.T) {
+	t.Parallel()
+	for name, stores := range modeStores() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			modesForthAndBack(t, stores(t).start(t, 2))
+		})
+	}
+}
+
+func modesForthAndBack(t *testing.T, f *modes) {
+	t.Helper()
+	one, two := f.adapters[0], f.adapters[1]
+	// alone is who holds in one database what is in both where they are one store.
+	alone := func(pull int) int {
+		if f.mirrored {
+			return pull
+		}
+		return 0
+	}
+	f.set(t, enhanced.ModeOff)
+	take(t, one, lockOf(project, 1, "a"))
+	f.requireHolders(t, "a", 1, alone(1))
+
+	f.set(t, enhanced.ModeShadow)
+	f.requireHolders(t, "a", 1, 1)
+	take(t, two, lockOf(project, 2, "b"))
+	f.requireHolders(t, "b", 2, 2)
+	refused(t, one, lockOf(project, 3, "b"), 2)
+	f.requireHolders(t, "b", 2, 2)
+
+	f.set(t, enhanced.ModeRead)
+	take(t, one, lockOf(project, 3, "c"))
+	locks, err := two.List()
+	require.NoError(t, err)
+	require.Len(t, locks, 3)
+	assert.Empty(t, locks[0].Pull.BaseRepo.CloneURL, "what is read comes from the store, which holds no credentials")
+	for _, a := range f.adapters {
+		_, err := a.GetLock(lockOf(project, 1, "a").Project, "default")
+		require.NoError(t, err)
+	}
+
+	f.set(t, enhanced.ModeFull)
+	take(t, two, lockOf(project, 4, "d"))
+	f.requireHolders(t, "d", alone(4), 4)
+	released, err := one.UnlockByPull(project, 1)
+	require.NoError(t, err)
+	assert.Len(t, released, 1)
+	f.requireHolders(t, "a", 1-alone(1), 0)
+
+	f.set(t, enhanced.ModeRead)
+	f.requireHolders(t, "a", 0, 0)
+	f.requireHolders(t, "d", 4, 4)
+	f.set(t, enhanced.ModeOff)
+	refused(t, one, lockOf(project, 1, "d"), 4)
+	take(t, one, lockOf(project, 1, "a"))
+
+	fleet, err := f.manager.Fleet(t.Context())
+	require.NoError(t, err)
+	for _, a := range fleet.Adapters {
+		assert.Zero(t, a.Differences, "%v", a.Recent)
+	}
+	backendtest.RequireSound(t, f.backend)
+}
+
+func refused(t *testing.T, a *enhanced.LockingAdapter, lock models.ProjectLock, holder int) {
+	t.Helper()
+	acquired, held, err := a.TryLock(lock)
+	require.NoError(t, err)
+	require.False(t, acquired)
+	require.Equal(t, holder, held.Pull.Num)
+}
+
+// TestModesUnderLoad switches through all modes and back while many pull requests
+// take and release the same locks through two adapters. Nobody is granted what
+// another has, at any moment.
+func TestModesUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, stores := range modeStores() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			modesUnderLoad(t, stores(t).start(t, 2))
+		})
+	}
+}
+
+func modesUnderLoad(t *testing.T, f *modes) {
+	t.Helper()
+	load := newModeLoad(t, f, 4)
+	for range backendtest.Rounds(20) {
+		for _, mode := range []enhanced.Mode{
+			enhanced.ModeRead, enhanced.ModeShadow, enhanced.ModeOff, enhanced.ModeShadow, enhanced.ModeRead, enhanced.ModeFull,
+		} {
+			before, start := load.operations.Load(), time.Now()
+			f.set(t, mode)
+			t.Logf("%s: %.0f operations a second during the switch", mode, float64(load.operations.Load()-before)/time.Since(start).Seconds())
+		}
+	}
+	load.stop()
+	require.NoError(t, load.err())
+	require.NotZero(t, load.grants.Load())
+	require.NotZero(t, load.refusals.Load())
+	backendtest.RequireSound(t, f.backend)
+}
+
+// modeLoad takes and releases few locks all the time.
+type modeLoad struct {
+	cancel                       context.CancelFunc
+	workers                      sync.WaitGroup
+	operations, grants, refusals atomic.Int64
+	holders                      []atomic.Int64 // the pull request that believes it holds a path
+
+	mu     sync.Mutex
+	failed error
+}
+
+func newModeLoad(t *testing.T, f *modes, paths int) *modeLoad {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &modeLoad{cancel: cancel, holders: make([]atomic.Int64, paths)}
+	t.Cleanup(l.stop)
+	for worker := range 8 {
+		l.workers.Go(func() {
+			for ctx.Err() == nil {
+				if err := l.once(f.adapters[worker%len(f.adapters)], worker+1); err != nil {
+					l.mu.Lock()
+					l.failed = errors.Join(l.failed, err)
+					l.mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *modeLoad) stop() {
+	l.cancel()
+	l.workers.Wait()
+}
+
+func (l *modeLoad) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
+}
+
+// once takes a lock and, if it gets it, releases it.
+func (l *modeLoad) once(a *enhanced.LockingAdapter, pull int) error {
+	n := rand.IntN(len(l.holders))
+	lock := lockOf(project, pull, fmt.Sprintf("p%d", n))
+	l.operations.Add(1)
+	acquired, _, err := a.TryLock(lock)
+	if err != nil {
+		return fmt.Errorf("lock by %d: %w", pull, err)
+	}
+	if !acquired {
+		l.refusals.Add(1)
+		return nil
+	}
+	l.grants.Add(1)
+	if !l.holders[n].CompareAndSwap(0, int64(pull)) {
+		return fmt.Errorf("p%d was granted to %d while %d had it", n, pull, l.holders[n].Load())
+	}
+	l.holders[n].Store(0)
+	l.operations.Add(1)
+	released, err := a.UnlockIfOwnedByPull(lock.Project, lock.Workspace, pull)
+	if err != nil {
+		return fmt.Errorf("unlock by %d: %w", pull, err)
+	}
+	if released == nil {
+		return fmt.Errorf("p%d was not held by %d, to whom it was granted", n, pull)
+	}
+	return nil
+}
