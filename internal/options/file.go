@@ -117,11 +117,11 @@ func (f *file) read(o *Option, key string, line int, node *yaml.Node) {
 		problems = several.Unwrap()
 	}
 	for _, err := range problems {
-		line := line
+		at := line
 		if in := (*lineError)(nil); errors.As(err, &in) {
-			line = in.line
+			at = in.line
 		}
-		f.report(line, key, err)
+		f.report(at, key, err)
 	}
 }
 
