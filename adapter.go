@@ -23,7 +23,7 @@ type LockingAdapter struct {
 	legacy  db.Database
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
-	repeat  repeater
+	store   *storeLocks
 	updates sync.Mutex // serialises UpdateConfiguration
 }
 
@@ -42,7 +42,8 @@ func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedCon
 		legacy:  legacy,
 		logger:  LoggerOrNoop(logger),
 	}
-	a.repeat.state = &a.state
+	a.store = &storeLocks{manager: manager, backend: backend, state: &a.state}
+	a.store.repeat.state = &a.state
 	state := newConfigState(config)
 	if manager == nil {
 		state.err = errors.Join(state.err, NewInvalidError("manager is nil; pass the result of NewEnhancedLockManager"))
@@ -125,7 +126,7 @@ func (a *LockingAdapter) GetEnhancedStats(ctx context.Context) (*BackendStats, e
 	}
 	stats, err := a.manager.GetStats(ctx)
 	if stats != nil {
-		stats.Retries += a.repeat.retries.Load()
+		stats.Retries += a.store.repeat.retries.Load()
 	}
 	return stats, err
 }
@@ -197,5 +198,5 @@ func (a *LockingAdapter) Close() error {
 
 // operationContext bounds what Atlantis calls without a context.
 func (a *LockingAdapter) operationContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), a.state.Load().config.OperationTimeout)
+	return a.store.operationContext()
 }
