@@ -25,6 +25,11 @@ type LockingAdapter struct {
 	state   atomic.Pointer[configState]
 	store   *storeLocks
 	updates sync.Mutex // serialises UpdateConfiguration
+
+	fallbackMu sync.Mutex // protects below
+	fallback   *fallback  // nil while there is none
+	closed     bool
+	warned     bool // that there is none
 }
 
 var _ db.Database = (*LockingAdapter)(nil)
@@ -80,10 +85,14 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	}
 	a.updates.Lock()
 	defer a.updates.Unlock()
+	if err := a.mayEndFallback(config); err != nil {
+		return err
+	}
 	if err := a.manager.UpdateConfiguration(config); err != nil {
 		return err
 	}
 	a.state.Store(newConfigState(config))
+	a.endFallback(config)
 	return nil
 }
 
@@ -99,7 +108,11 @@ func (a *LockingAdapter) LockWithPriority(ctx context.Context, project models.Pr
 	if err := a.requireEnabled(); err != nil {
 		return nil, err
 	}
-	return a.manager.LockWithPriority(ctx, project, workspace, user, priority)
+	lock, err := a.manager.LockWithPriority(ctx, project, workspace, user, priority)
+	if err == nil {
+		a.tellFallback(ctx, ProjectResource(project, workspace))
+	}
+	return lock, err
 }
 
 // LockWithTimeout locks a project for a user for a time. See [LockManager].
@@ -107,7 +120,11 @@ func (a *LockingAdapter) LockWithTimeout(ctx context.Context, project models.Pro
 	if err := a.requireEnabled(); err != nil {
 		return nil, err
 	}
-	return a.manager.LockWithTimeout(ctx, project, workspace, user, timeout)
+	lock, err := a.manager.LockWithTimeout(ctx, project, workspace, user, timeout)
+	if err == nil {
+		a.tellFallback(ctx, ProjectResource(project, workspace))
+	}
+	return lock, err
 }
 
 // GetQueuePosition returns a place in the queue. See [LockManager].
@@ -127,15 +144,20 @@ func (a *LockingAdapter) GetEnhancedStats(ctx context.Context) (*BackendStats, e
 	stats, err := a.manager.GetStats(ctx)
 	if stats != nil {
 		stats.Retries += a.store.repeat.retries.Load()
+		stats.Fallback = a.Fallback()
 	}
 	return stats, err
 }
 
 // HealthCheck returns nil when the enhanced store answers, also while Enabled
-// is false.
+// is false. While the fallback is open it answers a BACKEND_ERROR that says since
+// when.
 func (a *LockingAdapter) HealthCheck(ctx context.Context) error {
 	if err := a.state.Load().err; err != nil {
 		return err
+	}
+	if s := a.Fallback(); s.State == FallbackOpen {
+		return NewBackendError("degraded: fallback open since "+s.Since.Format(time.RFC3339), errors.New(s.Reason))
 	}
 	return a.manager.GetHealth(ctx)
 }
@@ -161,7 +183,8 @@ func (a *LockingAdapter) servedBy(config *EnhancedConfig) error {
 	return nil
 }
 
-// Ping checks the databases that serve this adapter.
+// Ping checks the databases that serve this adapter: while the fallback is open,
+// or can be opened because the store does not answer, the legacy database.
 func (a *LockingAdapter) Ping() error {
 	if err := a.servedBy(a.state.Load().config); err != nil {
 		return err
@@ -173,7 +196,12 @@ func (a *LockingAdapter) Ping() error {
 	}
 	ctx, cancel := a.operationContext()
 	defer cancel()
-	return a.HealthCheck(ctx)
+	start := time.Now()
+	err := a.HealthCheck(ctx)
+	if f := a.runningFallback(); f != nil && isStoreFailure(err) && f.open(start, err) {
+		return nil
+	}
+	return err
 }
 
 // Close stops the manager, closes the backend, where they can be, and the
@@ -181,6 +209,7 @@ func (a *LockingAdapter) Ping() error {
 func (a *LockingAdapter) Close() error {
 	ctx, cancel := a.operationContext()
 	defer cancel()
+	a.closeFallback()
 	var errs []error
 	if stopper, ok := a.manager.(interface {
 		Stop(ctx context.Context) error

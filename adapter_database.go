@@ -87,6 +87,9 @@ func (a *LockingAdapter) locks() (projectLocks, error) {
 	case config == nil:
 		return a.legacy, nil
 	}
+	if f := a.fallbackFor(config); f != nil {
+		return f, nil
+	}
 	return a.store, nil
 }
 
