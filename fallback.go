@@ -87,7 +87,7 @@ const (
 //
 // A process that has just started knows nothing of the store, so it does not
 // answer from the legacy database before it has reached the store once. All
-// methods are safe for concurrent use. stop ends its goroutine.
+// methods are safe for concurrent use. stop ends what runs in the background.
 type fallback struct {
 	store   *storeLocks
 	legacy  db.Database
@@ -106,6 +106,7 @@ type fallback struct {
 	done   chan struct{}
 
 	mu         sync.Mutex // protects all below
+	running    bool
 	route      route
 	since      time.Time
 	reason     error     // why it is not ready
@@ -125,8 +126,8 @@ var _ projectLocks = (*fallback)(nil)
 
 const wholeGate = 1 << 30
 
-// newFallback starts a fallback. It does not touch any store before the first
-// call or, if none comes, the goroutine's first look.
+// newFallback returns a fallback. It does not touch any store before the first
+// call, and has a goroutine once both databases have agreed.
 func newFallback(store *storeLocks, legacy db.Database, logger logging.SimpleLogging) *fallback {
 	f := &fallback{
 		store: store, legacy: legacy, logger: logger, publish: func(*ManagerEvent) {},
@@ -142,14 +143,18 @@ func newFallback(store *storeLocks, legacy db.Database, logger logging.SimpleLog
 		f.turns[i] = make(chan struct{}, 1)
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
-	go f.run()
 	return f
 }
 
-// stop ends the goroutine and waits until it has ended.
+// stop ends the goroutine, if there is one, and waits until it has ended.
 func (f *fallback) stop() {
 	f.cancel()
-	<-f.done
+	f.mu.Lock()
+	running := f.running
+	f.mu.Unlock()
+	if running {
+		<-f.done
+	}
 }
 
 // enter lets a call in, once both databases agree, and says where it goes. The

@@ -65,6 +65,7 @@ func (f *fallback) run() {
 			if !open {
 				events = nil
 				f.lost(errors.New("the store has ended the subscription to its log"))
+				next = time.Now()
 				continue
 			}
 			f.handle(event)
@@ -182,7 +183,11 @@ func (f *fallback) look() (pause time.Duration, goesOn bool) {
 func (f *fallback) ask() error {
 	ctx, cancel := context.WithTimeout(f.ctx, fallbackAsk)
 	defer cancel()
-	return f.store.backend.HealthCheck(ctx)
+	err := f.store.backend.HealthCheck(ctx)
+	if errors.Is(err, ErrClosed) {
+		f.cancel()
+	}
+	return err
 }
 
 // tryReconcile is reconcile from the goroutine.
@@ -190,7 +195,11 @@ func (f *fallback) tryReconcile() {
 	ctx, cancel := context.WithTimeout(f.ctx, reconcileTime)
 	defer cancel()
 	needed := func() bool { return f.route == routeStart || f.route == routeLegacy || f.reason != nil }
-	if err := f.reconcile(ctx, needed); err != nil && f.ctx.Err() == nil {
+	switch err := f.reconcile(ctx, needed); {
+	case err == nil, f.ctx.Err() != nil:
+	case errors.Is(err, ErrClosed):
+		f.cancel() // the store will not come back
+	default:
 		f.logger.Warn("making the legacy database and the store agree: %v", err)
 	}
 }

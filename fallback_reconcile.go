@@ -38,7 +38,6 @@ func (f *fallback) reconcile(ctx context.Context, needed func() bool) error {
 		if err != nil {
 			f.arrive(routeStore, time.Time{}, err)
 			f.logger.Info("legacy_fallback: true has no effect: %v", err)
-			f.cancel() // there is nothing to look after
 			return nil
 		}
 	}
@@ -66,6 +65,10 @@ func (f *fallback) arrive(to route, mark time.Time, reason error) {
 		f.since = time.Now()
 	}
 	f.route, f.mark, f.reason = to, mark, reason
+	if to == routeBoth && !f.running && f.ctx.Err() == nil {
+		f.running = true
+		go f.run()
+	}
 	f.mu.Unlock()
 	if !wasOpen {
 		return
