@@ -115,9 +115,7 @@ func (f *fallback) handle(event *LockEvent) {
 		return
 	}
 	defer f.gate.Release(1)
-	if !f.agrees(event) {
-		f.refollow(ctx, event.Resource)
-	}
+	f.refollow(ctx, event.Resource, event)
 }
 
 // agrees reports whether the legacy database has what an event says: most are of
@@ -171,7 +169,7 @@ func (f *fallback) look() (pause time.Duration, goesOn bool) {
 	for _, resource := range behind {
 		ctx, cancel := context.WithTimeout(f.ctx, fallbackAsk)
 		if f.gate.Acquire(ctx, 1) == nil {
-			f.refollow(ctx, resource)
+			f.refollow(ctx, resource, nil)
 			f.gate.Release(1)
 		}
 		cancel()
@@ -214,6 +212,6 @@ func (f *fallback) told(ctx context.Context, resource ResourceIdentifier) {
 	}
 	defer leave()
 	if to == routeBoth {
-		f.refollow(ctx, resource)
+		f.refollow(ctx, resource, nil)
 	}
 }

@@ -132,9 +132,9 @@ func (f *fallback) trust(resource ResourceIdentifier) {
 // key. The caller has the key's turn.
 func (f *fallback) follow(ctx context.Context, resource ResourceIdentifier) error {
 	err := f.copyKey(ctx, resource)
-	f.fell(resource, err)
-	if errors.Is(err, errCrowded) {
-		return nil // noted, and no failure
+	if err == nil || errors.Is(err, errCrowded) {
+		f.fell(resource, err)
+		return nil
 	}
 	return err
 }
@@ -169,8 +169,8 @@ func (f *fallback) copyKey(ctx context.Context, resource ResourceIdentifier) err
 var errCrowded = errors.New("the legacy database can hold one of them")
 
 // refollow is follow for a caller that has not the key's turn, and whose answer
-// does not depend on it.
-func (f *fallback) refollow(ctx context.Context, resource ResourceIdentifier) {
+// does not depend on it. The event, nil for none, is why.
+func (f *fallback) refollow(ctx context.Context, resource ResourceIdentifier, event *LockEvent) {
 	if resource.Type != ResourceTypeProject {
 		return
 	}
@@ -180,7 +180,7 @@ func (f *fallback) refollow(ctx context.Context, resource ResourceIdentifier) {
 		return
 	}
 	defer end()
-	if f.isAnsweringAlone() {
+	if f.isAnsweringAlone() || event != nil && f.agrees(event) {
 		return // all of it is looked at when the store is back
 	}
 	err = f.settle(ctx, resource)
@@ -188,6 +188,7 @@ func (f *fallback) refollow(ctx context.Context, resource ResourceIdentifier) {
 		err = f.follow(ctx, resource)
 	}
 	if err != nil {
+		f.fell(resource, err)
 		f.logger.Debug("following the store on %s: %v", resource, err)
 	}
 }

@@ -33,17 +33,27 @@ func (f *fallback) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	}
 	defer end()
 	if to == routeLegacy {
-		return f.tryLegacy(ctx, request)
+		return f.tryLegacy(ctx, request, false)
 	}
-	lock, acquired, err := f.tryBoth(ctx, request)
+	var a attempt
+	lock, acquired, err := f.tryBoth(ctx, request, &a)
 	switch {
 	case err == nil:
 		return answerTryLock(request, lock, acquired)
 	case errors.Is(err, errOpen):
-		return f.tryLegacy(ctx, request)
+		return f.tryLegacy(ctx, request, a.made)
 	default:
 		return false, none, err
 	}
+}
+
+// attempt is how far a request has come.
+type attempt struct {
+	// made is set once the request has a record in the legacy database that was
+	// not there before.
+	made bool
+	// other is who has it there, nil for nobody else.
+	other *models.ProjectLock
 }
 
 // errOpen says that the store has failed, and the legacy database answers.
@@ -64,16 +74,15 @@ func (f *fallback) failed(start time.Time, err error) error {
 
 // tryBoth takes a lock in the legacy database first, then in the store, which
 // decides. What the store refuses goes from the legacy database again.
-func (f *fallback) tryBoth(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, bool, error) {
+func (f *fallback) tryBoth(ctx context.Context, request *EnhancedLockRequest, a *attempt) (*EnhancedLock, bool, error) {
 	start, resource, owner := time.Now(), request.Resource, request.Owner()
 	if err := f.settle(ctx, resource); err != nil {
 		return nil, false, f.failed(start, err)
 	}
-	made, other, err := f.tryLegacyRecord(ctx, request)
-	if err != nil {
+	if err := f.tryLegacyRecord(ctx, request, a); err != nil {
 		return nil, false, f.failed(start, err)
 	}
-	if other != nil && legacyResource(*other) != resource {
+	if other := a.other; other != nil && legacyResource(*other) != resource {
 		// Stock's key is that of another resource, too: as in stock they exclude
 		// each other, for the legacy database can hold one of them only.
 		return &EnhancedLock{Resource: legacyResource(*other), Owner: legacyOwner(*other).String(), OriginalLock: other}, false, nil
@@ -83,7 +92,7 @@ func (f *fallback) tryBoth(ctx context.Context, request *EnhancedLockRequest) (*
 	case err == nil:
 		// The holder's record takes the place of ours, and ours that of somebody
 		// whose lock has ended meanwhile.
-		if isTold := acquired || sameOwner(lock.Owner, owner); !isTold || other != nil {
+		if isTold := acquired || sameOwner(lock.Owner, owner); !isTold || a.other != nil {
 			f.keep(lock)
 		} else {
 			f.trust(resource)
@@ -91,10 +100,10 @@ func (f *fallback) tryBoth(ctx context.Context, request *EnhancedLockRequest) (*
 		return lock, acquired, nil
 	case isStoreFailure(err) && f.open(start, err):
 		return nil, false, errOpen
-	case made && errors.Is(err, ErrOutcomeUnknown):
+	case a.made && errors.Is(err, ErrOutcomeUnknown):
 		// The store may have granted it, so it stays here.
 		f.doubt(resource, owner)
-	case made:
+	case a.made:
 		f.drop(resource)
 	}
 	return nil, false, f.refused(err)
@@ -102,30 +111,31 @@ func (f *fallback) tryBoth(ctx context.Context, request *EnhancedLockRequest) (*
 
 // tryLegacyRecord writes the record of a lock that the store is about to be asked
 // for, unless its owner has one. Where somebody else has one who holds nothing
-// any more, that goes first; other is who has it after that.
-func (f *fallback) tryLegacyRecord(ctx context.Context, request *EnhancedLockRequest) (made bool, other *models.ProjectLock, err error) {
+// any more, that goes first.
+func (f *fallback) tryLegacyRecord(ctx context.Context, request *EnhancedLockRequest, a *attempt) error {
 	record := legacyRecord(request.Resource, request.Owner(), request.ProjectLock())
-	for attempt := 0; ; attempt++ {
+	wanted := &EnhancedLock{Resource: request.Resource, Owner: request.Owner().String()}
+	for attempts := 1; ; attempts++ {
 		made, holder, err := f.legacy.TryLock(record)
 		switch {
 		case err != nil:
-			return false, nil, legacyFailed(err)
-		case made:
-			return true, nil, nil
-		case legacyResource(holder) == request.Resource && sameOwner(legacyOwner(holder).String(), request.Owner()):
-			return false, nil, nil
-		case attempt > 0:
-			return false, &holder, nil
+			return legacyFailed(err)
+		case made || isRecordOf(holder, wanted):
+			a.made = made
+			return nil
+		case attempts == 2:
+			a.other = &holder
+			return nil
 		}
 		if err := f.follow(ctx, request.Resource); err != nil {
-			return false, nil, err
+			return err
 		}
 	}
 }
 
 // tryLegacy is TryLock while the legacy database answers alone. What the owner
 // has already, it is told again, and counts on from now on.
-func (f *fallback) tryLegacy(ctx context.Context, request *EnhancedLockRequest) (bool, models.ProjectLock, error) {
+func (f *fallback) tryLegacy(ctx context.Context, request *EnhancedLockRequest, made bool) (bool, models.ProjectLock, error) {
 	none := models.ProjectLock{}
 	if err := f.authorize(ctx, acquireAuthorization(request)); err != nil {
 		return false, none, err
@@ -134,10 +144,11 @@ func (f *fallback) tryLegacy(ctx context.Context, request *EnhancedLockRequest) 
 	if err := f.isKnown(resource); err != nil {
 		return false, none, err
 	}
-	made, holder, err := f.legacy.TryLock(legacyRecord(resource, owner, request.ProjectLock()))
+	now, holder, err := f.legacy.TryLock(legacyRecord(resource, owner, request.ProjectLock()))
 	if err != nil {
 		return false, none, legacyFailed(err)
 	}
+	made = made || now
 	if !made && (legacyResource(holder) != resource || !sameOwner(legacyOwner(holder).String(), owner)) {
 		return answerTryLock(request, &EnhancedLock{Resource: resource, Owner: legacyOwner(holder).String(), OriginalLock: &holder}, false)
 	}
@@ -230,7 +241,7 @@ func (f *fallback) ended(ctx context.Context, resource ResourceIdentifier) {
 	if f.store.state.Load().config.queuesRepository(resource.Namespace) {
 		return
 	}
-	f.refollow(ctx, resource)
+	f.refollow(ctx, resource, nil)
 }
 
 // releaseLegacy releases the lock under one of stock's keys while the legacy

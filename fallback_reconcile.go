@@ -170,7 +170,7 @@ func (f *fallback) giveUp(ctx context.Context, resource ResourceIdentifier) erro
 	if err := f.journal.settled(resource.LegacyKey()); err != nil {
 		return legacyFailed(err)
 	}
-	f.refollow(ctx, resource)
+	f.refollow(ctx, resource, nil)
 	return nil
 }
 
