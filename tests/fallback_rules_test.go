@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
-	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 
@@ -365,8 +363,3 @@ func TestFallbackCantBeSwitchedOffInUse(t *testing.T) {
 	take(t, adapter, lockOf(fallbackRepo, 6, "z"))
 	require.Equal(t, 6, s.inLegacy(t, "y"), "it has agreed anew")
 }
-
-// errCrashed is the answer of a store whose process has ended.
-var errCrashed = errors.New("the process has ended")
-
-var _ = backends.NewRedisBackend
