@@ -51,7 +51,7 @@ func (f *fallback) run() {
 	}()
 	ticker := time.NewTicker(fallbackTick)
 	defer ticker.Stop()
-	var events <-chan *LockEvent
+	var events, followed <-chan *LockEvent
 	next := time.Now()
 	for {
 		select {
@@ -59,11 +59,13 @@ func (f *fallback) run() {
 			return
 		case <-f.subscribed:
 			f.mu.Lock()
-			events = f.events
+			events, followed = f.events, f.events
 			f.mu.Unlock()
 		case event, open := <-events:
 			if !open {
-				events = nil
+				if events = nil; !f.isCurrent(followed) {
+					continue // another has taken its place
+				}
 				f.lost(errors.New("the store has ended the subscription to its log"))
 				next = time.Now()
 				continue
@@ -80,6 +82,12 @@ func (f *fallback) run() {
 			next = time.Now().Add(pause)
 		}
 	}
+}
+
+func (f *fallback) isCurrent(events <-chan *LockEvent) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.events == events
 }
 
 // lost notes that the legacy database may lack something. What is already known

@@ -69,15 +69,21 @@ func fallbackConfig() *enhanced.EnhancedConfig {
 func newSite(t *testing.T, server *redistest.Server) *site {
 	t.Helper()
 	s := &site{server: server, proxy: redistest.StartProxy(t, server.Addr), legacy: legacyFile(t), config: fallbackConfig()}
-	s.other = s.backend(t, server.Addr)
+	s.other = s.patient(t, server.Addr, 10*time.Second)
 	return s
 }
 
 // backend is a client of the store that gives up on it soon.
 func (s *site) backend(t *testing.T, addr string) *backends.RedisBackend {
 	t.Helper()
+	return s.patient(t, addr, 150*time.Millisecond)
+}
+
+// patient is a client of the store that gives up on it after a while.
+func (s *site) patient(t *testing.T, addr string, patience time.Duration) *backends.RedisBackend {
+	t.Helper()
 	client := redis.NewClient(&redis.Options{
-		Addr: addr, DialTimeout: 150 * time.Millisecond, ReadTimeout: 150 * time.Millisecond, WriteTimeout: 150 * time.Millisecond,
+		Addr: addr, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
 		MaxRetries: -1, DisableIdentity: true,
 	})
 	b := backends.NewRedisBackend(client, s.config, nil)
