@@ -70,7 +70,7 @@ func TestFallbackAtRandom(t *testing.T) {
 		}
 	}()
 	l.begin()
-	rounds := backendtest.Rounds(8000)
+	rounds := backendtest.Rounds(6000)
 	for range rounds {
 		l.step()
 		if t.Failed() {
@@ -111,8 +111,12 @@ func (l *life) step() {
 	case n < 66:
 		l.unlockByPull(l.number())
 	case n < 84:
-		if !l.away {
-			l.others()
+		switch path := l.path(); {
+		case !l.away:
+			l.others(path)
+		case l.random.IntN(4) == 0:
+			l.shaken[path] = true
+			l.otherDoes(path)
 		}
 	case n < 87:
 		l.end()
@@ -213,16 +217,16 @@ func (l *life) back() {
 }
 
 // others is what another client of the store does, while the store is there.
-func (l *life) others() {
-	path := l.path()
+func (l *life) others(path string) {
 	if l.random.IntN(4) == 0 && l.truth.can(path, 0) && l.inStore(l.t, path) == "" {
 		l.takeElsewhere(l.t, 7, path, 20*time.Millisecond)
 		l.note("7 has %s elsewhere for a while", path)
 		backendtest.Eventually(l.t, "the lease ends", func() bool {
-			_, err := l.other.CleanupExpiredLocks(l.t.Context())
-			require.NoError(l.t, err)
 			return l.inStore(l.t, path) == ""
 		})
+		// That is what a reader sees; the log has it once somebody has it written.
+		_, err := l.other.CleanupExpiredLocks(l.t.Context())
+		require.NoError(l.t, err)
 		l.truth.is(path, 0)
 	} else {
 		l.otherDoes(path)
@@ -242,6 +246,10 @@ func (l *life) otherDoes(path string) {
 		})
 		require.NoError(t, err)
 		l.note("%d tries %s elsewhere: %v, %s has it", number, path, acquired, taken.Owner)
+		if l.shaken[path] {
+			l.truth.is(path, numberOf(taken.Owner))
+			return
+		}
 		if acquired {
 			require.True(t, l.truth.can(path, 0), "%s was free in the store, and can be held by %v", path, l.truth[path])
 		} else {
@@ -252,10 +260,12 @@ func (l *life) otherDoes(path string) {
 	}
 	gone, err := l.other.Release(t.Context(), enhanced.ReleaseRequest{Resource: fallbackResource(path), Force: true, Actor: "user:bob"})
 	l.note("bob frees %s elsewhere: %v", path, err)
-	if err != nil {
+	switch {
+	case l.shaken[path]:
+	case err != nil:
 		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
 		require.True(t, l.truth.can(path, 0), "%s is free, and can be held by %v", path, l.truth[path])
-	} else {
+	default:
 		require.True(t, l.truth.can(path, numberOf(gone.Owner)), "%s was held by %s, and can be by %v", path, gone.Owner, l.truth[path])
 	}
 	l.truth.is(path, 0)
