@@ -36,7 +36,8 @@ var _ db.Database = (*LockingAdapter)(nil)
 
 // NewLockingAdapter returns an adapter. It does not touch any store. The
 // backend must be the manager's. The legacy database serves everything while
-// Enabled is false, and pull status and command locks always; it may be nil,
+// Enabled is false, and pull status and command locks always, and it can be the
+// fallback for a store that fails, see [LockingAdapter.Fallback]; it may be nil,
 // then the backend serves those, see [StatusStore]. A nil config means
 // [DefaultConfig]. With an invalid config, or without a manager or a backend,
 // every call but those of the legacy database answers INVALID_REQUEST.
@@ -204,8 +205,8 @@ func (a *LockingAdapter) Ping() error {
 	return err
 }
 
-// Close stops the manager, closes the backend, where they can be, and the
-// legacy database.
+// Close ends the fallback, stops the manager, closes the backend, where they can
+// be, and the legacy database.
 func (a *LockingAdapter) Close() error {
 	ctx, cancel := a.operationContext()
 	defer cancel()

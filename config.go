@@ -163,10 +163,15 @@ type EnhancedConfig struct {
 	// https://redis.io/docs/latest/commands/wait/. Default 0: none.
 	RedisMinReplicasAck int `mapstructure:"redis_min_replicas_ack"`
 
-	// LegacyFallback allows falling back to the legacy database.
+	// LegacyFallback has LockingAdapter keep the legacy database such that it can
+	// answer when the store fails, and has it answer then, see
+	// [LockingAdapter.Fallback]. It only over-locks. A legacy database in the same
+	// store is none. It needs FallbackSingleReplica on a store that several
+	// processes can use, such as Redis; without that it has no effect.
 	LegacyFallback bool `mapstructure:"legacy_fallback"`
-	// FallbackSingleReplica confirms that one replica runs, without which
-	// there is no fallback from Redis.
+	// FallbackSingleReplica confirms that one replica of Atlantis uses the store.
+	// Several with a legacy database each would grant one lock to several owners
+	// while they can't reach it. Default false: no fallback from Redis.
 	FallbackSingleReplica bool `mapstructure:"fallback_single_replica"`
 	// PreserveLegacyFormat also keeps each project lock where and as stock
 	// Atlantis keeps it.

@@ -24,6 +24,9 @@ const (
 	// here, so two believe that they hold it: on a Redis that stock shares it has
 	// written over ours; in a bbolt file it has one from before Atlantis v0.40
 	// beside a later one. The lock that is held stays until one of them releases.
+	// Also, to callbacks only, that two were told so while the fallback was open:
+	// nobody has the lock then until a person unlocks it by force, and "reason" says
+	// who they are.
 	EventConflict = "conflict"
 	// EventQueued: a request has to wait and is in the queue.
 	EventQueued = "queued"
