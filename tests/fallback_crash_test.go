@@ -10,7 +10,6 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
-
 	"github.com/runatlantis/atlantis/server/events/command"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
@@ -141,7 +140,10 @@ func (s *site) mortal(t *testing.T) (*enhanced.LockingAdapter, *crash) {
 func TestFallbackCrashPoints(t *testing.T) {
 	t.Parallel()
 	x := models.NewProject(fallbackRepo, "x", "")
-	lock := func(t *testing.T, a *enhanced.LockingAdapter) { tryFor(t, a, 5, "x") }
+	lock := func(t *testing.T, a *enhanced.LockingAdapter) {
+		t.Helper()
+		tryFor(t, a, 5, "x")
+	}
 	unlock := func(t *testing.T, a *enhanced.LockingAdapter) {
 		t.Helper()
 		_, err := a.Unlock(x, "default")

@@ -11,7 +11,6 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
-
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
