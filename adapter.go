@@ -24,16 +24,22 @@ type LockingAdapter struct {
 	legacy  db.Database
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
-	repeat  repeater
+	store   *storeLocks
 	member  *member    // nil for an adapter of no fleet
 	updates sync.Mutex // serialises UpdateConfiguration
+
+	fallbackMu sync.Mutex // protects below
+	fallback   *fallback  // nil while there is none
+	closed     bool
+	warned     bool // that there is none
 }
 
 var _ db.Database = (*LockingAdapter)(nil)
 
 // NewLockingAdapter returns an adapter. It does not touch any store. The
 // backend must be the manager's. The legacy database serves everything while
-// Enabled is false, and pull status and command locks always; it may be nil,
+// Enabled is false, and pull status and command locks always, and it can be the
+// fallback for a store that fails, see [LockingAdapter.Fallback]; it may be nil,
 // then the backend serves those, see [StatusStore]. A nil config means
 // [DefaultConfig]. With an invalid config, or without a manager or a backend,
 // every call but those of the legacy database answers INVALID_REQUEST.
@@ -44,7 +50,8 @@ func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedCon
 		legacy:  legacy,
 		logger:  LoggerOrNoop(logger),
 	}
-	a.repeat.state = &a.state
+	a.store = &storeLocks{manager: manager, backend: backend, state: &a.state}
+	a.store.repeat.state = &a.state
 	state := newConfigState(config)
 	if manager == nil {
 		state.err = errors.Join(state.err, NewInvalidError("manager is nil; pass the result of NewEnhancedLockManager"))
@@ -87,10 +94,14 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if before := a.state.Load().config.AdapterName; config.AdapterName != before {
 		return NewInvalidError("adapter_name: %q can't become %q while the adapter is in use", before, config.AdapterName)
 	}
+	if err := a.mayEndFallback(config); err != nil {
+		return err
+	}
 	if err := a.manager.UpdateConfiguration(config); err != nil {
 		return err
 	}
 	a.state.Store(newConfigState(config))
+	a.endFallback(config)
 	return nil
 }
 
@@ -99,39 +110,6 @@ func (a *LockingAdapter) AddEventCallback(callback EventCallback) {
 	if a.manager != nil {
 		a.manager.AddEventCallback(callback)
 	}
-}
-
-// lockOperations are the methods of db.Database that decide about locks.
-type lockOperations interface {
-	TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error)
-	Unlock(project models.Project, workspace string) (*models.ProjectLock, error)
-	UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error)
-	UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error)
-	List() ([]models.ProjectLock, error)
-	GetLock(project models.Project, workspace string) (*models.ProjectLock, error)
-}
-
-// lockOperations returns who decides now. The operation is to call leave when it
-// has ended.
-func (a *LockingAdapter) lockOperations() (operations lockOperations, leave func(), err error) {
-	config, err := a.enhancedConfig()
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case config == nil:
-		return a.legacy, func() {}, nil
-	}
-	store := storeLocks{a, config}
-	if a.member == nil {
-		return store, func() {}, nil
-	}
-	ctx, cancel := a.operationContext()
-	defer cancel()
-	fleet, leave, err := a.member.enter(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	return a.member.operations(fleet, store), leave, nil
 }
 
 // Mode returns what the adapter works by: the fleet as it last saw it, and in it
@@ -185,16 +163,21 @@ func (a *LockingAdapter) GetEnhancedStats(ctx context.Context) (*BackendStats, e
 	}
 	stats, err := a.manager.GetStats(ctx)
 	if stats != nil {
-		stats.Retries += a.repeat.retries.Load()
+		stats.Retries += a.store.repeat.retries.Load()
+		stats.Fallback = a.Fallback()
 	}
 	return stats, err
 }
 
 // HealthCheck returns nil when the enhanced store answers, also while Enabled
-// is false.
+// is false. While the fallback is open it answers a BACKEND_ERROR that says since
+// when.
 func (a *LockingAdapter) HealthCheck(ctx context.Context) error {
 	if err := a.state.Load().err; err != nil {
 		return err
+	}
+	if s := a.Fallback(); s.State == FallbackOpen {
+		return NewBackendError("degraded: fallback open since "+s.Since.Format(time.RFC3339), errors.New(s.Reason))
 	}
 	return a.manager.GetHealth(ctx)
 }
@@ -232,6 +215,7 @@ func (a *LockingAdapter) lockInStore(ctx context.Context, project models.Project
 		_, undo := a.manager.Release(ctx, ReleaseRequest{Resource: ProjectResource(project, workspace), Owner: UserOwner(user.Username).String()})
 		return nil, errors.Join(err, undo)
 	}
+	a.tellFallback(ctx, ProjectResource(project, workspace))
 	return lock, nil
 }
 
@@ -259,7 +243,8 @@ func (a *LockingAdapter) servedBy(config *EnhancedConfig) error {
 	return nil
 }
 
-// Ping checks the databases that serve this adapter.
+// Ping checks the databases that serve this adapter: while the fallback is open,
+// or can be opened because the store does not answer, the legacy database.
 func (a *LockingAdapter) Ping() error {
 	if err := a.servedBy(a.state.Load().config); err != nil {
 		return err
@@ -271,14 +256,20 @@ func (a *LockingAdapter) Ping() error {
 	}
 	ctx, cancel := a.operationContext()
 	defer cancel()
-	return a.HealthCheck(ctx)
+	start := time.Now()
+	err := a.HealthCheck(ctx)
+	if f := a.runningFallback(); f != nil && isStoreFailure(err) && f.open(start, err) {
+		return nil
+	}
+	return err
 }
 
-// Close stops the manager, closes the backend, where they can be, and the
-// legacy database.
+// Close ends the fallback, stops the manager, closes the backend, where they can
+// be, and the legacy database.
 func (a *LockingAdapter) Close() error {
 	ctx, cancel := a.operationContext()
 	defer cancel()
+	a.closeFallback()
 	var errs []error
 	if a.member != nil {
 		errs = append(errs, a.member.stop(ctx))
@@ -299,5 +290,5 @@ func (a *LockingAdapter) Close() error {
 
 // operationContext bounds what Atlantis calls without a context.
 func (a *LockingAdapter) operationContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), a.state.Load().config.OperationTimeout)
+	return a.store.operationContext()
 }

@@ -182,11 +182,17 @@ type EnhancedConfig struct {
 	// change at run time.
 	AdapterName string `mapstructure:"adapter_name" file:"backward-compatibility.adapter-name" doc:"Name under which an adapter follows the mode that is set for all. For programs that embed the library; the program has no adapter." restart:"true"`
 
-	// LegacyFallback allows falling back to the legacy database.
+	// LegacyFallback has LockingAdapter keep the legacy database such that it can
+	// answer when the store fails, and has it answer then, see
+	// [LockingAdapter.Fallback]. It only over-locks. A legacy database in the same
+	// store is none. It needs FallbackSingleReplica on a store that several
+	// processes can use, such as Redis; without that, and with an AdapterName, it has
+	// no effect.
 	LegacyFallback bool `mapstructure:"legacy_fallback" file:"backward-compatibility.legacy-fallback" doc:"Fall back to Atlantis' own locks while the store is down, where that is safe. For programs that embed the library; the program has none."`
-	// FallbackSingleReplica confirms that one replica runs, without which
-	// there is no fallback from Redis.
-	FallbackSingleReplica bool `mapstructure:"fallback_single_replica" file:"backward-compatibility.fallback-single-replica" doc:"Only one server runs, without which there is no fallback from Redis."`
+	// FallbackSingleReplica confirms that one replica of Atlantis uses the store.
+	// Several with a legacy database each would grant one lock to several owners
+	// while they can't reach it. Default false: no fallback from Redis.
+	FallbackSingleReplica bool `mapstructure:"fallback_single_replica" file:"backward-compatibility.fallback-single-replica" doc:"Only one replica of Atlantis uses the store, without which there is no fallback from Redis."`
 	// PreserveLegacyFormat also keeps each project lock where and as stock
 	// Atlantis keeps it.
 	PreserveLegacyFormat bool `mapstructure:"preserve_legacy_format" file:"backward-compatibility.preserve-legacy-format" doc:"Also keep each lock where and as Atlantis keeps its own."`

@@ -24,6 +24,9 @@ const (
 	// here, so two believe that they hold it: on a Redis that stock shares it has
 	// written over ours; in a bbolt file it has one from before Atlantis v0.40
 	// beside a later one. The lock that is held stays until one of them releases.
+	// Also, to callbacks only, that two were told so while the fallback was open:
+	// nobody has the lock then until a person unlocks it by force, and "reason" says
+	// who they are.
 	EventConflict = "conflict"
 	// EventQueued: a request has to wait and is in the queue.
 	EventQueued = "queued"
@@ -61,6 +64,15 @@ const (
 	EventUnreadable = "unreadable"
 	// EventSkipped: a subscriber missed records that the log no longer has.
 	EventSkipped = "skipped"
+	// EventCaughtUp: a subscriber has been sent all that was in the logs at the
+	// event's Timestamp, which is by this process's clock. It comes at the start
+	// and every few seconds, and stays away while the store can't be read. Only for
+	// subscribers that ask for it by name; not in the log.
+	EventCaughtUp = "caught_up"
+	// EventFallbackOpened and EventFallbackClosed: an adapter has begun to answer
+	// from the legacy database, because of Err, and has ended that. Callbacks only.
+	EventFallbackOpened = "fallback_opened"
+	EventFallbackClosed = "fallback_closed"
 )
 
 // LockEvent is a change of a lock's state as subscribers see it.

@@ -17,8 +17,59 @@ const shadowTimeout = time.Second
 // them together take about twice as long.
 const shadowPause = 100 * time.Millisecond
 
+// memberLocks has the mode of the fleet say who decides.
+type memberLocks struct{ member *member }
+
+// inMode runs an operation by whom the fleet has decide, and keeps that until it
+// has ended.
+func inMode[T any](m *member, operation func(projectLocks) (T, error)) (T, error) {
+	ctx, cancel := m.adapter.operationContext()
+	defer cancel()
+	fleet, leave, err := m.enter(ctx)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	defer leave()
+	return operation(m.operations(fleet))
+}
+
+func (l memberLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
+	acquired := false
+	lock, err := inMode(l.member, func(locks projectLocks) (lock models.ProjectLock, err error) {
+		acquired, lock, err = locks.TryLock(newLock)
+		return lock, err
+	})
+	return acquired, lock, err
+}
+
+func (l memberLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	return inMode(l.member, func(locks projectLocks) (*models.ProjectLock, error) { return locks.Unlock(project, workspace) })
+}
+
+func (l memberLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	return inMode(l.member, func(locks projectLocks) (*models.ProjectLock, error) {
+		return locks.UnlockIfOwnedByPull(project, workspace, pullNum)
+	})
+}
+
+func (l memberLocks) List() ([]models.ProjectLock, error) {
+	return inMode(l.member, func(locks projectLocks) ([]models.ProjectLock, error) { return locks.List() })
+}
+
+func (l memberLocks) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	return inMode(l.member, func(locks projectLocks) (*models.ProjectLock, error) { return locks.GetLock(project, workspace) })
+}
+
+func (l memberLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
+	return inMode(l.member, func(locks projectLocks) ([]models.ProjectLock, error) {
+		return locks.UnlockByPull(repoFullName, pullNum)
+	})
+}
+
 // operations returns who decides in a fleet.
-func (m *member) operations(fleet *Fleet, store storeLocks) lockOperations {
+func (m *member) operations(fleet *Fleet) projectLocks {
+	store := m.adapter.store
 	needs := fleet.Deciders()
 	switch {
 	case !needs.Legacy:
@@ -35,9 +86,10 @@ func (m *member) operations(fleet *Fleet, store storeLocks) lockOperations {
 // take takes a lock in the store for whom the legacy database has granted it. Mine
 // says that the pull request has it now, or had it already; if not, holder is who
 // has.
-func (l storeLocks) take(ctx context.Context, lock models.ProjectLock) (holder *EnhancedLock, mine bool, err error) {
-	request := l.request(lock)
-	holder, acquired, err := l.adapter.manager.TryAcquire(ctx, request)
+func (s *storeLocks) take(ctx context.Context, lock models.ProjectLock) (holder *EnhancedLock, mine bool, err error) {
+	request := s.request(lock)
+	request.Detached = false
+	holder, acquired, err := s.manager.TryAcquire(ctx, request)
 	if err != nil || acquired {
 		return holder, acquired, err
 	}
@@ -55,7 +107,7 @@ func ownerOf(lock *EnhancedLock) Owner {
 type bothLocks struct {
 	member *member
 	mode   Mode
-	store  storeLocks
+	store  *storeLocks
 }
 
 func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
@@ -150,7 +202,7 @@ func (l bothLocks) readsStore() bool { return l.mode == ModeRead || l.mode == Mo
 type shadowLocks struct {
 	member *member
 	mode   Mode
-	store  storeLocks
+	store  *storeLocks
 }
 
 // compared calls compare until both databases say the same, at most for a moment.
@@ -203,7 +255,7 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 // when somebody writes meanwhile.
 func (l shadowLocks) compareHolder(operation string, resource ResourceIdentifier, held *models.ProjectLock) {
 	l.compared(operation, resource, func(ctx context.Context) (legacy, store string) {
-		return heldBy(held), storeSays(l.member.adapter.repeat.lookupLock(ctx, l.member.adapter.backend, resource))
+		return heldBy(held), storeSays(l.store.repeat.lookupLock(ctx, l.member.adapter.backend, resource))
 	})
 }
 

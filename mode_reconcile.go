@@ -43,7 +43,7 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	a := m.adapter
 	// First the store, see above: what it holds and the legacy database does not is
 	// from before, or was released since.
-	stored, err := a.repeat.listLocks(ctx, a.backend)
+	stored, err := a.store.repeat.listLocks(ctx, a.backend)
 	if err != nil {
 		return fmt.Errorf("the store's locks: %w", err)
 	}
@@ -67,10 +67,9 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 			return err
 		}
 	}
-	store := storeLocks{a, a.state.Load().config}
 	var problems []error
 	for _, lock := range locks {
-		if err := m.copyToStore(ctx, store, lock); err != nil {
+		if err := m.copyToStore(ctx, lock); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -97,8 +96,8 @@ func (m *member) releaseStale(ctx context.Context, lock *EnhancedLock) error {
 	return err
 }
 
-func (m *member) copyToStore(ctx context.Context, store storeLocks, lock models.ProjectLock) error {
-	holder, mine, err := store.take(ctx, lock)
+func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) error {
+	holder, mine, err := m.adapter.store.take(ctx, lock)
 	if err != nil || mine {
 		return err
 	}
@@ -114,7 +113,7 @@ func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
-	stored, err := a.repeat.listLocks(ctx, a.backend)
+	stored, err := a.store.repeat.listLocks(ctx, a.backend)
 	if err != nil {
 		return fmt.Errorf("the store's locks: %w", err)
 	}

@@ -218,6 +218,8 @@ type BackendStats struct {
 	// EventDropRate their share, 0 to 1, of all events.
 	DroppedEvents int64
 	EventDropRate float64
+	// Fallback is the adapter's, see [LockingAdapter.Fallback]; empty from others.
+	Fallback FallbackStatus
 	// HealthScore is 0 (down) to 100; see [HealthScore] for the formula.
 	HealthScore int
 }

@@ -141,6 +141,10 @@ func (b *BoltBackend) UpdateConfiguration(config *enhanced.EnhancedConfig) error
 	return nil
 }
 
+// SingleProcess says that one process at a time has the store: bbolt locks its
+// file. See [enhanced.SingleProcessStore].
+func (b *BoltBackend) SingleProcess() bool { return true }
+
 // Close refuses further calls, ends those that wait for a lock, waits for those
 // that are writing, and ends all subscriptions. It leaves the bbolt file open. Closing twice does nothing.
 func (b *BoltBackend) Close() error {

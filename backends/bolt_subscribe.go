@@ -88,17 +88,43 @@ func (b *BoltBackend) SubscribeFrom(ctx context.Context, eventTypes []string, af
 func (f *feed) run(ctx context.Context) {
 	defer f.backend.feeds.remove(f)
 	defer close(f.events)
+	tells := slices.Contains(f.types, enhanced.EventCaughtUp)
+	var tick <-chan time.Time
+	if tells {
+		ticker := time.NewTicker(pollLogs)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-f.wake:
-		}
+		start := time.Now()
 		for tag := range f.takeGrown() {
 			if !f.forward(ctx, tag) {
 				return
 			}
 		}
+		if tells && !f.send(ctx, caughtUp(start)) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+		case <-tick:
+		}
+	}
+}
+
+// caughtUp tells a subscriber that it has all that was in the logs at a time.
+func caughtUp(at time.Time) *enhanced.LockEvent {
+	return &enhanced.LockEvent{Type: enhanced.EventCaughtUp, Timestamp: at}
+}
+
+func (f *feed) send(ctx context.Context, event *enhanced.LockEvent) bool {
+	select {
+	case f.events <- event:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -112,9 +138,7 @@ func (f *feed) forward(ctx context.Context, tag string) bool {
 			return false
 		}
 		for _, event := range events {
-			select {
-			case f.events <- event:
-			case <-ctx.Done():
+			if !f.send(ctx, event) {
 				return false
 			}
 		}

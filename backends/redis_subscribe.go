@@ -43,6 +43,9 @@ type redisFeed struct {
 	// logs are those that are known, by tag. One that comes up later is read from
 	// its beginning: it did not exist before.
 	logs map[string]*feedLog
+	// tells is set for a subscriber that wants to know how far it has come, and
+	// missed while something could not be read.
+	tells, missed bool
 }
 
 // feedLog is how far a log was read.
@@ -70,6 +73,7 @@ func (b *RedisBackend) SubscribeFrom(ctx context.Context, eventTypes []string, a
 		backend: b, types: slices.Clone(eventTypes),
 		events: make(chan *enhanced.LockEvent, b.config.Load().EventBufferSize),
 		news:   b.client.Subscribe(ctx), logs: make(map[string]*feedLog),
+		tells: slices.Contains(eventTypes, enhanced.EventCaughtUp),
 	}
 	if cluster, ok := b.client.(*redis.ClusterClient); ok && b.sharded.Load() {
 		f.shards = newShards(cluster, b.keys)
@@ -185,6 +189,9 @@ func (f *redisFeed) wake(ctx context.Context, key string) bool {
 // catchUp reads all logs that grew, those of new repositories too if wanted;
 // false when ctx has ended.
 func (f *redisFeed) catchUp(ctx context.Context, repositories bool) bool {
+	start := time.Now()
+	f.missed = false
+	repositories = repositories || f.tells // one that is not known may be ahead
 	tags := slices.Collect(maps.Keys(f.logs))
 	if repositories {
 		all, err := f.backend.tags(ctx, subscribing)
@@ -197,7 +204,11 @@ func (f *redisFeed) catchUp(ctx context.Context, repositories bool) bool {
 			}
 		}
 	}
-	return f.look(ctx, tags)
+	goesOn := f.look(ctx, tags)
+	if goesOn && f.tells && !f.missed {
+		return f.send(ctx, caughtUp(start))
+	}
+	return goesOn
 }
 
 // look asks logs where they are and reads those that are not where they were;
@@ -206,6 +217,15 @@ func (f *redisFeed) look(ctx context.Context, tags []string) bool {
 	heads, err := f.ask(ctx, tags)
 	if err != nil && !f.failed(ctx, err) {
 		return false
+	}
+	for _, tag := range tags {
+		if log, isThere := f.logs[tag], heads[tag].name != ""; err == nil && log != nil && !isThere && f.tells {
+			// The server has lost all of it.
+			delete(f.logs, tag)
+			if !f.send(ctx, skipped(log.name, 0)) {
+				return false
+			}
+		}
 	}
 	for tag, head := range heads {
 		log := f.logs[tag]
@@ -273,6 +293,7 @@ func (f *redisFeed) failed(ctx context.Context, err error) bool {
 		return false
 	}
 	if err != nil {
+		f.missed = true
 		f.backend.logger.Warn("reading events: %v", err)
 	}
 	return true

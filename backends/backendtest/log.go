@@ -166,4 +166,25 @@ func testLog(t *testing.T, newBackend NewBackend) {
 		require.Equal(t, repo, event.Resource.Namespace)
 		require.Equal(t, "41", next(t, events).Metadata["sequence"])
 	})
+
+	t.Run("a subscriber learns how far it has come", func(t *testing.T) {
+		b := newBackend(t, nil)
+		acquire(t, b, pullRequest(5, "."))
+		start := time.Now()
+		events, err := b.SubscribeFrom(t.Context(), []string{enhanced.EventAcquired, enhanced.EventCaughtUp}, enhanced.LogPosition{})
+		require.NoError(t, err)
+		require.Equal(t, enhanced.EventAcquired, next(t, events).Type, "what was there comes first")
+		event := next(t, events)
+		require.Equal(t, enhanced.EventCaughtUp, event.Type)
+		require.False(t, event.Timestamp.Before(start))
+		acquire(t, b, pullRequestOf(host, "org/new", 5, "."))
+		acquired := time.Now()
+		seen := false
+		Eventually(t, "the next mark", func() bool {
+			event := next(t, events)
+			seen = seen || event.Type == enhanced.EventAcquired
+			return event.Type == enhanced.EventCaughtUp && event.Timestamp.After(acquired)
+		})
+		require.True(t, seen, "what happened before a mark comes before it")
+	})
 }

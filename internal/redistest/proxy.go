@@ -11,7 +11,8 @@ import (
 )
 
 // Proxy passes connections on to a server, until it is cut: from then on
-// nothing passes, and nobody is told, as in a partition of the network.
+// nothing passes, and nobody is told, as in a partition of the network. Or until
+// it is broken: then everybody is told.
 type Proxy struct {
 	// Addr is where it listens, host:port.
 	Addr string
@@ -19,6 +20,7 @@ type Proxy struct {
 	Dropped atomic.Int64
 
 	cut      atomic.Bool
+	broken   atomic.Bool
 	listener net.Listener
 	ctx      context.Context
 
@@ -47,15 +49,26 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 // Cut lets nothing pass any more. Connections stay open.
 func (p *Proxy) Cut() { p.cut.Store(true) }
 
+// Break closes all connections, and new ones at once.
+func (p *Proxy) Break() {
+	p.broken.Store(true)
+	p.hangUp()
+}
+
 // Heal lets everything pass again, on new connections: those of before the cut
 // have lost bytes, so they are closed.
 func (p *Proxy) Heal() {
+	p.hangUp()
+	p.cut.Store(false)
+	p.broken.Store(false)
+}
+
+func (p *Proxy) hangUp() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for connection := range p.open {
 		_ = connection.Close() //nolint:errcheck // it is broken anyway
 	}
-	p.mu.Unlock()
-	p.cut.Store(false)
 }
 
 func (p *Proxy) close() {
@@ -118,7 +131,7 @@ func (p *Proxy) forward(to, from net.Conn) {
 func (p *Proxy) track(connection net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.broken.Load() {
 		_ = connection.Close() //nolint:errcheck // nobody uses it any more
 		return false
 	}
