@@ -7,7 +7,7 @@ var _ SetManager = (*LockingAdapter)(nil)
 // LockAll locks all resources of a set or none. See
 // [EnhancedLockManager.LockAll].
 func (a *LockingAdapter) LockAll(ctx context.Context, requests []*EnhancedLockRequest) ([]*EnhancedLock, error) {
-	sets, err := a.sets()
+	sets, err := a.sets(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -17,15 +17,18 @@ func (a *LockingAdapter) LockAll(ctx context.Context, requests []*EnhancedLockRe
 // ReplaceLocks makes the wanted locks all that an owner holds. See
 // [EnhancedLockManager.ReplaceLocks].
 func (a *LockingAdapter) ReplaceLocks(ctx context.Context, owner Owner, wanted []*EnhancedLockRequest) (*ReplacedLocks, error) {
-	sets, err := a.sets()
+	sets, err := a.sets(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return sets.ReplaceLocks(ctx, owner, wanted)
 }
 
-func (a *LockingAdapter) sets() (SetManager, error) {
+func (a *LockingAdapter) sets(ctx context.Context) (SetManager, error) {
 	if err := a.requireEnabled(); err != nil {
+		return nil, err
+	}
+	if err := a.requireStore(ctx); err != nil {
 		return nil, err
 	}
 	sets, ok := a.manager.(SetManager)
