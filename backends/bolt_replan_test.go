@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -140,25 +141,33 @@ func TestBoltPlacesSurviveARestart(t *testing.T) {
 }
 
 // A detached waiter of a resource that stock Atlantis takes for the freed one is
-// found after a restart, too.
-func TestBoltDetachedWaiterOfOneLegacyKeyAfterARestart(t *testing.T) {
+// served when that is freed, after a restart, too.
+func TestBoltDetachedWaiterOfOneLegacyKey(t *testing.T) {
 	t.Parallel()
-	p := newPlanner(t, filepath.Join(t.TempDir(), "atlantis.db"))
-	acquired, _, err := p.TryLock(stockLock("g/s", 5, "r"))
-	require.NoError(t, err)
-	require.True(t, acquired)
-	acquired, _, err = p.TryLock(stockLock("g", 6, "s/r"))
-	require.NoError(t, err)
-	require.False(t, acquired)
-	require.NoError(t, p.b.Close())
-	after, err := backends.NewBoltBackend(p.db, queueOn(), nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, after.Close()) })
-	_, err = after.ReleaseByPull(t.Context(), "g/s", 5, enhanced.SystemAtlantis)
-	require.NoError(t, err)
-	lock, err := after.LookupLock(t.Context(), by("g", "s/r", "").Resource)
-	require.NoError(t, err)
-	require.Equal(t, enhanced.LockStatePending, lock.State)
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			t.Parallel()
+			p := newPlanner(t, filepath.Join(t.TempDir(), "atlantis.db"))
+			acquired, _, err := p.TryLock(stockLock("g/s", 5, "r"))
+			require.NoError(t, err)
+			require.True(t, acquired)
+			acquired, _, err = p.TryLock(stockLock("g", 6, "s/r"))
+			require.NoError(t, err)
+			require.False(t, acquired)
+			b := p.b
+			if restart {
+				require.NoError(t, p.b.Close())
+				b, err = backends.NewBoltBackend(p.db, queueOn(), nil)
+				require.NoError(t, err)
+				t.Cleanup(func() { require.NoError(t, b.Close()) })
+			}
+			_, err = b.ReleaseByPull(t.Context(), "g/s", 5, enhanced.SystemAtlantis)
+			require.NoError(t, err)
+			lock, err := b.LookupLock(t.Context(), by("g", "s/r", "").Resource)
+			require.NoError(t, err)
+			require.Equal(t, enhanced.LockStatePending, lock.State)
+		})
+	}
 }
 
 // One damaged record of a run harms only itself, is named and repaired.
