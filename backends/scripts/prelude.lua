@@ -183,8 +183,9 @@ local function tidy(limit)
   end
   local list, count = redis.pcall('LRANGE', KEYS[4], '0', int(limit)), 0
   if list.err then return end
-  for _, entry in ipairs(list) do
-    local ended, token = string.match(entry, '^(%d+) (%d+)$')
+  -- The last entry stays, so that the key does, and with it what it is about.
+  for i = 1, #list - 1 do
+    local ended, token = string.match(list[i], '^(%d+) (%d+)$')
     -- Ten minutes.
     if ended and ended + 600000000 > S.now then break end
     count = count + 1
@@ -195,8 +196,6 @@ local function tidy(limit)
       if request ~= 'r' and call('HGET', KEYS[1], request) == token then call('HDEL', KEYS[1], request) end
     end
   end
-  -- The last entry stays, so that the key does.
-  count = math.min(count, #list - 1)
   if count > 0 then call('LTRIM', KEYS[4], int(count), '-1') end
 end
 

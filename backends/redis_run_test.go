@@ -1,0 +1,142 @@
+package backends_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRedisReservationEndsAfterTheLastTry(t *testing.T) {
+	t.Parallel()
+	clock := redistest.NewClock(t)
+	client := redistest.Start(t, redistest.Options{Env: clock.Env()}).Client()
+	passed := time.Duration(0)
+	testLastTry(t, newPlanner(openRedis(t, client, planConfig())), func(d time.Duration) {
+		passed += d
+		clock.Set(passed)
+	})
+}
+
+func TestRedisPlacesSurviveARestart(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	testRestart(t, newPlanner(openRedis(t, client, planConfig())), func(p *planner) *planner {
+		p.stop(t)
+		return newPlanner(openRedis(t, client, planConfig()))
+	})
+}
+
+// One damaged record of a run harms only itself, is named and repaired.
+func TestRedisRunCorruptions(t *testing.T) {
+	t.Parallel()
+	state, queue, deadlines := repositoryKey("org/app", "state"), repositoryKey("org/app", "queue"), repositoryKey("org/app", "deadlines")
+	const kept, reserves = "kproject/kept/default/", "sp5/github.com\nproject/kept/default/"
+	future := time.Now().Add(1000 * time.Hour).UnixMicro()
+	pull7, pull9 := ownerOf(7), ownerOf(9)
+	add := func(format string, args ...any) func(ctx context.Context, c *redis.Client) error {
+		return func(ctx context.Context, c *redis.Client) error {
+			return c.ZAdd(ctx, queue, redis.Z{Member: fmt.Sprintf(format, args...)}).Err()
+		}
+	}
+	set := func(field, value string) func(ctx context.Context, c *redis.Client) error {
+		return func(ctx context.Context, c *redis.Client) error { return c.HSet(ctx, state, field, value).Err() }
+	}
+	edit := func(field string, change func(lines []string)) func(ctx context.Context, c *redis.Client) error {
+		return func(ctx context.Context, c *redis.Client) error {
+			text, err := c.HGet(ctx, state, field).Result()
+			if err != nil {
+				return err
+			}
+			lines := strings.Split(text, "\n")
+			change(lines)
+			return c.HSet(ctx, state, field, strings.Join(lines, "\n")).Err()
+		}
+	}
+	for name, c := range map[string]struct {
+		damage func(ctx context.Context, c *redis.Client) error
+		rules  []string
+	}{
+		"reservation unreadable": {
+			damage: set(kept, "{"),
+			rules:  []string{enhanced.RuleReservation, enhanced.RuleReservation, enhanced.RuleDeadlineStray},
+		},
+		"reservation lost": {
+			damage: func(ctx context.Context, c *redis.Client) error { return c.HDel(ctx, state, kept).Err() },
+			rules:  []string{enhanced.RuleReservation, enhanced.RuleReservation, enhanced.RuleDeadlineStray},
+		},
+		"reservation of the future": {
+			damage: edit(kept, func(lines []string) { lines[0], lines[1] = fmt.Sprint(future), fmt.Sprint(future+1) }),
+			rules:  []string{enhanced.RuleReservation, enhanced.RuleReservation, enhanced.RuleDeadlineStray},
+		},
+		"reservation of a lock with a lease": {
+			damage: edit(kept, func(lines []string) { lines[4] = fmt.Sprint(future) }),
+			rules:  []string{enhanced.RuleReservation, enhanced.RuleReservation, enhanced.RuleDeadlineStray},
+		},
+		"reservation of nobody": {
+			damage: edit(kept, func(lines []string) { lines[7] = "user:ann" }),
+			rules:  []string{enhanced.RuleReservation, enhanced.RuleReservation, enhanced.RuleDeadlineStray},
+		},
+		"reservation beside a lock": {
+			damage: func(ctx context.Context, c *redis.Client) error {
+				text, err := c.HGet(ctx, state, kept).Result()
+				if err != nil {
+					return err
+				}
+				return c.HSet(ctx, state, "kproject/held/default/", text).Err()
+			},
+			rules: []string{enhanced.RuleReservation, enhanced.RuleReservation},
+		},
+		"reservation that its owner does not lead to": {
+			damage: func(ctx context.Context, c *redis.Client) error { return c.ZRem(ctx, queue, reserves).Err() },
+			rules:  []string{enhanced.RuleReservation},
+		},
+		"owner that leads to no reservation": {
+			damage: add("sp5/github.com\nproject/held/default/"),
+			rules:  []string{enhanced.RuleReservation},
+		},
+		"reservation without an end": {
+			damage: func(ctx context.Context, c *redis.Client) error {
+				return c.ZRem(ctx, deadlines, "project/kept/default/").Err()
+			},
+			rules: []string{enhanced.RuleReservation},
+		},
+		"reservation that ends too late": {
+			damage: func(ctx context.Context, c *redis.Client) error {
+				return c.ZAdd(ctx, deadlines, redis.Z{Score: float64(future), Member: "project/kept/default/"}).Err()
+			},
+			rules: []string{enhanced.RuleReservation},
+		},
+		"another count of reservations": {damage: set("kept", "0"), rules: []string{enhanced.RuleReservation}},
+		"another count of tombstones":   {damage: set("gone", "7"), rules: []string{enhanced.RuleTombstone}},
+		"count of tombstones lost": {
+			damage: func(ctx context.Context, c *redis.Client) error { return c.HDel(ctx, state, "gone").Err() },
+			rules:  []string{enhanced.RuleTombstone},
+		},
+		"tombstone unreadable":    {damage: add("t%s\nnull", pull7), rules: []string{enhanced.RuleTombstone, enhanced.RuleTombstone}},
+		"tombstone of nobody":     {damage: add("tuser:ann\n5 c1"), rules: []string{enhanced.RuleTombstone, enhanced.RuleTombstone}},
+		"tombstone of the future": {damage: add("t%s\n%d c1", pull9, future), rules: []string{enhanced.RuleTombstone, enhanced.RuleTombstone}},
+		"mark of the future":      {damage: add("u9\n%d", future), rules: []string{enhanced.RuleTombstone}},
+		"mark of no pull request": {damage: add("unine\n1"), rules: []string{enhanced.RuleTombstone}},
+		"a member of no kind":     {damage: add("x"), rules: []string{enhanced.RuleQueueStray}},
+		"unclaimed lock without an end": {
+			damage: edit("lproject/claim/default/", func(lines []string) { lines[2] = "0" }),
+			rules:  []string{enhanced.RuleLockUnreadable, enhanced.RuleRequestStray, enhanced.RuleIDStray},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.Options{}).Client()
+			p := newPlanner(openRedis(t, client, planConfig()))
+			p.plan(t)
+			require.NoError(t, c.damage(t.Context(), client))
+			p.requireRepaired(t, c.rules)
+		})
+	}
+}
