@@ -122,11 +122,11 @@ func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
 }
 
 func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	if a.status != "released" && a.status != "denied" {
+	if a.status != "released" && a.status != "ended" && a.status != "denied" {
 		return nil, b.refusal(a, request.LockID, resource)
 	}
 	lock, err := redisLock(a.value(0), a.value(1), b.repository(resource.Namespace).tag, resource)
-	if err != nil && a.status == "released" {
+	if err != nil && a.status != "denied" {
 		lock, err = withoutOriginal(a.value(0), a.value(1), resource)
 	}
 	if err != nil {
@@ -141,6 +141,9 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 			}
 		}
 		return nil, enhanced.NewDeniedError(resource, lock, actor)
+	}
+	if a.status == "ended" { // it was no lock any more
+		lock.ID = ""
 	}
 	lock.State = enhanced.LockStateReleased
 	return lock, nil

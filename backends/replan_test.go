@@ -1,11 +1,15 @@
 package backends_test
 
 import (
+	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/events/command"
 	"github.com/stretchr/testify/require"
 )
@@ -152,6 +156,67 @@ func (p *planner) plan(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.DeletePullStatus(stockLock("org/app", 9, ".").Pull))
 	p.requireSound(t)
+}
+
+// recorded is what a planner's log says, but for times, tokens and IDs.
+func (p *planner) recorded(t *testing.T) (lines []string) {
+	t.Helper()
+	page, err := p.b.ReadLog(t.Context(), "org/app", 0, 1000)
+	require.NoError(t, err)
+	summary := func(s *enhanced.LockSummary) string {
+		if s == nil {
+			return "-"
+		}
+		return fmt.Sprint(s.Owner, " ", s.ExpiresAt != nil)
+	}
+	requests := make(map[string]int) // in the order in which they came
+	for _, r := range page.Records {
+		if _, known := requests[r.RequestID]; !known {
+			requests[r.RequestID] = len(requests)
+		}
+		lines = append(lines, fmt.Sprintf("%s %s actor %s cause %s reason %q waiter %q request %d lock %t before %s after %s", r.Type, r.Resource.Path,
+			r.Actor, r.Cause, r.Reason, r.Waiter, requests[r.RequestID], r.LockID != "", summary(r.Before), summary(r.After)))
+	}
+	return lines
+}
+
+// Both stores have the same log of the same commands.
+func TestRunsAreLoggedAlike(t *testing.T) {
+	t.Parallel()
+	onBolt, _ := boltPlanner(t, filepath.Join(t.TempDir(), "atlantis.db"))
+	onRedis := newPlanner(openRedis(t, redistest.Start(t, redistest.Options{}).Client(), planConfig()))
+	var logs [2][]string
+	for i, p := range []*planner{onBolt, onRedis} {
+		p.plan(t)
+		require.True(t, p.try(t, 6, "claim"))
+		require.True(t, p.try(t, 5, "kept"))
+		p.giveBack(t, 5, "kept")
+		_, err := p.UpdatePullWithResults(stockLock("org/app", 5, ".").Pull, []command.ProjectResult{})
+		require.NoError(t, err)
+		p.giveBack(t, 6, "kept")
+		require.False(t, p.try(t, 7, "kept"))
+		_, err = p.Unlock(stockLock("org/app", 6, "kept").Project, "default")
+		require.NoError(t, err)
+		require.False(t, p.try(t, 6, "held"))
+		require.False(t, p.try(t, 7, "held"))
+		_, err = p.UnlockByPull("org/app", 6)
+		require.NoError(t, err)
+		require.NoError(t, p.DeletePullStatus(stockLock("org/app", 6, ".").Pull))
+		_, err = p.UnlockByPull("org/app", 5)
+		require.NoError(t, err)
+		lock, err := p.b.LookupLock(t.Context(), by("org/app", "held", "").Resource)
+		require.NoError(t, err)
+		require.NoError(t, p.b.TransferLock(t.Context(), lock.ID, ownerOf(8)))
+		p.requireSound(t)
+		logs[i] = p.recorded(t)
+	}
+	require.Equal(t, logs[0], logs[1])
+	for _, event := range []string{
+		enhanced.EventQueued, enhanced.EventGranted, enhanced.EventClaimed, enhanced.EventReserved, enhanced.EventReservationEnded,
+		enhanced.EventCancelled, enhanced.EventTransferred,
+	} {
+		require.Contains(t, strings.Join(logs[0], "\n"), event)
+	}
 }
 
 // requireRepaired checks that a damage breaks none but rules, and is repaired.

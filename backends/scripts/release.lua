@@ -8,7 +8,8 @@
 --       the pull request that gives it back, if others wait for it or it was not
 --       claimed
 --
--- Answers  released LOCK, denied LOCK, missing, unknown, gone HOW,
+-- Answers  released LOCK, ended LOCK for a reservation of what was that lock,
+--          denied LOCK, missing, unknown, gone HOW,
 --          unreadable KEY, stock VALUE, old VALUE
 local resource, token = ARGV[7], ARGV[8]
 local header, details, entry
@@ -25,6 +26,11 @@ if token ~= '' then
 else
   local status
   status, r, stock = settle(resource, header, details, mirror, old)
+  if status == 'reserved' and ARGV[11] == '1' then
+    S.runs().stop(resource, r, ARGV[12], 'forced', ARGV[13])
+    serve(resource, mirror, old)
+    return finish('ended', r.header, r.details)
+  end
   if status == 'free' or status == 'reserved' then return finish('missing') end
   if status ~= 'held' then return finish(status, r) end
 end

@@ -41,6 +41,7 @@ type serveOptions struct {
 	queueTimeout time.Duration
 
 	queueFor, priorityRules []string
+	runs                    *runFlags
 	faults                  *faultFlags
 }
 
@@ -80,6 +81,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 	store.DurationVar(&o.queueTimeout, "queue-timeout", defaults.QueueTimeout, "how long a request waits at most")
 	store.StringArrayVar(&o.queueFor, "queue-for", nil, "only these requests use the queue, such as \"repository=acme/*;path=envs/prod/**\"; also workspace and user; repeatable")
 	store.StringArrayVar(&o.priorityRules, "priority-rule", nil, "priority of requests that name none, such as \"user=release-bot;priority=critical\"; the first that fits counts; repeatable")
+	o.runs = addRunFlags(store)
 	o.faults = addFaultFlags(store)
 	o.redis.fromEnvironment = errors.Join(o.redis.fromEnvironment, setFromEnvironment(store, env))
 	flags.AddFlagSet(store)
@@ -126,6 +128,7 @@ func (o *serveOptions) serve(cmd *cobra.Command, env environment, logger logging
 	if err := o.addQueueRules(config); err != nil {
 		return usagef(cmd, "%v", err)
 	}
+	o.runs.apply(config)
 	o.faults.apply(config)
 	if err := config.Validate(); err != nil {
 		return usagef(cmd, "%v", err)
