@@ -140,3 +140,68 @@ func TestRedisRunCorruptions(t *testing.T) {
 		})
 	}
 }
+
+// What runs leave costs nobody a command who has none of it.
+func TestRedisCommandsBesideRuns(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]*enhanced.EnhancedConfig{"without a queue": enhanced.DefaultConfig(), "with a queue": planConfig()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.Options{}).Client()
+			b := openRedis(t, client, config)
+			try := func() *enhanced.EnhancedLock {
+				lock, acquired, err := b.TryAcquireLock(t.Context(), request(stockLock("org/app", 5, ".")))
+				require.NoError(t, err)
+				require.True(t, acquired)
+				return lock
+			}
+			take := func() (acquired, released int) {
+				before := commands(t, client)
+				lock := try()
+				acquired = commands(t, client) - before
+				require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+				return acquired, commands(t, client) - before - acquired
+			}
+			require.NoError(t, b.ReleaseLock(t.Context(), try().ID)) // the repository exists, and the server has the scripts
+			acquired, released := take()
+			// TIME, HMGET, EXISTS, ZADD, XADD, HSET, SET, and the script.
+			require.LessOrEqual(t, acquired, 8)
+			require.LessOrEqual(t, released, 12)
+			closed := enhanced.ProjectLockOwner(stockLock("org/app", 9, "."))
+			require.NoError(t, b.ClosePull(t.Context(), closed, "c1"))
+			beside, releasedBeside := take()
+			require.Equal(t, acquired+1, beside, "one looks for its tombstone")
+			require.Equal(t, released, releasedBeside)
+			require.NoError(t, b.EndRun(t.Context(), closed))
+			acquiredAfter, releasedAfter := take()
+			require.Equal(t, acquired, acquiredAfter)
+			require.Equal(t, released, releasedAfter)
+		})
+	}
+}
+
+// A server without memory still keeps, gives up and grants what is there.
+func TestRedisRunsOutOfMemory(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	p := newPlanner(openRedis(t, client, planConfig()))
+	p.plan(t)
+	letGo := fillMemory(t, client)
+	defer letGo()
+	require.True(t, p.try(t, 6, "claim"), "a claim takes no place")
+	p.giveBack(t, 6, "claim")
+	require.False(t, p.try(t, 6, "kept"), "it has its place")
+	_, _, err := p.TryLock(stockLock("org/app", 7, "kept"))
+	require.ErrorContains(t, err, "OOM", "there is no room for another")
+	require.NoError(t, p.DeletePullStatus(stockLock("org/app", 8, ".").Pull))
+	_, _, err = p.TryLock(stockLock("org/app", 8, "held"))
+	require.ErrorIs(t, err, enhanced.ErrPermissionDenied)
+	keeper, ok := p.b.(enhanced.RunKeeper)
+	require.True(t, ok)
+	require.NoError(t, keeper.EndRun(t.Context(), enhanced.ProjectLockOwner(stockLock("org/app", 5, "."))))
+	require.Equal(t, ownerOf(6), p.holder(t, "kept"))
+	_, err = p.UnlockByPull("org/app", 6)
+	require.NoError(t, err)
+	require.Empty(t, p.holder(t, "kept"))
+	p.requireSound(t)
+}
