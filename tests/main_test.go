@@ -19,6 +19,8 @@ func TestMain(m *testing.M) {
 		runLoad(os.Args[1])
 	case "contend":
 		os.Exit(runContend(os.Args[1], os.Args[2], os.Args[3]))
+	case "callers":
+		runCallers(os.Args[1])
 	case "full":
 		os.Exit(runFullDisk(os.Args[1]))
 	default:

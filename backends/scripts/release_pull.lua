@@ -13,6 +13,8 @@
 --          each with "" in place of its lock's parts
 load()
 local more = ARGV[9] == '1'
+-- The last write is a mark in there.
+if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[6]) end
 local listed = {}
 for i = 10, #ARGV do listed[ARGV[i]] = true end
 if not more then
