@@ -257,7 +257,7 @@ S.queue = function()
       flag = next.flag, owner = next.owner, priority = next.priority, acquired = S.text, request = next.request, note = next.note,
       expires = next.lease ~= '0' and int(S.now + next.lease) or '0', details = next.details,
     }
-    if next.process == '' then r.pending, r.expires = true, int(S.now + math.max(times().claim, 1000)) end
+    if next.process == '' then r.pending, r.expires = true, int(S.now + times().claim) end
     grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
     remove(next)
     store('waiters', int(S.waiters))
