@@ -112,7 +112,7 @@ func testQueueKills(t *testing.T) {
 	s := redistest.StartSentinel(t, failing())
 	executable, err := os.Executable()
 	require.NoError(t, err)
-	child := exec.Command(executable, strings.Join(s.Options().SentinelAddrs, ",")) //nolint:noctx // it is killed
+	child := exec.CommandContext(t.Context(), executable, strings.Join(s.Options().SentinelAddrs, ","))
 	child.Env = append(os.Environ(), childMode+"=callers")
 	child.Stderr = os.Stderr
 	require.NoError(t, child.Start())
