@@ -205,3 +205,51 @@ func TestRedisRunsOutOfMemory(t *testing.T) {
 	require.Empty(t, p.holder(t, "kept"))
 	p.requireSound(t)
 }
+
+// A step that can't write all of what it has to changes nothing.
+func TestRedisRunsFailAsAWhole(t *testing.T) {
+	t.Parallel()
+	for _, suffix := range []string{"deadlines", "owners", "forget", "queue"} {
+		t.Run(suffix, func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.Options{}).Client()
+			b := openRedis(t, client, planConfig())
+			p := newPlanner(b)
+			p.plan(t)
+			require.False(t, p.try(t, 6, "held"))
+			state, key := repositoryKey("org/app", "state"), repositoryKey("org/app", suffix)
+			require.NoError(t, client.Rename(t.Context(), key, "test:away").Err())
+			require.NoError(t, client.Set(t.Context(), key, "x", 0).Err())
+			failed := 0
+			for name, step := range map[string]func() error{
+				"reserve": func() error {
+					_, err := p.UnlockIfOwnedByPull(stockLock("org/app", 5, "held").Project, "default", 5)
+					return err
+				},
+				"end": func() error { return b.EndRun(t.Context(), enhanced.ProjectLockOwner(stockLock("org/app", 5, "."))) },
+				"bury": func() error {
+					return b.ClosePull(t.Context(), enhanced.ProjectLockOwner(stockLock("org/app", 5, ".")), "c1")
+				},
+				"close": func() error {
+					_, err := b.ReleaseByPull(t.Context(), "org/app", 5, enhanced.SystemAtlantis)
+					return err
+				},
+				"claim": func() error {
+					_, _, err := p.TryLock(stockLock("org/app", 6, "claim"))
+					return err
+				},
+			} {
+				before, err := client.HGetAll(t.Context(), state).Result()
+				require.NoError(t, err)
+				if step() == nil {
+					continue // it writes nothing there
+				}
+				failed++
+				after, err := client.HGetAll(t.Context(), state).Result()
+				require.NoError(t, err)
+				require.Equal(t, before, after, name)
+			}
+			require.GreaterOrEqual(t, failed, 3)
+		})
+	}
+}
