@@ -94,8 +94,7 @@ type EnhancedLockRequest struct {
 	// Detached asks [Backend.TryAcquireLock] to leave a waiter behind when
 	// somebody else holds the lock and the queue is on: it has a place without a
 	// call that waits. What it is given has to be claimed, by another request of
-	// its owner, within QueueClaimTimeout. Its answer is the same. The Redis
-	// backend does not look at it yet.
+	// its owner, within QueueClaimTimeout. Its answer is the same.
 	Detached bool
 }
 
@@ -144,10 +143,11 @@ type ReleaseRequest struct {
 	PullNumber *int
 	// Reserve keeps the lock for the pull request that gives it back, if others
 	// wait for it or it was not claimed yet: it is no lock any more, and nobody else
-	// can take it until that run ends, see [RunKeeper]. Without a queue, and on the
-	// Redis backend, it does nothing.
+	// can take it until that run ends, see [RunKeeper]. Without a queue it does
+	// nothing.
 	Reserve bool
-	// Force releases whoever holds the lock. It is logged as forced.
+	// Force releases whoever holds the lock, and ends a reservation, of which it
+	// returns what was given back, without an ID. It is logged as forced.
 	Force bool
 	// Actor is who releases, for the log. Empty means Owner.
 	Actor string

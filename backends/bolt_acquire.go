@@ -135,7 +135,7 @@ func (b *BoltBackend) RefreshLock(ctx context.Context, lockID string, extension 
 	}
 	_, err := b.changeLock(ctx, "refresh", lockID, func(s *repositoryStep, f *finding) error {
 		if f.record.Pending {
-			return enhanced.NewInvalidError("lock %s on %s is not claimed yet; its owner claims it by asking for it", lockID, f.resource)
+			return unclaimedError(lockID, f.resource)
 		}
 		if f.record.Expires == 0 {
 			return permanentError(lockID, f.resource)
@@ -162,6 +162,11 @@ func checkExtension(extension, limit time.Duration) error {
 // permanentError is the answer to a refresh of a lock without lease.
 func permanentError(lockID string, resource enhanced.ResourceIdentifier) error {
 	return enhanced.NewInvalidError("lock %s on %s has no lease to refresh; it is held until released", lockID, resource)
+}
+
+// unclaimedError is the answer to a refresh of a lock that nobody has claimed yet.
+func unclaimedError(lockID string, resource enhanced.ResourceIdentifier) error {
+	return enhanced.NewInvalidError("lock %s on %s is not claimed yet; its owner claims it by asking for it", lockID, resource)
 }
 
 // TransferLock gives a held lock to another owner. See [enhanced.Backend].

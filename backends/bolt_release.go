@@ -69,6 +69,9 @@ func (b *BoltBackend) releaseResource(ctx context.Context, request enhanced.Rele
 			return nil, err
 		case f.status == unreadable:
 			return nil, enhanced.NewCorruptError(resource, f.name)
+		case f.status == reserved && request.Force:
+			c := change{actor: cmp.Or(request.Actor, request.Owner, f.record.Owner), cause: enhanced.CauseForced, reason: request.Reason}
+			return f.lock(), errors.Join(s.endReservation(resource, c), s.serve(resource))
 		case f.status != held && f.status != heldElsewhere:
 			return nil, enhanced.NewNotFoundError(resource)
 		}

@@ -56,10 +56,15 @@ func (s *repositoryStep) checkTombstone(r *enhanced.EnhancedLockRequest) error {
 	case s.now-t.Since >= config.TombstoneTTL.Microseconds(), head != "" && head != t.Head:
 		return s.delete(tombstoneKey(owner))
 	}
+	return closedError(r.Resource, owner)
+}
+
+// closedError is the answer to a run of a pull request that was closed.
+func closedError(resource enhanced.ResourceIdentifier, owner string) error {
 	return &enhanced.LockError{
-		Code: enhanced.ErrCodePermissionDenied, Resource: r.Resource,
+		Code: enhanced.ErrCodePermissionDenied, Resource: resource,
 		Message: fmt.Sprintf("%s: %s was closed while this ran; it can lock again with another commit, or once this run has ended",
-			r.Resource, enhanced.DescribeOwner(owner)),
+			resource, enhanced.DescribeOwner(owner)),
 	}
 }
 
@@ -102,8 +107,8 @@ func (b *BoltBackend) ClosePull(ctx context.Context, owner enhanced.Owner, headC
 
 // overRun runs step on an owner's repository until there is no more to do.
 func (b *BoltBackend) overRun(ctx context.Context, owner enhanced.Owner, operation string, step func(s *repositoryStep) (more bool, err error)) error {
-	if owner.Kind != enhanced.OwnerPull {
-		return enhanced.NewInvalidError("owner %q is no pull request; only those plan", owner)
+	if err := checkPlans(owner); err != nil {
+		return err
 	}
 	for {
 		more, err := decide(ctx, b.committer, operation, func(batch *batch) (bool, error) {
@@ -114,6 +119,14 @@ func (b *BoltBackend) overRun(ctx context.Context, owner enhanced.Owner, operati
 			return err
 		}
 	}
+}
+
+// checkPlans refuses owners that have no runs.
+func checkPlans(owner enhanced.Owner) error {
+	if owner.Kind != enhanced.OwnerPull {
+		return enhanced.NewInvalidError("owner %q is no pull request; only those plan", owner)
+	}
+	return nil
 }
 
 // outdatedMarks returns up to limit tombstones and marks that are over.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -219,7 +221,7 @@ func (b *RedisBackend) step(ctx context.Context, operation string, s script, tag
 	config := b.config.Load()
 	publish, channel := b.keys.wake(tag, b.sharded.Load())
 	all := make([]any, 0, 6+len(args))
-	all = append(all, name, config.LogMaxRecords, config.LogMaxAge.Microseconds(), publish, channel, b.keys.news())
+	all = append(all, name, config.LogMaxRecords, scriptTimes(config), publish, channel, b.keys.news())
 	reply, err := b.run(ctx, operation, s, append(b.keys.repository(tag), stock...), append(all, args...)...)
 	if err != nil {
 		return answer{}, err
@@ -228,6 +230,21 @@ func (b *RedisBackend) step(ctx context.Context, operation string, s script, tag
 		return answer{}, enhanced.NewBackendError(operation, fmt.Errorf("script %s answered %q", s.name, reply))
 	}
 	return answer{reply[0], b.countEndings(reply[1]), reply[2:]}, nil
+}
+
+// scriptTimes are the configured times as the prelude reads them.
+func scriptTimes(config *enhanced.EnhancedConfig) string {
+	claim := int64(0)
+	if config.EnablePriorityQueue {
+		claim = max(config.QueueClaimTimeout, time.Millisecond).Microseconds()
+	}
+	text := strconv.AppendInt(nil, config.LogMaxAge.Microseconds(), 10)
+	for _, micros := range []int64{
+		claim, config.DetachedQueueTimeout.Microseconds(), config.ReplanWindow.Microseconds(), config.TombstoneTTL.Microseconds(),
+	} {
+		text = strconv.AppendInt(append(text, ' '), micros, 10)
+	}
+	return string(text)
 }
 
 // value returns the nth value of an answer, "" when it has fewer.

@@ -45,8 +45,9 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	if r.Timeout != enhanced.NoTimeout {
 		lease = r.Timeout.Microseconds()
 	}
-	flag := "-"
-	if b.config.Load().PreserveLegacyFormat && b.mirrors(r.Resource) {
+	flag, config := "-", b.config.Load()
+	detached := r.Detached && config.EnablePriorityQueue
+	if config.PreserveLegacyFormat && b.mirrors(r.Resource) {
 		flag = "m"
 	}
 	repository := b.repository(r.Resource.Namespace)
@@ -62,7 +63,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		case d.parts[0] == "granted":
 			lock, err := grantedLock(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
 			return acquisition{lock: lock, granted: err == nil}, err
-		case d.parts[0] == "held" && !canWait:
+		case d.parts[0] == "held" && !canWait && !detached:
 			lock, err := b.lockIn(d.parts[1], d.parts[2], r.Resource)
 			return acquisition{lock: lock}, err
 		}
@@ -72,7 +73,8 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{}, enhanced.NewInvalidError("metadata: %v", err)
 	}
 	text := owner.String()
-	args := append([]any{text, int(r.Priority), lease, r.ID, note, metadata, payload, flag}, b.waitingArgs(canWait)...)
+	args := append([]any{text, int(r.Priority), lease, r.ID, note, metadata, payload, flag}, b.waitingArgs(canWait, detached)...)
+	args = append(args, headCommit(r))
 	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource, args...)
 	switch {
 	case err != nil:
@@ -86,9 +88,15 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{lock: lock, granted: err == nil}, err
 	case "waits": // behind whomever: a holder that can't be read is no reason to leave the waiter alone
 		return acquisition{waits: true}, nil
-	case "again", "own", "held":
+	case "again", "claimed", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		return acquisition{lock: lock, granted: a.status == "again" && err == nil}, err
+		return acquisition{lock: lock, granted: (a.status == "again" || a.status == "claimed") && err == nil}, err
+	case "kept":
+		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
+		if err == nil { // it is no lock any more
+			lock.ID, lock.State = "", enhanced.LockStatePending
+		}
+		return acquisition{lock: lock}, err
 	case "full":
 		holder, err := b.lockIn(a.value(0), a.value(1), r.Resource)
 		if err != nil {
@@ -102,8 +110,18 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{}, reusedError(r)
 	case "closing":
 		return acquisition{}, closingError(r.Resource, text)
+	case "closed":
+		return acquisition{}, closedError(r.Resource, text)
 	}
 	return acquisition{}, b.refusal(a, "", r.Resource)
+}
+
+// headCommit is that of the pull request that asks, empty without one.
+func headCommit(r *enhanced.EnhancedLockRequest) string {
+	if r.Pull == nil {
+		return ""
+	}
+	return r.Pull.HeadCommit
 }
 
 // indexPrefix is an owner's part of the owners' index, see ownerEntry in the
@@ -163,7 +181,7 @@ func (b *RedisBackend) countEndings(text string) (expired int) {
 			continue
 		}
 		held := time.Duration(micros) * time.Microsecond
-		if event == enhanced.EventTimeout {
+		if isExpiry(event) {
 			b.recorder.Expired(held)
 			expired++
 		} else {
@@ -190,6 +208,8 @@ func (b *RedisBackend) RefreshLock(ctx context.Context, lockID string, extension
 		return nil
 	case a.status == "permanent":
 		return permanentError(lockID, located.resource)
+	case a.status == "pending":
+		return unclaimedError(lockID, located.resource)
 	}
 	return b.refusal(a, lockID, located.resource)
 }

@@ -202,11 +202,16 @@ func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceI
 	return max(time.Duration(expires-now)*time.Microsecond, time.Millisecond), nil
 }
 
-// waitingArgs are what a request that may wait tells the script acquire.
-func (b *RedisBackend) waitingArgs(waits bool) []any {
-	if !waits {
-		return []any{0, 0, "", 0}
-	}
+// waitingArgs are what a request tells the script acquire that waits, itself or by
+// a detached waiter.
+func (b *RedisBackend) waitingArgs(waits, detached bool) []any {
 	config := b.config.Load()
-	return []any{config.MaxQueueSize, strconv.FormatInt(config.PriorityAgingInterval.Milliseconds(), 10), b.process, config.WaiterLiveness.Microseconds()}
+	aging := strconv.FormatInt(config.PriorityAgingInterval.Milliseconds(), 10)
+	switch {
+	case waits:
+		return []any{config.MaxQueueSize, aging, b.process, config.WaiterLiveness.Microseconds()}
+	case detached:
+		return []any{config.MaxQueueSize, aging, "", 0}
+	}
+	return []any{0, 0, "", 0}
 }

@@ -37,7 +37,9 @@ type redisInspection struct {
 	// read are the locks that can be read, unreadable the keys of the others.
 	read       map[string]*redisRecord
 	unreadable map[string]bool
-	highest    int64
+	// kept are the reservations that can be read.
+	kept    map[string]*redisReservation
+	highest int64
 }
 
 func (c *redisInspection) run() {
@@ -65,15 +67,13 @@ func (c *redisInspection) run() {
 		c.checkLock(key, c.read[key])
 	}
 	c.checkOwners()
+	c.checkRuns()
 	c.checkDeadlines()
 	c.checkMemory()
 	c.checkQueue()
 	c.checkLog()
 	c.checkToken()
-	if n := strconv.Itoa(len(c.locks)); c.meta["locks"] != n && (c.meta["locks"] != "" || len(c.locks) > 0) {
-		c.report(enhanced.RuleLockCount, "state", "locks", "it says %q, there are %s", c.meta["locks"], n).
-			repairs("set it to "+n, redisChange{"HSET", "state", "locks", n})
-	}
+	c.checkCount(enhanced.RuleLockCount, "locks", len(c.locks))
 }
 
 // sortedKeys returns all keys but that which keeps a hash or set from vanishing.
@@ -205,10 +205,10 @@ func (c *redisInspection) checkOwners() {
 
 func (c *redisInspection) checkDeadlines() {
 	for _, key := range sortedKeys(c.deadlines) {
-		if r := c.read[key]; c.unreadable[key] || r != nil && r.Expires != 0 {
+		if r := c.read[key]; c.unreadable[key] || c.kept[key] != nil || r != nil && r.Expires != 0 {
 			continue
 		}
-		c.report(enhanced.RuleDeadlineStray, "deadlines", key, "no lock there has a lease").
+		c.report(enhanced.RuleDeadlineStray, "deadlines", key, "no lock there has a lease, and nothing is reserved").
 			repairs("remove it", redisChange{"ZREM", "deadlines", key, ""})
 	}
 }

@@ -11,11 +11,12 @@ import (
 // change them in one step (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags):
 //
 //	PREFIX{TAG}:state      hash, see below
-//	PREFIX{TAG}:deadlines  resources by when their lease ends
+//	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
 //	PREFIX{TAG}:owners     what each owner holds, in lexical order
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
-//	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua
+//	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua, and what runs
+//	                       have left, see scripts/runs.lua
 //	PREFIX{TAG}:aside      what a repair could not read, if it met any
 //	PREFIX{TAG}:events     sharded channel that tells that the log grew
 //
@@ -40,6 +41,8 @@ import (
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended
 //	r REQUEST              token that a request got
+//	kept, gone             how many reservations and tombstones there are
+//	k RESOURCE             reservation, see scripts/runs.lua
 //	waiters                how many there are
 //	q REQUEST              waiter
 //	alive                  processes that calls wait in, and until when they count

@@ -125,7 +125,7 @@ func (b *RedisBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatu
 // pending returns the requests that wait in a repository, queue by queue.
 func (b *RedisBackend) pending(ctx context.Context, operation, tag string) (requests []*enhanced.EnhancedLockRequest, err error) {
 	for after := ""; ; {
-		reply, err := b.run(ctx, operation, b.scripts.line, []string{b.keys.state(tag), b.keys.key(tag, "queue")}, after, redisListPage)
+		reply, err := b.run(ctx, operation, b.scripts.line, []string{b.keys.state(tag), b.keys.key(tag, "queue")}, after, redisListPage, b.detachedTime())
 		if err != nil {
 			return nil, err
 		}
@@ -144,6 +144,16 @@ func (b *RedisBackend) pending(ctx context.Context, operation, tag string) (requ
 			return requests, nil
 		}
 	}
+}
+
+// detachedTime is for how many microseconds detached waiters wait, 0 for ever, -1
+// while there is no queue.
+func (b *RedisBackend) detachedTime() int64 {
+	config := b.config.Load()
+	if !config.EnablePriorityQueue {
+		return -1
+	}
+	return config.DetachedQueueTimeout.Microseconds()
 }
 
 // redisWaiter is a waiter as the state has it, see scripts/queue.lua.
@@ -165,7 +175,7 @@ func decodeRedisWaiter(repository, request, text string) (*redisWaiter, error) {
 		return nil, err
 	}
 	payload, metadata, _ := cutLine(lines[9])
-	record := &waiterRecord{Request: request, Owner: lines[2], Lock: []byte(payload)}
+	record := &waiterRecord{Request: request, Owner: lines[2], Lock: []byte(payload), Detached: lines[7] == ""}
 	priority := int64(0)
 	if err := parseNumbers([]string{lines[3], lines[4], lines[5]}, &priority, &record.Enqueued, &record.Lease); err != nil {
 		return nil, fmt.Errorf("waiter %q: %w", request, err)

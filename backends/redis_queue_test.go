@@ -23,18 +23,21 @@ func TestRedisQueue(t *testing.T) {
 	}
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueMoves(t, newBackend)
+	backendtest.RunQueueDetached(t, newBackend)
 }
 
 func TestRedisClusterQueue(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartCluster(t, 3, 1, redistest.Options{}).Client()
-	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
 			return node.FlushAll(ctx).Err()
 		}))
 		return openRedis(t, client, config)
-	})
+	}
+	backendtest.RunQueue(t, newBackend)
+	backendtest.RunQueueDetached(t, newBackend)
 }
 
 // With replicas that must have a grant, one that somebody else made is confirmed
@@ -42,13 +45,15 @@ func TestRedisClusterQueue(t *testing.T) {
 func TestRedisSentinelQueue(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartSentinel(t, redistest.Options{}).Client()
-	backendtest.RunQueue(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 		confirmed := *config
 		confirmed.RedisMinReplicasAck = 1
 		return openRedis(t, client, &confirmed)
-	})
+	}
+	backendtest.RunQueue(t, newBackend)
+	backendtest.RunQueueDetached(t, newBackend)
 }
 
 // All processes see one queue, and each hears of the turns of its own calls.

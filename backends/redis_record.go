@@ -17,7 +17,8 @@ import (
 //
 //	token, acquired, expires (0 for none)
 //	flag      - no copy under stock's key, m copy there, c conflict: stock has
-//	          written something else there
+//	          written something else there; p, M, C are the same of a lock that
+//	          nobody has claimed yet
 //	priority, owner, request, note (JSON)
 //
 // The details are stock's form of the lock (JSON) and, where there are any, a
@@ -51,7 +52,16 @@ func decodeRedisRecord(header, details string) (*redisRecord, error) {
 	if !looksLikeOwner(r.Owner) {
 		return nil, fmt.Errorf("lock's owner is %q", r.Owner)
 	}
-	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || !strings.Contains("mc-", lines[3]) || len(lines[3]) != 1 {
+	flag := lines[3]
+	switch flag {
+	case "p", "M", "C":
+		r.Pending = true
+		flag = map[string]string{"p": "-", "M": "m", "C": "c"}[flag]
+	case "-", "m", "c":
+	default:
+		flag = ""
+	}
+	if r.Token <= 0 || r.Acquired <= 0 || r.Expires < 0 || flag == "" || r.Pending && r.Expires == 0 {
 		return nil, fmt.Errorf("lock has flag %q, token %d, acquired %d, expires %d", lines[3], r.Token, r.Acquired, r.Expires)
 	}
 	if !strings.HasPrefix(payload, "{") {
@@ -62,10 +72,10 @@ func decodeRedisRecord(header, details string) (*redisRecord, error) {
 			return nil, err
 		}
 	}
-	if lines[3] != "-" {
-		r.Mirror = lines[3]
+	if flag != "-" {
+		r.Mirror = flag
 	}
-	return &redisRecord{lockRecord: r, conflict: lines[3] == "c", payload: payload}, nil
+	return &redisRecord{lockRecord: r, conflict: flag == "c", payload: payload}, nil
 }
 
 func parseNumbers(texts []string, fields ...*int64) error {

@@ -76,7 +76,7 @@ func (b *RedisBackend) releaseID(ctx context.Context, request enhanced.ReleaseRe
 // releaseCommon has the common script release a lock. It answers errElse where
 // the general one has to.
 func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.ReleaseRequest, token string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	if request.PullNumber != nil || !b.checked.Load() {
+	if request.PullNumber != nil || request.Reserve || !b.checked.Load() {
 		return nil, errElse
 	}
 	force, actor := "", cmp.Or(request.Actor, request.Owner)
@@ -108,22 +108,25 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 }
 
 func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
-	number, force := "", ""
+	number, force, reserve := "", "", ""
 	if request.PullNumber != nil {
 		number = strconv.Itoa(*request.PullNumber)
 	}
 	if request.Force {
 		force = "1"
 	}
-	return []any{token, request.Owner, number, force, cmp.Or(request.Actor, request.Owner), request.Reason}
+	if request.Reserve {
+		reserve = "1"
+	}
+	return []any{token, request.Owner, number, force, cmp.Or(request.Actor, request.Owner), request.Reason, reserve}
 }
 
 func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	if a.status != "released" && a.status != "denied" {
+	if a.status != "released" && a.status != "ended" && a.status != "denied" {
 		return nil, b.refusal(a, request.LockID, resource)
 	}
 	lock, err := redisLock(a.value(0), a.value(1), b.repository(resource.Namespace).tag, resource)
-	if err != nil && a.status == "released" {
+	if err != nil && a.status != "denied" {
 		lock, err = withoutOriginal(a.value(0), a.value(1), resource)
 	}
 	if err != nil {
@@ -138,6 +141,9 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 			}
 		}
 		return nil, enhanced.NewDeniedError(resource, lock, actor)
+	}
+	if a.status == "ended" { // it was no lock any more
+		lock.ID = ""
 	}
 	lock.State = enhanced.LockStateReleased
 	return lock, nil
@@ -159,15 +165,27 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 	if err != nil {
 		return released, err
 	}
+	mark := ""
+	if b.config.Load().EnablePriorityQueue {
+		mark = "released"
+	}
+	locks, err := b.releaseAll(ctx, operation, repository, number, actor, mark)
+	return append(released, locks...), err
+}
+
+// releaseAll releases all that a pull request holds, has reserved and waits for.
+// The mark is for the script.
+func (b *RedisBackend) releaseAll(ctx context.Context, operation, repository string, number int, actor, mark string) (released []*enhanced.EnhancedLock, err error) {
+	tag := enhanced.RepositoryTag(repository)
 	for paged := false; ; {
 		entries, waiters, more, err := b.ownerEntries(ctx, operation, repository, number)
 		if err != nil {
 			return released, err
 		}
-		if len(entries) == 0 && !waiters && !paged && b.config.Load().RedisMinReplicasAck == 0 {
+		if len(entries) == 0 && !waiters && !paged && mark == "" && b.config.Load().RedisMinReplicasAck == 0 {
 			return released, nil
 		}
-		args := []any{number, actor, ""}
+		args := []any{number, actor, mark}
 		if more {
 			paged, args[2] = true, "1"
 		}
@@ -206,8 +224,8 @@ func newIndexEntry(repository, text, key string) indexEntry {
 	return entry
 }
 
-// ownerEntries returns what a pull request holds, as far as it fits into one
-// step, whether there is more, and whether anybody waits in the repository. It
+// ownerEntries returns what a pull request holds and has reserved, as far as it
+// fits into one step, whether there is more, and whether anybody waits in the repository. It
 // refuses pull requests of several hosts.
 func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, waiters, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
@@ -232,7 +250,7 @@ func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository s
 		owns(host)
 	}
 	for _, text := range held {
-		host, key, _ := strings.Cut(strings.TrimPrefix(text, prefix), "\n")
+		host, key, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(text, "s"), prefix), "\n")
 		entry := newIndexEntry(repository, text, key)
 		if entry.err != nil {
 			// The step finds that it leads to nothing, and removes it.
@@ -309,8 +327,7 @@ func (b *RedisBackend) cleanUp(ctx context.Context, operation, tag string) (int,
 			return ended, err
 		}
 		if len(due.entries) == 0 {
-			_, err := b.step(ctx, operation, b.scripts.sweep, tag, due.name, nil, redisStep)
-			return ended, err
+			return ended, b.sweep(ctx, operation, tag, due.name)
 		}
 		a, err := b.settleAll(ctx, operation, due.entries)
 		if err != nil {
@@ -321,6 +338,20 @@ func (b *RedisBackend) cleanUp(ctx context.Context, operation, tag string) (int,
 			if a.values[i] == "unreadable" {
 				skip++ // it stays due
 			}
+		}
+	}
+}
+
+// sweep trims the log and memory of a repository, and takes out of its queue what
+// is over.
+func (b *RedisBackend) sweep(ctx context.Context, operation, tag, name string) error {
+	for after := ""; ; {
+		a, err := b.step(ctx, operation, b.scripts.sweep, tag, name, nil, redisStep, after)
+		if err != nil {
+			return err
+		}
+		if after = a.value(0); after == "" {
+			return nil
 		}
 	}
 }

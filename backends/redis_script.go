@@ -29,7 +29,7 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
-	leave, cancel, move, attend                                                    script
+	leave, cancel, move, attend, endRun, closePull                                 script
 	read, locate, list, line, owned, recorded, log, due, snapshot                  script
 	status, touch, listen, check                                                   script
 	// sets decides the requests of a set.
@@ -46,7 +46,7 @@ func loadScripts() scripts {
 		}
 		return string(text)
 	}
-	prelude := file("prelude") + file("queue")
+	prelude := file("prelude") + file("queue") + file("runs")
 	named := func(name, text string, changes bool, acked map[string]bool) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
@@ -55,8 +55,8 @@ func loadScripts() scripts {
 	reading := func(name string) script { return named(name, file(name), false, nil) }
 	const now, earlier = false, true
 	return scripts{
-		acquire:     step("acquire", map[string]bool{"granted": now, "again": earlier, "own": earlier}),
-		release:     step("release", map[string]bool{"released": now, "gone": earlier}),
+		acquire:     step("acquire", map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
+		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
@@ -66,7 +66,8 @@ func loadScripts() scripts {
 		cancel: step("cancel", map[string]bool{"cancelled": now}),
 		move:   step("move", map[string]bool{"moved": now}),
 		attend: step("attend", map[string]bool{"attended": earlier}),
-		read:   reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
+		endRun: step("end_run", map[string]bool{"ended": now}), closePull: step("close", map[string]bool{"marked": now, "closed": now}),
+		read: reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
 		touch:  named("touch", file("touch"), true, nil),

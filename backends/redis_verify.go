@@ -27,6 +27,8 @@ type redisSnapshot struct {
 	forget    map[string]string // entries by their tokens
 	waiters   map[string]string // by their requests
 	queue     map[string]bool
+	// reservations are those by the keys of their resources.
+	reservations map[string]string
 	// still is set when nothing has changed while it was read, sequence is the
 	// log's at the last piece.
 	still    bool
@@ -146,6 +148,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 	s := &redisSnapshot{
 		tag: tag, still: true, meta: make(map[string]string), locks: make(map[string]string),
 		details: make(map[string]string), memory: make(map[string]string), waiters: make(map[string]string),
+		reservations: make(map[string]string),
 	}
 	fields, err := b.scanKey(ctx, operation, s, snapshotState)
 	for field, value := range pairs(fields) {
@@ -158,6 +161,8 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 			s.details[field[1:]] = value
 		case prefix == "q":
 			s.waiters[field[1:]] = value
+		case prefix == "k":
+			s.reservations[field[1:]] = value
 		default:
 			s.memory[field] = value
 		}
@@ -171,7 +176,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")

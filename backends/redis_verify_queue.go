@@ -74,15 +74,12 @@ func (c *redisInspection) checkQueue() {
 		}
 	}
 	for _, member := range sortedKeys(c.queue) {
-		if !leads[member] {
+		if !leads[member] && !strings.ContainsAny(member[:1], "stu") { // see checkRuns
 			c.report(enhanced.RuleQueueStray, "queue", member, "no such request waits").
 				repairs("remove it", redisChange{"ZREM", "queue", member, ""})
 		}
 	}
-	if n := strconv.Itoa(len(c.waiters)); c.meta["waiters"] != n && (c.meta["waiters"] != "" || len(c.waiters) > 0) {
-		c.report(enhanced.RuleQueueCount, "state", "waiters", "it says %q, there are %s", c.meta["waiters"], n).
-			repairs("set it to "+n, redisChange{"HSET", "state", "waiters", n})
-	}
+	c.checkCount(enhanced.RuleQueueCount, "waiters", len(c.waiters))
 }
 
 // checkAging reads the interval that the ranks are by.

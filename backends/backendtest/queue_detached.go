@@ -198,30 +198,6 @@ func testDetached(t *testing.T, newBackend NewBackend) {
 		require.Equal(t, []string{". 7"}, queueOf(t, b))
 		requireVerified(t, b)
 	})
-
-	t.Run("resources that stock takes for one", func(t *testing.T) {
-		if !excludesByLegacyKey(newBackend(t, nil)) {
-			t.Skip("they are two here")
-		}
-		a, b := queueAdapter(t, newBackend, nil)
-		one, other := projectLock(host, "g/s", 5, "r"), projectLock(host, "g", 6, "s/r")
-		acquired, _, err := a.TryLock(one)
-		require.NoError(t, err)
-		require.True(t, acquired)
-		acquired, _, err = a.TryLock(other)
-		require.NoError(t, err)
-		require.False(t, acquired)
-		_, err = a.UnlockByPull("g/s", 5)
-		require.NoError(t, err)
-		lock, err := b.LookupLock(t.Context(), enhanced.ProjectResource(other.Project, "default"))
-		require.NoError(t, err)
-		require.Equal(t, enhanced.LockStatePending, lock.State)
-	})
-}
-
-func excludesByLegacyKey(b enhanced.Backend) bool {
-	excluder, ok := b.(enhanced.LegacyKeyExcluder)
-	return !ok || excluder.ExcludesByLegacyKey()
 }
 
 // requireLogged checks that the log has an event of a type about an owner.

@@ -73,6 +73,27 @@ func testReplan(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	t.Run("a forced release ends a reservation", func(t *testing.T) {
+		a, b := queueAdapter(t, newBackend, nil)
+		requireGets(t, a, 5, ".")
+		requireRefused(t, a, 6, ".", 5)
+		giveBack(t, a, 5, ".")
+		_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource("."), Owner: pullID(5)})
+		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+		lock, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource("."), Force: true, Actor: "user:admin", Reason: "it hangs"})
+		require.NoError(t, err)
+		require.Equal(t, pullID(5), lock.Owner)
+		require.Equal(t, enhanced.LockStateReleased, lock.State)
+		require.Empty(t, lock.ID, "it was no lock any more")
+		requireClaimable(t, b, ".", 6)
+		requireRefused(t, a, 5, ".", 6)
+		record := requireLogged(t, b, enhanced.EventReservationEnded, pullID(5))
+		require.Equal(t, "user:admin", record.Actor)
+		require.Equal(t, enhanced.CauseForced, record.Cause)
+		require.Equal(t, "it hangs", record.Reason)
+		requireVerified(t, b)
+	})
+
 	t.Run("a plan that fails lets the lock go at its end", func(t *testing.T) {
 		a, b := queueAdapter(t, newBackend, nil)
 		requireGets(t, a, 5, ".")

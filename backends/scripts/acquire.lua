@@ -5,21 +5,36 @@
 --       11 request  12 note  13 metadata  14 stock's form  15 "m" to keep a
 --       copy under stock's key, else "-"  16 how many can wait for a resource, 0
 --       when this request does not wait  17 interval of ageing in milliseconds
---       18 process of the waiting call  19 microseconds for which it is alive
+--       18 process of the waiting call, empty to leave a detached waiter
+--       19 microseconds for which it is alive  20 head commit of the pull request
 --
 -- Answers  granted TOKEN ACQUIRED EXPIRES  a new lock
 --          again LOCK           the one that this request got before
+--          claimed LOCK         the one that the owner was given before
 --          own LOCK             the owner holds it already
---          held LOCK            somebody else holds it
+--          held LOCK            somebody else holds it; there may be a detached
+--                               waiter for it now
+--          kept LOCK            as held: it is reserved, for who had that lock
 --          waits LOCK           so does somebody, and the request is in the queue
 --          full LOCK LENGTH     so does somebody, and the queue is full
 --          ended                this request got a lock before, which has ended
 --          reused               the request's ID was used for something else
 --          closing              all locks of the owner are being released
+--          closed               the pull request was closed while this run went on
 --          unreadable KEY, stock VALUE, old VALUE  see settle
 local resource, owner, request = ARGV[7], ARGV[8], ARGV[11]
 local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
 local mirror, old = stockKeys(1)
+local new = {
+  flag = ARGV[15], owner = owner, priority = ARGV[9], acquired = S.text,
+  expires = ARGV[10] ~= '0' and int(S.now + ARGV[10]) or '0', request = request, note = ARGV[12],
+  details = ARGV[13] ~= '' and ARGV[14] .. '\n' .. ARGV[13] or ARGV[14],
+}
+-- claimed claims what the owner was given.
+local function claimed(r)
+  local l = S.queue().claim(resource, r, new, mirror)
+  return finish('claimed', l.header, l.details)
+end
 local waiter = record and S.queue().read(request, record)
 if waiter and (waiter.owner ~= owner or waiter.resource ~= resource) then return finish('reused') end
 if token then
@@ -30,6 +45,7 @@ if token then
       local status, r = settle(resource, header, details, mirror, old)
       if status == 'held' and r.token == token then
         if r.owner ~= owner then return finish('reused') end
+        if r.pending then return claimed(r) end
         return finish('again', r.header, r.details)
       end
       before, how, asked = identify(call('HGET', KEYS[1], 'i' .. token))
@@ -39,31 +55,37 @@ if token then
     return finish('ended')
   end
 end
+if (S.kept > 0 or S.gone > 0) and S.runs().refuses(owner, ARGV[20]) then return finish('closed') end
 local status, r = settle(resource, header, details, mirror, old)
-if status == 'held' then
-  if r.owner == owner then return finish(waiter and r.request == request and 'again' or 'own', r.header, r.details) end
-  local limit = ARGV[16] + 0
-  if limit == 0 or isOwner(r.owner, owner) or isClosing(owner) then return finish('held', r.header, r.details) end
+local mine = (status == 'held' or status == 'reserved') and isOwner(r.owner, owner)
+-- What its owner has reserved it takes back.
+if status == 'held' or status == 'reserved' and (not mine or isClosing(owner)) then
+  if status == 'reserved' then
+    status = 'kept'
+  elseif mine and r.pending then
+    return claimed(r)
+  elseif r.owner == owner then
+    return finish(waiter and r.request == request and 'again' or 'own', r.header, r.details)
+  end
+  local limit, process = ARGV[16] + 0, ARGV[18]
+  if limit == 0 or mine or isClosing(owner) then return finish(status, r.header, r.details) end
   local queue = S.queue()
   waiter = waiter and queue.load(request)
+  if process == '' and (waiter or queue.hasPlace(owner, resource)) then return finish(status, r.header, r.details) end
   if waiter then
-    queue.adopt(waiter, ARGV[18], ARGV[19] + 0)
+    queue.adopt(waiter, process, ARGV[19] + 0)
   else
     local length = queue.enqueue({
-      resource = resource, owner = owner, priority = ARGV[9], lease = ARGV[10], flag = ARGV[15], process = ARGV[18], note = ARGV[12],
-      details = ARGV[13] ~= '' and ARGV[14] .. '\n' .. ARGV[13] or ARGV[14], request = request,
+      resource = resource, owner = owner, priority = ARGV[9], lease = ARGV[10], flag = ARGV[15], process = process, note = ARGV[12],
+      details = new.details, request = request,
     }, limit, ARGV[17], ARGV[19] + 0)
+    if process == '' then return finish(status, r.header, r.details) end
     if length then return finish('full', r.header, r.details, length) end
   end
   return finish('waits', r.header, r.details)
 end
-if status ~= 'free' then return finish(status, r) end
+if status ~= 'free' and status ~= 'reserved' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end
-local new = {
-  flag = ARGV[15], owner = owner, priority = ARGV[9], acquired = S.text,
-  expires = ARGV[10] ~= '0' and int(S.now + ARGV[10]) or '0', request = request, note = ARGV[12],
-  details = ARGV[13] ~= '' and ARGV[14] .. '\n' .. ARGV[13] or ARGV[14],
-}
 grant(resource, new, 'acquired', owner, 'request', mirror)
 if S.waiters > 0 then S.queue().dequeueOwn(new, resource) end
 return finish('granted', new.token, S.text, new.expires)

@@ -34,10 +34,13 @@ while ARGV[at] do
     at = at + 7
   end
 end
+local n = #fields
+fields[n + 1], fields[n + 2] = 'kept', 'gone' -- see runs.lua
 local v = call(unpack(fields))
+local kept, gone = v[n - 1], v[n] and v[n] ~= '0'
 local last, sequence, locks, trimmed = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), tonumber(v[4] or 0)
 -- Digits of one length compare as numbers do.
-local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and (not v[7] or v[7] == '0')
+local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and (not v[7] or v[7] == '0') and (not kept or kept == '0')
 local answer, logs, before = { now, '' }, {}, sequence
 -- What is to be written; the first part of it can fail, and is taken back.
 local removed, added, leases, unleased, endings, hset, hdel, mirrors
@@ -49,7 +52,12 @@ for i = 1, count do
   local header, other = v[6 + 2 * i], v[7 + 2 * i]
   local mirror, old = KEYS[5 + 2 * i], KEYS[6 + 2 * i]
   if mirror == STATE then mirror = nil end
-  if common and kind == 'a' and not header and not other then
+  local known = common
+  if gone and known and kind == 'a' then -- the pull request may be closed
+    local prefix = 't' .. ARGV[at + 2] .. '\n'
+    known = not call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
+  end
+  if known and kind == 'a' and not header and not other then
     if not mirror or call('EXISTS', mirror, old) == 0 then
       local owner, request = ARGV[at + 2], ARGV[at + 6]
       status, x, y = 'granted', token == 0 and now or format('%d', now + token), '0'
@@ -75,7 +83,7 @@ for i = 1, count do
         mirrors[#mirrors + 1] = { 'SET', mirror, ARGV[at + 8] }
       end
     end
-  elseif common and header then
+  elseif known and header then
     local details = other
     if kind == 'a' then details = not other and call('HGET', STATE, 'd' .. resource) end
     -- The lines of a header are token, time, expiry, flag, priority, owner,

@@ -5,7 +5,9 @@
 --       Atlantis' key, and the one that Atlantis had before v0.40, or the first
 --       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
---       2 LogMaxRecords  3 LogMaxAge in microseconds
+--       2 LogMaxRecords  3 LogMaxAge, QueueClaimTimeout (0 with the queue off),
+--       DetachedQueueTimeout, ReplanWindow and TombstoneTTL in microseconds, with
+--       spaces between
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
 --       6 channel that tells of new repositories
 --       the script's own from 7 on
@@ -39,13 +41,22 @@ local function int(n)
   return string.format('%d', n)
 end
 
+-- times returns the configured times, see ARGV.
+local function times()
+  if not S.times then
+    local age, claim, late, window, tombstone = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+    S.times = { age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0 }
+  end
+  return S.times
+end
+
 -- load reads the time, the counters and further fields of the state, of which
 -- it returns the values.
 local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', ...)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -57,7 +68,9 @@ local function load(...)
   end
   -- Where it is no number, somebody may wait.
   S.waiters = tonumber(v[8] or 0) or 1
-  return v[9], v[10], v[11], v[12]
+  -- What runs of pull requests have left, see runs.lua.
+  S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
+  return v[11], v[12], v[13], v[14]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
@@ -69,8 +82,8 @@ local function prepare(frees, lease, ending)
   if S.ready then return end
   S.ready, S.frees = true, frees
   call('ZCARD', KEYS[3])
-  if S.waiters > 0 or not S.known then call('ZCARD', KEYS[6]) end
-  if lease or S.waiters > 0 or not S.known then call('ZCARD', KEYS[2]) end
+  if S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[6]) end
+  if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
   if ending or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
@@ -105,12 +118,16 @@ end
 local function parse(header, details)
   local l = cut(header, 7)
   if not l or not details then return nil end
-  local flag = l[4]
-  if flag ~= '-' and flag ~= 'm' and flag ~= 'c' or l[6] == '' or find(l[8], '\n', 1, true) then return nil end
+  local flag, pending = l[4], false
+  if flag ~= '-' and flag ~= 'm' and flag ~= 'c' then
+    flag, pending = ({ p = '-', M = 'm', C = 'c' })[flag], true
+    if not flag or l[3] == '0' then return nil end
+  end
+  if l[6] == '' or find(l[8], '\n', 1, true) then return nil end
   if not (tonumber(l[1]) and tonumber(l[2]) and tonumber(l[3]) and tonumber(l[5])) or tonumber(l[1]) < 1 then return nil end
   if sub(details, 1, 1) ~= '{' then return nil end
   return {
-    token = l[1], acquired = l[2], expires = l[3], flag = flag, priority = l[5], owner = l[6], request = l[7], note = l[8],
+    token = l[1], acquired = l[2], expires = l[3], flag = flag, pending = pending, priority = l[5], owner = l[6], request = l[7], note = l[8],
     header = header, details = details,
   }
 end
@@ -121,9 +138,10 @@ local function formOf(r)
   return at and sub(r.details, 1, at - 1) or r.details
 end
 
--- headerOf writes a header.
+-- headerOf writes a header. What nobody has claimed yet has flags of its own.
 local function headerOf(r)
-  r.header = r.token .. '\n' .. r.acquired .. '\n' .. r.expires .. '\n' .. r.flag .. '\n' .. r.priority .. '\n' ..
+  local flag = r.pending and ({ ['-'] = 'p', m = 'M', c = 'C' })[r.flag] or r.flag
+  r.header = r.token .. '\n' .. r.acquired .. '\n' .. r.expires .. '\n' .. flag .. '\n' .. r.priority .. '\n' ..
     r.owner .. '\n' .. r.request .. '\n' .. r.note
   return r.header
 end
@@ -147,7 +165,7 @@ end
 -- tidy trims the log and drops what is remembered of ended locks when its time
 -- has come, up to limit records of each.
 local function tidy(limit)
-  local excess, oldest, last, at = S.sequence - S.trimmed - tonumber(ARGV[2]), S.now - tonumber(ARGV[3])
+  local excess, oldest, last, at = S.sequence - S.trimmed - tonumber(ARGV[2]), S.now - times().age
   local first = redis.pcall('XRANGE', KEYS[5], '-', '+', 'COUNT', '1')[1]
   local time = first and tonumber(string.match(first[2][2] or '', '^(%d+)\n') or 0)
   if first and (excess > 0 or time < oldest) then
@@ -165,8 +183,9 @@ local function tidy(limit)
   end
   local list, count = redis.pcall('LRANGE', KEYS[4], '0', int(limit)), 0
   if list.err then return end
-  for _, entry in ipairs(list) do
-    local ended, token = string.match(entry, '^(%d+) (%d+)$')
+  -- The last entry stays, so that the key does, and with it what it is about.
+  for i = 1, #list - 1 do
+    local ended, token = string.match(list[i], '^(%d+) (%d+)$')
     -- Ten minutes.
     if ended and ended + 600000000 > S.now then break end
     count = count + 1
@@ -177,8 +196,6 @@ local function tidy(limit)
       if request ~= 'r' and call('HGET', KEYS[1], request) == token then call('HDEL', KEYS[1], request) end
     end
   end
-  -- The last entry stays, so that the key does.
-  count = math.min(count, #list - 1)
   if count > 0 then call('LTRIM', KEYS[4], int(count), '-1') end
 end
 
@@ -231,7 +248,7 @@ end
 -- is ours, stock's copy, and remembers how it ended.
 local function finishLock(resource, r, event, actor, cause, reason, mirror, stock)
   prepare(true, true, true)
-  append(event, resource, actor, cause, '', reason, r, nil)
+  append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
   store('i' .. r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request)
@@ -239,7 +256,7 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
   call('RPUSH', KEYS[4], S.text .. ' ' .. r.token)
-  local ended = event == 'timeout' and tonumber(r.expires) or S.now
+  local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now
   S.endings = S.endings .. (S.endings == '' and '' or ';') .. event .. ' ' .. int(ended - r.acquired)
 end
 
@@ -254,6 +271,7 @@ local function grant(resource, r, event, actor, cause, mirror)
   prepare(false, r.expires ~= '0', false)
   r.token = nextToken()
   append(event, resource, actor, cause, r.request, '', nil, r)
+  if S.kept > 0 then S.runs().drop(resource) end
   S.locks = S.locks + 1
   if r.request ~= '' then
     store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource, 'r' .. r.request, r.token)
@@ -308,8 +326,11 @@ local function follow(resource, r, mirror, stock)
   return r
 end
 
--- vacate hands a free resource over. It returns what settle does.
+-- vacate hands a free resource over, unless it is reserved. It returns what
+-- settle does.
 local function vacate(resource, mirror)
+  local kept = S.kept > 0 and S.runs().reservation(resource)
+  if kept then return 'reserved', kept end
   local r = S.waiters > 0 and S.queue().handOver(resource, mirror)
   if not r then return 'free' end
   return 'held', r, r.flag == 'm' and formOf(r)
@@ -319,6 +340,7 @@ end
 -- read: leases end, and what is free goes to who waits for it. It returns
 --   free                  nobody holds it
 --   held, lock, value     somebody does; value is what is under stock's key
+--   reserved, lock        nobody does; it is kept for who has given that back
 --   unreadable, key       what is stored can't be read: it counts as held
 --   stock, value          stock Atlantis has put a value where ours is missing
 --   old, value            so has an Atlantis before v0.40, under its own key
@@ -332,7 +354,7 @@ local function settle(resource, header, details, mirror, old)
       if type(stock) == 'table' then return 'unreadable', mirror end
     end
     if r.expires ~= '0' and r.expires + 0 <= S.now then
-      finishLock(resource, r, 'timeout', 'system:store', 'expired', '', mirror, stock)
+      finishLock(resource, r, r.pending and 'claim_expired' or 'timeout', 'system:store', 'expired', '', mirror, stock)
       if stock and stock == formOf(r) then stock = false end
     elseif not mirror then
       return 'held', r, false

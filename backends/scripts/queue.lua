@@ -4,7 +4,8 @@
 -- KEYS  6 queue, see the prelude
 --
 -- The queue is one sorted set in lexical order. It has two members for a waiter:
---   q RESOURCE \n RANK PROCESS \n REQUEST   where it stands in its queue
+--   q RESOURCE \n RANK PROCESS \n REQUEST   where it stands in its queue; PROCESS
+--                                           is empty for a detached waiter
 --   o ENTRY \n REQUEST                      what its owner waits for; ENTRY is
 --                                           that of the owners' index
 -- The state has for a waiter the field q REQUEST, with the lines resource, rank,
@@ -13,6 +14,8 @@
 --
 -- A waiter is alive while its process is. The field alive has a line for each
 -- process that calls wait in: PROCESS MICROSECONDS, until when it counts as alive.
+-- A detached waiter, for which no call stands, is alive for DetachedQueueTimeout,
+-- while there are queues.
 
 S.queue = function()
   if S.functions then return S.functions end
@@ -73,6 +76,18 @@ S.queue = function()
     return Q.alive[process]
   end
 
+  -- isLate reports whether a detached waiter has waited for long enough.
+  local function isLate(w)
+    return w.process == '' and times().late > 0 and S.now - w.enqueued >= times().late
+  end
+
+  -- waits reports whether the waiter of a request can be given anything.
+  local function waits(process, request)
+    if process ~= '' then return Q.isAlive(process) end
+    local w = times().late > 0 and Q.load(request)
+    return times().claim > 0 and not (w and isLate(w))
+  end
+
   -- pulse says that a process is alive for some time, unless that is known. It
   -- is no change, and works while the server has no memory left, see append.
   function Q.pulse(process, time)
@@ -93,6 +108,7 @@ S.queue = function()
 
   -- tell sends a waiter's process what became of it. One that misses that asks.
   local function tell(w, ...)
+    if w.process == '' then return end
     redis.pcall('PUBLISH', ARGV[6] .. ':' .. w.process, table.concat({ S.name, w.request, ... }, '\n'))
   end
 
@@ -116,6 +132,11 @@ S.queue = function()
     if ... then tell(w, ...) end
   end
 
+  -- dequeueDead takes out a waiter that can't be given anything.
+  function Q.dequeueDead(w)
+    Q.dequeue(w, isLate(w) and 'queue_timeout' or 'cancelled', 'system:store', 'expired', 'gone')
+  end
+
   -- each calls visit for the waiters of a resource in their order, until it
   -- answers false. Those that can't be read are passed over, and up to 100 of
   -- those that have died are taken out afterwards. Without visit nobody alive is
@@ -128,27 +149,90 @@ S.queue = function()
       size, low = '100', '(' .. (page[#page] or '')
       for _, member in ipairs(page) do
         local process, request = string.match(member, '^(%S*)\n(.*)$', #resource + 36)
-        local w = request and Q.isAlive(process) and (not visit or Q.load(request))
+        local alive = request and waits(process, request)
+        local w = alive and (not visit or Q.load(request))
         if w then
           goesOn = not visit or visit(w)
           if not goesOn then break end
-        elseif request and #dead < 100 and not Q.isAlive(process) then
+        elseif request and #dead < 100 and not alive then
           dead[#dead + 1] = Q.load(request)
         end
       end
     until not goesOn or #page == 0 or not visit and #dead > 0
     for _, w in ipairs(dead) do
-      Q.dequeue(w, 'cancelled', 'system:store', 'expired', 'gone')
+      Q.dequeueDead(w)
     end
+  end
+
+  -- isWanted reports whether somebody waits for a resource.
+  function Q.isWanted(resource)
+    local wanted = false
+    each(resource, function()
+      wanted = true
+      return false
+    end)
+    return wanted
+  end
+
+  -- ownWaiters returns an owner's waiters for a resource.
+  local function ownWaiters(owner, resource)
+    local prefix, all = 'o' .. ownerEntry(owner, resource) .. '\n', {}
+    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
+      all[#all + 1] = Q.load(sub(member, #prefix + 1))
+    end
+    return all
+  end
+
+  -- hasPlace reports whether an owner has a detached waiter for a resource.
+  function Q.hasPlace(owner, resource)
+    for _, w in ipairs(ownWaiters(owner, resource)) do
+      if w.process == '' and not isLate(w) then return true end
+    end
+    return false
+  end
+
+  -- standIn returns the call that waits for what a detached waiter of the same owner
+  -- is given: it needs no claim.
+  local function standIn(w)
+    if w.process ~= '' then return w end
+    for _, own in ipairs(ownWaiters(w.owner, w.resource)) do
+      if own.process ~= '' and Q.isAlive(own.process) then return own end
+    end
+    return w
+  end
+
+  -- dequeueLate takes out the detached waiter with a place, if it waits no more.
+  function Q.dequeueLate(member)
+    local request = string.match(member, '\n([^\n]*)$')
+    local w = request and Q.load(request)
+    if w and place(w) == member and isLate(w) then Q.dequeueDead(w) end
+  end
+
+  -- claim makes an unclaimed lock the one of its owner's request, and returns it.
+  function Q.claim(resource, r, new, mirror)
+    prepare(true, true, true)
+    local l = {
+      token = r.token, acquired = r.acquired, expires = new.expires, flag = r.flag, priority = r.priority, owner = new.owner,
+      request = new.request, note = new.note, details = new.details,
+    }
+    append('claimed', resource, l.owner, 'request', l.request, '', r, l)
+    if r.request ~= '' then call('HDEL', KEYS[1], 'r' .. r.request) end
+    store('l' .. resource, headerOf(l), 'd' .. resource, l.details, 'r' .. l.request, l.token)
+    call('ZREM', KEYS[2], resource)
+    if l.expires ~= '0' then call('ZADD', KEYS[2], l.expires, resource) end
+    if l.owner ~= r.owner then
+      call('ZREM', KEYS[3], ownerEntry(r.owner, resource))
+      call('ZADD', KEYS[3], '0', ownerEntry(l.owner, resource))
+    end
+    if l.flag == 'm' then call('SET', mirror, formOf(l)) end
+    return l
   end
 
   -- dequeueOwn takes out what a new holder has in the queue: nobody waits behind
   -- himself.
   function Q.dequeueOwn(r, resource)
-    local prefix = 'o' .. ownerEntry(r.owner, resource) .. '\n'
-    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
-      local w = Q.load(sub(member, #prefix + 1))
-      if w then Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details) end
+    for _, w in ipairs(ownWaiters(r.owner, resource)) do
+      Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details)
     end
   end
 
@@ -168,10 +252,12 @@ S.queue = function()
       Q.dequeue(w, 'cancelled', 'system:store', 'pull', 'closing')
     end
     if not next then return nil end
+    next = standIn(next)
     local r = {
       flag = next.flag, owner = next.owner, priority = next.priority, acquired = S.text, request = next.request, note = next.note,
       expires = next.lease ~= '0' and int(S.now + next.lease) or '0', details = next.details,
     }
+    if next.process == '' then r.pending, r.expires = true, int(S.now + times().claim) end
     grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
     remove(next)
     store('waiters', int(S.waiters))
@@ -201,10 +287,7 @@ S.queue = function()
   -- reports whether there are any. The log counts up, so its sequence is the order
   -- of moves. Each goes to the front, so the first one is the last to go.
   function Q.move(owner, resource, actor, reason)
-    local prefix, all = 'o' .. ownerEntry(owner, resource) .. '\n', {}
-    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
-      all[#all + 1] = Q.load(sub(member, #prefix + 1))
-    end
+    local all = ownWaiters(owner, resource)
     table.sort(all, function(a, b) return a.rank > b.rank end)
     for _, w in ipairs(all) do
       prepare(true, false, false)
@@ -238,7 +321,7 @@ S.queue = function()
     local members = { 'ZADD', KEYS[6] }
     put(w, members)
     call(unpack(members))
-    Q.pulse(w.process, time)
+    if w.process ~= '' then Q.pulse(w.process, time) end
   end
 
   -- adopt gives a waiter to the process that asks for it now, and tells the one

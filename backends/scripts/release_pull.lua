@@ -2,8 +2,10 @@
 --
 -- KEYS  see the prelude, with the resource of each listed entry
 -- ARGV  7 number of the pull request  8 actor  9 "1" when more locks remain
---       than are listed: until they are released it gets no new ones
---       from 10 on the entries of the owners' index
+--       than are listed: until they are released it gets no new ones; else, once
+--       all are released, "released" to leave a mark of that, "closed" to remove it
+--       from 10 on the entries of the owners' index, and members of the queue for
+--       what it has reserved
 --
 -- Answers  released LOCK RESOURCE ..., or again when the pull request holds
 --          more than was listed; leaving in place of released when it still
@@ -11,11 +13,16 @@
 --          each with "" in place of its lock's parts
 load()
 local more = ARGV[9] == '1'
+-- The last write is a mark in there.
+if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[6]) end
 local listed = {}
 for i = 10, #ARGV do listed[ARGV[i]] = true end
 if not more then
   for _, entry in ipairs(call('ZRANGEBYLEX', KEYS[3], '[p' .. ARGV[7] .. '/', '[p' .. ARGV[7] .. '/\255')) do
     if not listed[entry] then return finish('again') end
+  end
+  for _, member in ipairs(S.kept > 0 and S.runs().reservedBy('p' .. ARGV[7] .. '/', 1000) or {}) do
+    if not listed[member] then return finish('again') end
   end
 end
 -- It leaves the queues first, so that nothing is handed over to it.
@@ -27,15 +34,21 @@ for i = 10, #ARGV do
   local at = find(entry, '\n', 1, true)
   local resource = at and sub(entry, at + 1) or ''
   local mirror, old = stockKeys(i - 9)
-  local parts = call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
-  local found, r, stock = settle(resource, parts[1], parts[2], mirror, old)
+  local isReserved = sub(entry, 1, 1) == 's'
+  local found, r, stock
+  if isReserved then
+    owner = S.runs().giveUp(entry, ARGV[8], 'pull', mirror, old) or owner
+  else
+    local parts = call('HMGET', KEYS[1], 'l' .. resource, 'd' .. resource)
+    found, r, stock = settle(resource, parts[1], parts[2], mirror, old)
+  end
   local n = #answer
   if found == 'held' and ownerEntry(r.owner, resource) == entry then
     owner = r.owner
     finishLock(resource, r, 'released', ARGV[8], 'pull', '', mirror, stock)
     answer[n + 1], answer[n + 2], answer[n + 3] = r.header, r.details, resource
     serve(resource, mirror, old)
-  elseif call('ZSCORE', KEYS[3], entry) then
+  elseif not isReserved and call('ZSCORE', KEYS[3], entry) then
     -- An entry that leads to nothing must not come up on every page.
     prepare(true, true, true)
     call('ZREM', KEYS[3], entry)
@@ -44,7 +57,9 @@ for i = 10, #ARGV do
     end
   end
 end
--- The mark comes last: what was removed has made room for it. It names the
+if status == 'released' and ARGV[9] == 'released' then S.runs().mark(ARGV[7]) end
+if status == 'released' and ARGV[9] == 'closed' then S.runs().unmark(ARGV[7]) end
+-- That it is closing comes last: what was removed has made room for it. It names the
 -- owner, since a pull request of another host can have the number.
 if more and owner then
   local ends = int(S.now + 60000000)

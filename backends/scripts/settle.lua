@@ -4,7 +4,7 @@
 -- ARGV  from 7 on the resources
 --
 -- Answers  settled STATUS VALUE DETAILS ...: for each resource what settle
---          says; the values are the parts of a held lock
+--          says; the values are the parts of a lock
 load()
 local answer = {}
 for i = 7, #ARGV do
@@ -14,7 +14,7 @@ for i = 7, #ARGV do
   local status, value = settle(resource, parts[1], parts[2], mirror, old)
   -- A deadline that is not the lock's must not be due again and again.
   local deadline = call('ZSCORE', KEYS[2], resource)
-  if deadline and status ~= 'unreadable' then
+  if deadline and status ~= 'unreadable' and status ~= 'reserved' then
     local expires = status == 'held' and value.expires or '0'
     if deadline + 0 ~= expires + 0 then
       prepare(true, true, true)
@@ -23,7 +23,7 @@ for i = 7, #ARGV do
     end
   end
   local n = #answer
-  if status == 'held' then
+  if status == 'held' or status == 'reserved' then
     answer[n + 1], answer[n + 2], answer[n + 3] = status, value.header, value.details
   else
     answer[n + 1], answer[n + 2], answer[n + 3] = status, value or '', ''

@@ -16,10 +16,13 @@ if isClosing(owner) then return finish('closing') end
 local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request }
 prepare(true, true, true)
 r.owner, r.request, r.token = owner, '', nextToken()
+-- Who is given it needs no claim.
+if r.pending then r.pending, r.expires = false, '0' end
 r.details = ARGV[10] ~= '' and ARGV[11] .. '\n' .. ARGV[10] or ARGV[11]
 append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
   'i' .. before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request)
+if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
 call('ZREM', KEYS[3], ownerEntry(before.owner, resource))
 call('ZADD', KEYS[3], '0', ownerEntry(owner, resource))
 call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)

@@ -1,67 +1,104 @@
 package tests
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
 	"github.com/runatlantis/atlantis/server/core/boltdb"
+	"github.com/runatlantis/atlantis/server/core/db"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/tests/history"
+	"github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
 
-// queueAtlantis is Atlantis on ours with the queue on. With legacy, pull status
-// is stock's own database in the same file.
-func queueAtlantis(t *testing.T, legacy bool) (*atlantis, *backends.BoltBackend) {
+// planStore is a store on which Atlantis plans.
+type planStore interface {
+	enhanced.Backend
+	enhanced.Verifier
+}
+
+// boltPlans opens a file of ours, and stock's database in it.
+func boltPlans(t *testing.T, config *enhanced.EnhancedConfig) (planStore, func() db.Database) {
 	t.Helper()
 	file, err := bbolt.Open(filepath.Join(t.TempDir(), "atlantis.db"), 0o600, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, file.Close()) })
-	config := enhanced.DefaultConfig()
-	config.Enabled, config.EnablePriorityQueue = true, true
-	backend, err := backends.NewBoltBackend(file, config, nil)
+	b, err := backends.NewBoltBackend(file, config, nil)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, backend.Close()) })
-	manager := enhanced.NewEnhancedLockManager(backend, config, nil)
-	if legacy {
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b, func() db.Database {
 		stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 		require.NoError(t, err)
-		return newAtlantis(t, enhanced.NewLockingAdapter(manager, backend, config, stock, nil)), backend
+		return stock
 	}
-	return newAtlantis(t, enhanced.NewLockingAdapter(manager, backend, config, nil, nil)), backend
 }
 
-// bothStatuses runs a test with pull status in ours and in stock's database.
-func bothStatuses(t *testing.T, test func(t *testing.T, a *atlantis, b *backends.BoltBackend)) {
+// redisPlans is the same on a server of Redis.
+func redisPlans(t *testing.T, config *enhanced.EnhancedConfig) (planStore, func() db.Database) {
 	t.Helper()
-	for name, legacy := range map[string]bool{"status in ours": false, "status in stock's": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			a, b := queueAtlantis(t, legacy)
-			test(t, a, b)
-			for number := 5; number <= 8; number++ {
-				_, err := a.db.UnlockByPull("org/app", number)
-				require.NoError(t, err)
-			}
-			requireWaiters(t, b)
-			violations, err := b.Verify(t.Context())
-			require.NoError(t, err)
-			require.Empty(t, violations)
-			page, err := b.ReadLog(t.Context(), "org/app", 0, 10_000)
-			require.NoError(t, err)
-			priorities := make(map[string]enhanced.Priority)
-			for _, r := range page.Records {
-				priorities[r.RequestID] = enhanced.PriorityNormal
-			}
-			require.Empty(t, history.JudgeQueue(page.Records, priorities))
-		})
+	server := redistest.Start(t, redistest.Options{})
+	b := backends.NewRedisBackend(server.Client(), config, nil)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b, func() db.Database {
+		stock, err := redis.NewWithClient(server.Client(), "", "")
+		require.NoError(t, err)
+		return stock
 	}
 }
 
-func requireWaiters(t *testing.T, b *backends.BoltBackend, want ...int) {
+// queueAtlantis is Atlantis on ours with the queue on. With legacy, pull status
+// is stock's own database in the same store.
+func queueAtlantis(t *testing.T, open func(*testing.T, *enhanced.EnhancedConfig) (planStore, func() db.Database), legacy bool) (*atlantis, planStore) {
+	t.Helper()
+	config := enhanced.DefaultConfig()
+	config.Enabled, config.EnablePriorityQueue = true, true
+	b, stock := open(t, config)
+	manager := enhanced.NewEnhancedLockManager(b, config, nil)
+	if legacy {
+		return newAtlantis(t, enhanced.NewLockingAdapter(manager, b, config, stock(), nil)), b
+	}
+	return newAtlantis(t, enhanced.NewLockingAdapter(manager, b, config, nil, nil)), b
+}
+
+// onAllStores runs a test on each store, with pull status in ours and in stock's
+// database.
+func onAllStores(t *testing.T, test func(t *testing.T, a *atlantis, b planStore)) {
+	t.Helper()
+	for name, open := range map[string]func(*testing.T, *enhanced.EnhancedConfig) (planStore, func() db.Database){
+		"bbolt": boltPlans, "redis": redisPlans,
+	} {
+		for status, legacy := range map[string]bool{"ours": false, "stock's": true} {
+			t.Run(fmt.Sprintf("%s, status in %s", name, status), func(t *testing.T) {
+				t.Parallel()
+				a, b := queueAtlantis(t, open, legacy)
+				test(t, a, b)
+				for number := 5; number <= 8; number++ {
+					_, err := a.db.UnlockByPull("org/app", number)
+					require.NoError(t, err)
+				}
+				requireWaiters(t, b)
+				violations, err := b.Verify(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, violations)
+				page, err := b.ReadLog(t.Context(), "org/app", 0, 10_000)
+				require.NoError(t, err)
+				priorities := make(map[string]enhanced.Priority)
+				for _, r := range page.Records {
+					priorities[r.RequestID] = enhanced.PriorityNormal
+				}
+				require.Empty(t, history.JudgeQueue(page.Records, priorities))
+			})
+		}
+	}
+}
+
+func requireWaiters(t *testing.T, b enhanced.Backend, want ...int) {
 	t.Helper()
 	status, err := b.GetQueueStatus(t.Context())
 	require.NoError(t, err)
@@ -95,7 +132,7 @@ func TestStockReplanLosesALock(t *testing.T) {
 // one that waits.
 func TestReplanKeepsItsLocks(t *testing.T) {
 	t.Parallel()
-	bothStatuses(t, func(t *testing.T, a *atlantis, b *backends.BoltBackend) {
+	onAllStores(t, func(t *testing.T, a *atlantis, b planStore) {
 		t.Helper()
 		a.push(t, 5, "c1", "one", "two")
 		require.Contains(t, a.push(t, 6, "d1", "two"), "currently locked by an unapplied plan from pull #5")
@@ -119,7 +156,7 @@ func TestReplanKeepsItsLocks(t *testing.T) {
 // of the run; who waits has planned again meanwhile, and kept its place.
 func TestWaiterThatReplansKeepsItsPlace(t *testing.T) {
 	t.Parallel()
-	bothStatuses(t, func(t *testing.T, a *atlantis, b *backends.BoltBackend) {
+	onAllStores(t, func(t *testing.T, a *atlantis, b planStore) {
 		t.Helper()
 		a.push(t, 5, "c1", "one", "two")
 		a.push(t, 6, "d1", "two", "three")
@@ -145,7 +182,7 @@ func TestWaiterThatReplansKeepsItsPlace(t *testing.T) {
 // A plan that fails gives its lock to the next one, once the run has ended.
 func TestFailedPlanHandsOver(t *testing.T) {
 	t.Parallel()
-	bothStatuses(t, func(t *testing.T, a *atlantis, b *backends.BoltBackend) {
+	onAllStores(t, func(t *testing.T, a *atlantis, b planStore) {
 		t.Helper()
 		a.push(t, 5, "c1", "one", "gone")
 		require.Zero(t, a.holder(t, "gone"), "there is no such directory")
@@ -168,7 +205,7 @@ func TestFailedPlanHandsOver(t *testing.T) {
 // A pull request that is closed while it is planned leaves nothing behind.
 func TestCloseDuringAPlanLeavesNothing(t *testing.T) {
 	t.Parallel()
-	bothStatuses(t, func(t *testing.T, a *atlantis, b *backends.BoltBackend) {
+	onAllStores(t, func(t *testing.T, a *atlantis, b planStore) {
 		t.Helper()
 		a.push(t, 8, "f1", "three")
 		a.push(t, 5, "c1", "one")
@@ -195,7 +232,7 @@ func TestCloseDuringAPlanLeavesNothing(t *testing.T) {
 // leaves the place that it has.
 func TestReplacedStatusTakesNothingAway(t *testing.T) {
 	t.Parallel()
-	bothStatuses(t, func(t *testing.T, a *atlantis, b *backends.BoltBackend) {
+	onAllStores(t, func(t *testing.T, a *atlantis, b planStore) {
 		t.Helper()
 		a.push(t, 8, "f1", "three")
 		a.push(t, 5, "c1", "one", "three")

@@ -1,0 +1,50 @@
+package backends
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+)
+
+var _ enhanced.RunKeeper = (*RedisBackend)(nil)
+
+// EndRun ends what a pull request keeps while it plans. See [enhanced.RunKeeper].
+func (b *RedisBackend) EndRun(ctx context.Context, owner enhanced.Owner) error {
+	if err := checkPlans(owner); err != nil {
+		return err
+	}
+	operation, tag := "end the run of "+owner.Describe(), enhanced.RepositoryTag(owner.Repository)
+	var resources []enhanced.ResourceIdentifier
+	args := []any{owner.String(), owner.Number}
+	for {
+		a, err := b.step(ctx, operation, b.scripts.endRun, tag, owner.Repository, b.stockKeys(resources...), args...)
+		if err != nil || len(a.values) == 0 {
+			return err
+		}
+		resources, args = nil, args[:2]
+		for _, text := range a.values {
+			_, key, _ := strings.Cut(text, "\n")
+			resources = append(resources, newIndexEntry(owner.Repository, text, key).resource)
+			args = append(args, text)
+		}
+	}
+}
+
+// ClosePull keeps a closed pull request from taking locks. See
+// [enhanced.RunKeeper]. From its first step on the run takes none, so what it has
+// taken before is all that the others release.
+func (b *RedisBackend) ClosePull(ctx context.Context, owner enhanced.Owner, headCommit string) error {
+	if err := checkPlans(owner); err != nil {
+		return err
+	}
+	operation := "close " + owner.Describe()
+	a, err := b.step(ctx, operation, b.scripts.closePull, enhanced.RepositoryTag(owner.Repository), owner.Repository, nil,
+		owner.String(), strconv.Itoa(owner.Number), headCommit)
+	if err != nil || a.status != "marked" {
+		return err
+	}
+	_, err = b.releaseAll(ctx, operation, owner.Repository, owner.Number, enhanced.SystemAtlantis, "closed")
+	return err
+}

@@ -1,0 +1,245 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/tests/history"
+	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/stretchr/testify/require"
+)
+
+// deadCallers is how many callers the process has that is killed, deadName how
+// their names begin.
+const (
+	deadCallers = 8
+	deadName    = "dead"
+)
+
+// shortLives is a configuration in which what the dead have ends soon.
+func shortLives() *enhanced.EnhancedConfig {
+	config := enhanced.DefaultConfig()
+	config.EnablePriorityQueue, config.RedisMinReplicasAck = true, 1
+	config.WaiterLiveness, config.QueueClaimTimeout = time.Second, 300*time.Millisecond
+	return config
+}
+
+// caller takes one lock again and again, in turn, and sometimes leaves a place.
+type caller struct {
+	name   string
+	served atomic.Int64
+	mu     sync.Mutex
+	tokens []int64 // of the grants that it was told of
+}
+
+func (c *caller) work(ctx context.Context, b *backends.RedisBackend) {
+	random := rand.New(rand.NewPCG(rand.Uint64(), 0)) //nolint:gosec // no secret
+	for round := 0; ctx.Err() == nil; round++ {
+		priority := enhanced.Priority(random.IntN(4))
+		r := &enhanced.EnhancedLockRequest{
+			// JudgeQueue needs the priority of each request in the log.
+			ID:       fmt.Sprintf("%s-%d-%d", c.name, round, priority),
+			Resource: enhanced.ProjectResource(models.NewProject("org/app", ".", ""), "default"),
+			User:     models.User{Username: c.name}, Priority: priority, Timeout: 500 * time.Millisecond,
+		}
+		var lock *enhanced.EnhancedLock
+		var err error
+		if acquired := true; random.IntN(4) == 0 {
+			r.Pull, r.Detached = &models.PullRequest{Num: 1 + random.IntN(3)}, true
+			if lock, acquired, err = b.TryAcquireLock(ctx, r); !acquired {
+				lock = nil
+			}
+		} else {
+			lock, err = b.AcquireLock(ctx, r)
+		}
+		if lock != nil {
+			c.mu.Lock()
+			c.tokens = append(c.tokens, lock.Version)
+			c.mu.Unlock()
+			if err = b.ReleaseLock(ctx, lock.ID); err == nil {
+				c.served.Add(1)
+			}
+		}
+		if errors.Is(err, enhanced.ErrBackend) || errors.Is(err, enhanced.ErrOutcomeUnknown) {
+			pause := time.NewTimer(20 * time.Millisecond) // a server that is down is not asked all the time
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+			}
+			pause.Stop()
+		}
+	}
+}
+
+// runCallers is the process that is killed.
+func runCallers(sentinels string) {
+	client := redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: redistest.SentinelMaster, SentinelAddrs: strings.Split(sentinels, ","), DisableIdentity: true,
+	})
+	b := backends.NewRedisBackend(client, shortLives(), nil)
+	backendtest.Together(deadCallers, func(i int) {
+		(&caller{name: deadName + strconv.Itoa(i)}).work(context.Background(), b)
+	})
+}
+
+// A process that holds the lock, with others of its calls waiting, is killed, and
+// then the primary, while those of two more wait. All of these are served, in
+// their order.
+func TestQueueOrderWhileServersAreKilled(t *testing.T) {
+	t.Parallel()
+	for range backendtest.Rounds(20) {
+		testQueueKills(t)
+	}
+}
+
+func testQueueKills(t *testing.T) {
+	t.Helper()
+	s := redistest.StartSentinel(t, failing())
+	executable, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), executable, strings.Join(s.Options().SentinelAddrs, ","))
+	child.Env = append(os.Environ(), childMode+"=callers")
+	child.Stderr = os.Stderr
+	require.NoError(t, child.Start())
+	kill := sync.OnceFunc(func() {
+		_ = child.Process.Kill() //nolint:errcheck // it may have ended
+		_ = child.Wait()         //nolint:errcheck // it was killed
+	})
+	defer kill()
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var done sync.WaitGroup
+	var callers []*caller
+	var processes []*backends.RedisBackend
+	for i := range 2 {
+		b := backends.NewRedisBackend(s.Client(), shortLives(), nil)
+		processes = append(processes, b)
+		for k := range 3 {
+			c := &caller{name: fmt.Sprintf("caller%d%d", i, k)}
+			callers = append(callers, c)
+			done.Go(func() { c.work(ctx, b) })
+		}
+	}
+	defer func() {
+		stop()
+		done.Wait()
+		for _, b := range processes {
+			require.NoError(t, b.Close())
+		}
+	}()
+	requireServed := func(when string) {
+		t.Helper()
+		before := make([]int64, len(callers))
+		for i, c := range callers {
+			before[i] = c.served.Load()
+		}
+		backendtest.Eventually(t, "everybody is served "+when, func() bool {
+			for i, c := range callers {
+				if c.served.Load() == before[i] {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	b := backends.NewRedisBackend(s.Client(), shortLives(), nil)
+	defer func() { require.NoError(t, b.Close()) }()
+	backendtest.Eventually(t, "the one that is killed holds the lock, and waits", func() bool {
+		locks, err := b.ListLocks(t.Context())
+		require.NoError(t, err)
+		status, err := b.GetQueueStatus(t.Context())
+		require.NoError(t, err)
+		waiting := 0
+		for _, r := range status.PendingRequests {
+			if strings.HasPrefix(r.User.Username, deadName) && !r.Detached {
+				waiting++
+			}
+		}
+		return waiting >= 4 && len(locks) == 1 && locks[0].Owner[:len("user:"+deadName)] == "user:"+deadName
+	})
+	kill()
+	requireServed("after a process was killed")
+	s.Primary.Kill()
+	backendtest.Eventually(t, "another server takes over", func() bool {
+		now, err := s.Current(t.Context())
+		return err == nil && now != s.Primary.Addr
+	})
+	requireServed("after the primary was killed")
+	stop()
+	done.Wait()
+	backendtest.Eventually(t, "nobody waits any more", func() bool {
+		_, err := b.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		status, err := b.GetQueueStatus(t.Context())
+		require.NoError(t, err)
+		locks, err := b.ListLocks(t.Context())
+		require.NoError(t, err)
+		return status.Size == 0 && len(locks) == 0
+	})
+	judgeKills(t, b, callers)
+}
+
+// judgeKills judges the log of the server that has taken over.
+func judgeKills(t *testing.T, b *backends.RedisBackend, callers []*caller) {
+	t.Helper()
+	var records []*enhanced.LogRecord
+	for after, more := uint64(0), true; more; {
+		page, err := b.ReadLog(t.Context(), "org/app", after, 10_000)
+		require.NoError(t, err)
+		records, more = append(records, page.Records...), page.More
+		after = records[len(records)-1].Sequence
+	}
+	priorities := make(map[string]enhanced.Priority)
+	granted := make(map[int64]bool)
+	var passedOver, ended int
+	holder := int64(0)
+	for _, r := range records {
+		if at := strings.LastIndexByte(r.RequestID, '-'); at >= 0 {
+			priority, err := strconv.Atoi(r.RequestID[at+1:])
+			require.NoError(t, err)
+			priorities[r.RequestID] = enhanced.Priority(priority)
+		}
+		isDead := strings.HasPrefix(r.Event().Owner, "user:"+deadName)
+		switch {
+		case r.Before == nil && r.After != nil:
+			require.Zero(t, holder, "record %d: %d holds it", r.Sequence, holder)
+			holder, granted[r.Token] = r.Token, true
+		case r.Before != nil && r.After == nil:
+			require.Equal(t, holder, r.Token, "record %d", r.Sequence)
+			holder = 0
+			if isDead && r.Type == enhanced.EventTimeout {
+				ended++
+			}
+		case r.Type == enhanced.EventCancelled && isDead && r.Actor == enhanced.SystemStore:
+			passedOver++
+		}
+	}
+	require.Positive(t, ended, "no lease of the killed process has ended; the run is void")
+	require.Positive(t, passedOver, "nobody was passed over; the run is void")
+	t.Logf("%d records, %d grants; of the killed process %d leases have ended, and %d requests were passed over", len(records), len(granted), ended, passedOver)
+	for _, c := range callers {
+		for _, token := range c.tokens {
+			require.True(t, granted[token], "%s was told of token %d, which is lost", c.name, token)
+		}
+	}
+	require.Empty(t, history.JudgeQueue(records, priorities))
+	violations, err := b.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
