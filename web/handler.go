@@ -58,6 +58,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerStats()
 	s.registerImport()
 	s.registerVerify()
+	s.registerCompatibility()
 	s.registerLog()
 	s.registerHealth()
 	mux.Handle("GET "+openAPIPath, openAPIHandler(s.api))

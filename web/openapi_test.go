@@ -66,6 +66,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/stats",
 		"GET /healthz",
 		"GET /readyz",
+		"POST /api/v1/compatibility",
 		"POST /api/v1/import",
 		"POST /api/v1/locks",
 		"POST /api/v1/queue/cancel",

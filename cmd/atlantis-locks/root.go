@@ -61,6 +61,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newStatsCommand(env),
 		newImportCommand(env),
 		newVerifyCommand(env),
+		newCheckCommand(env),
 		newAuditCommand(env),
 		newVersionCommand(env),
 	)
