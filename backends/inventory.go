@@ -20,7 +20,8 @@ type Inventory struct {
 	Stock bool
 	// Locks are in the order of ListLocks.
 	Locks []InventoryLock
-	// Tokens has the last fencing token of each repository, by its name.
+	// Tokens has the last fencing token of each repository, by its name; see
+	// [Inventory.Token].
 	Tokens map[string]int64
 	// Statuses has the status of pull requests, as stock writes it, by stock's key.
 	Statuses map[string]string
@@ -33,6 +34,8 @@ type Inventory struct {
 	// Problems are records that can't be read, or that contradict another one
 	// which counts.
 	Problems []InventoryProblem
+
+	counter int64 // of all repositories, where there is one
 }
 
 // InventoryLock is a held lock.
@@ -51,6 +54,12 @@ type InventoryLock struct {
 // InventoryProblem is a record that is not part of an inventory.
 type InventoryProblem struct {
 	Record, Detail string
+}
+
+// Token returns the last fencing token of a repository, 0 for none. In a bbolt
+// file it is also that of repositories which are not there yet.
+func (i *Inventory) Token(repository string) int64 {
+	return max(i.Tokens[repository], i.counter)
 }
 
 func newInventory() *Inventory {

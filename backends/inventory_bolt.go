@@ -70,6 +70,7 @@ func eachValue(tx *bbolt.Tx, bucket string, add func(record, key, value string))
 // addBolt adds our own records, and claims the keys of their copies.
 func (i *Inventory) addBolt(tx *bbolt.Tx, claimed map[string]bool) {
 	state := readStoreState(tx)
+	i.counter = state.token
 	now := max(time.Now().UnixMicro(), state.clock)
 	eachRepository(tx, now, func(r *repository) {
 		if enhanced.RepositoryTag(r.name) != r.tag {

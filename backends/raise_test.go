@@ -2,10 +2,13 @@ package backends_test
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,15 +22,17 @@ type raiser interface {
 // Tokens go on above what another store has given, and never go back.
 func TestRaiseToken(t *testing.T) {
 	t.Parallel()
-	bolt, _ := newBolt(t)
-	for name, b := range map[string]raiser{"bolt": bolt, "redis": newRedis(t)} {
+	for name, b := range map[string]raiser{
+		"bbolt": openBolt(t, filepath.Join(t.TempDir(), "a.db"), nil),
+		"Redis": openRedis(t, redistest.Start(t, redistest.Options{}).Client(), nil),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
 			take := func(path string) int64 {
 				lock, acquired, err := b.TryAcquireLock(ctx, &enhanced.EnhancedLockRequest{
 					Resource: enhanced.ResourceIdentifier{Namespace: "org/app", Path: path, Workspace: "default"},
-					User:     enhancedUser("ann"), Timeout: enhanced.NoTimeout,
+					User:     models.User{Username: "ann"}, Timeout: enhanced.NoTimeout,
 				})
 				require.NoError(t, err)
 				require.True(t, acquired)

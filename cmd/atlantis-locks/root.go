@@ -60,6 +60,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newShowCommand(env),
 		newStatsCommand(env),
 		newImportCommand(env),
+		newMigrateCommand(env),
 		newVerifyCommand(env),
 		newCheckCommand(env),
 		newAuditCommand(env),
