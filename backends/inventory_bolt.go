@@ -89,7 +89,9 @@ func (i *Inventory) addBolt(tx *bbolt.Tx, claimed map[string]bool) {
 				return
 			}
 			f := r.entry(resource, data).judge()
-			if f.record != nil && f.record.Mirror != "" && f.status != releasedByStock {
+			// What stock has beside a record that can't be read may be its copy, or may
+			// not: the owner is unknown.
+			if f.status == unreadable || f.record.Mirror != "" && f.status != releasedByStock {
 				claimed[resource.LegacyKey()] = true
 			}
 			switch f.status {

@@ -168,6 +168,10 @@ func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag 
 	}
 	for _, record := range all.unreadable {
 		found.problem(record, unreadableDetail)
+		// What stock has beside it may be its copy, or may not: the owner is unknown.
+		if resource, err := enhanced.ParseResourceKey(name, strings.TrimPrefix(record, state+" ")); err == nil {
+			claimed[stockKey(resource)] = true
+		}
 	}
 	for resource, r := range all.records {
 		copied, mirrored := stock[stockKey(resource)]
@@ -181,6 +185,7 @@ func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag 
 		lock, err := r.lock(tag, resource)
 		if err != nil {
 			found.problem(b.recordName(resource), unreadableDetail)
+			claimed[stockKey(resource)] = true
 			continue
 		}
 		found.add(lock, r.Request, r.Expires, now.UnixMicro())

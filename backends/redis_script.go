@@ -29,9 +29,9 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, raise script
-	leave, cancel, move, attend                                                    script
-	read, locate, list, line, owned, recorded, log, due, snapshot                  script
-	status, touch, listen, check                                                   script
+	leave, cancel, move, attend                                                           script
+	read, locate, list, line, owned, recorded, log, due, snapshot                         script
+	status, touch, listen, check                                                          script
 	// common decides common cases of acquire and release, for several callers.
 	common script
 }
@@ -59,7 +59,7 @@ func loadScripts() scripts {
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
-		raise: step("raise", map[string]bool{"raised": earlier}),
+		raise:  step("raise", map[string]bool{"raised": earlier}),
 		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
 		cancel: step("cancel", map[string]bool{"cancelled": now}),
 		move:   step("move", map[string]bool{"moved": now}),

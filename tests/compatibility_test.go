@@ -370,7 +370,9 @@ func TestBrokenAdaptersAreFound(t *testing.T) {
 			b.updateProjectStatus = func(models.PullRequest, string, string, models.ProjectPlanStatus) error { return nil }
 		}},
 		"a status that is lost": {"pull status", func(b *brokenAdapter, _ *enhanced.LockingAdapter) {
-			b.updatePull = func(models.PullRequest, []command.ProjectResult) (models.PullStatus, error) { return models.PullStatus{}, nil }
+			b.updatePull = func(models.PullRequest, []command.ProjectResult) (models.PullStatus, error) {
+				return models.PullStatus{}, nil
+			}
 		}},
 		"a status that is not deleted": {"pull status", func(b *brokenAdapter, _ *enhanced.LockingAdapter) {
 			b.deletePullStatus = func(models.PullRequest) error { return nil }

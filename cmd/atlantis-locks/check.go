@@ -148,4 +148,3 @@ func printCompatibility(w io.Writer, store string, report api.CompatibilityRepor
 	return &codedError{code: exitViolations, err: withHint(
 		fmt.Errorf("%s: %s failed, %d skipped", store, count(failed, "check"), skipped), "the remedies say what to do; go on with stock Atlantis until then")}
 }
-

@@ -33,8 +33,8 @@ type migration struct {
 	update bool
 	dryRun bool
 	// actor is who migrates, for the logs.
-	actor string
-	env   environment
+	actor  string
+	env    environment
 	report *migrateReport
 
 	// prefix starts the IDs of the requests that took locks of this source.
@@ -47,8 +47,12 @@ type migration struct {
 }
 
 func newMigration(from, to *migrationStore, report *migrateReport, env environment) *migration {
-	// A source is known again by its name. That of a file can be relative.
-	sum := sha256.Sum256([]byte(from.path + from.name() + "\n" + from.url.prefix))
+	// A source is known again by where it is.
+	where := from.path
+	if from.client != nil {
+		where = from.name() + "\n" + from.url.prefix
+	}
+	sum := sha256.Sum256([]byte(where))
 	return &migration{
 		from: from, to: to, report: report, env: env,
 		prefix: "migrated:" + hex.EncodeToString(sum[:6]) + ":", put: make(map[string]string),
@@ -298,18 +302,15 @@ func (m *migration) apply(ctx context.Context, source, target *backends.Inventor
 
 // inParallel calls fn for all values, some at a time, until one fails.
 func inParallel[T any](ctx context.Context, values []T, fn func(ctx context.Context, value T) error) error {
-	workers, ctx := errgroup.WithContext(ctx)
+	workers, working := errgroup.WithContext(ctx)
 	workers.SetLimit(migrateWorkers)
 	for _, value := range values {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
-		workers.Go(func() error { return fn(ctx, value) })
+		workers.Go(func() error { return fn(working, value) })
 	}
-	if err := workers.Wait(); err != nil {
-		return err
-	}
-	return context.Cause(ctx)
+	return errors.Join(workers.Wait(), ctx.Err())
 }
 
 // remember notes what this run has put there; "" for what it has taken away.
