@@ -128,7 +128,10 @@ func (s *migrationStore) inventory(ctx context.Context) (found *backends.Invento
 		found, failed = backends.ReadBoltInventory(s.db)
 		return nil
 	})
-	return found, errors.Join(err, failed)
+	if failed != nil {
+		err = errors.Join(err, fmt.Errorf("can't read %q: %w", s.path, failed))
+	}
+	return found, err
 }
 
 // prepare makes what writes to the store: a backend only if it is to be ours.

@@ -20,6 +20,7 @@ import (
 	"github.com/runatlantis/atlantis/server/core/db"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	stock "github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/command"
@@ -529,7 +530,7 @@ func TestMigrateDamagedRedis(t *testing.T) {
 func TestMigrateKilled(t *testing.T) {
 	t.Parallel()
 	from, to := filePlace(t), redisPlace(t)
-	fillMany(t, from, 5000)
+	fillMany(t, from, 2000)
 	killed := false
 	for range 20 {
 		program := exec.CommandContext(t.Context(), "atlantis-locks", "migrate", "--from", from.url, "--to", to.url)
@@ -550,13 +551,13 @@ func TestMigrateKilled(t *testing.T) {
 	require.True(t, killed, "every run was faster")
 	report, _ := migrate(t, 0, "--from", from.url, "--to", to.url)
 	t.Logf("%d were there already", report.Locks.Already)
-	require.Equal(t, 5000, report.Locks.Already+int(report.Locks.Taken))
+	require.Equal(t, 2000, report.Locks.Already+int(report.Locks.Taken))
 	require.NotZero(t, report.Locks.Taken)
 	require.NotZero(t, report.Locks.Already)
 	to.ours(t, func(b lockStore, _ enhanced.StatusStore) {
 		locks, err := b.ListLocks(t.Context())
 		require.NoError(t, err)
-		require.Len(t, locks, 5000)
+		require.Len(t, locks, 2000)
 		violations, err := b.(enhanced.Verifier).Verify(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, violations)
@@ -645,7 +646,7 @@ func TestMigrateLive(t *testing.T) {
 
 // 100,000 locks take less than a minute.
 func TestMigrateLarge(t *testing.T) {
-	if os.Getenv("ATLANTIS_LOCKS_TEST_FULL") != "1" {
+	if os.Getenv(backendtest.FullRounds) != "1" {
 		t.Skip("100,000 locks; set ATLANTIS_LOCKS_TEST_FULL=1")
 	}
 	from := filePlace(t)
@@ -656,5 +657,66 @@ func TestMigrateLarge(t *testing.T) {
 		require.EqualValues(t, 100_000, report.Locks.Taken)
 		t.Logf("%v to %s", time.Since(start), to.url)
 		require.Less(t, time.Since(start), time.Minute)
+	}
+}
+
+// Who waits is counted and not carried; what a waiter has been given is carried
+// as its lock, without the time in which it has to be claimed.
+func TestMigrateQueue(t *testing.T) {
+	t.Parallel()
+	for name, from := range map[string]*place{"file": filePlace(t), "Redis": redisPlace(t)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			to, pending := filePlace(t), 0
+			from.ours(t, func(b lockStore, _ enhanced.StatusStore) {
+				config := enhanced.DefaultConfig()
+				config.Enabled, config.EnablePriorityQueue = true, true
+				require.NoError(t, b.UpdateConfiguration(config))
+				request := func(pull int) *enhanced.EnhancedLockRequest {
+					p := stockLock("acme/infra", ".", "default", pull).Pull
+					return &enhanced.EnhancedLockRequest{Pull: &p, Project: models.NewProject("acme/infra", ".", ""), Workspace: "default", Timeout: enhanced.NoTimeout, Detached: true}
+				}
+				first, _, err := b.TryAcquireLock(t.Context(), request(1))
+				require.NoError(t, err)
+				if from.client == nil {
+					for _, pull := range []int{2, 3} {
+						_, acquired, err := b.TryAcquireLock(t.Context(), request(pull))
+						require.NoError(t, err)
+						require.False(t, acquired)
+					}
+					require.NoError(t, b.ReleaseLock(t.Context(), first.ID))
+					pending = 2
+					return
+				}
+				// Calls wait on Redis; nothing is left of them when their store closes.
+				ctx, cancel := context.WithCancel(t.Context())
+				gone := make(chan error)
+				go func() {
+					_, err := b.AcquireLock(ctx, request(2))
+					gone <- err
+				}()
+				require.Eventually(t, func() bool {
+					status, err := b.GetQueueStatus(t.Context())
+					return err == nil && status.Size == 1
+				}, 10*time.Second, 5*time.Millisecond)
+				report, _ := migrate(t, 0, "--from", from.url, "--to", to.url)
+				require.Equal(t, 1, report.NotCarried.Waiters)
+				cancel()
+				require.Error(t, <-gone)
+			})
+			if pending == 0 {
+				return
+			}
+			report, _ := migrate(t, 0, "--from", from.url, "--to", to.url)
+			require.Equal(t, 1, report.NotCarried.Waiters)
+			to.ours(t, func(b lockStore, _ enhanced.StatusStore) {
+				locks, err := b.ListLocks(t.Context())
+				require.NoError(t, err)
+				require.Len(t, locks, 1)
+				require.Equal(t, pending, locks[0].OriginalLock.Pull.Num)
+				require.Nil(t, locks[0].ExpiresAt)
+				require.Equal(t, enhanced.LockStateAcquired, locks[0].State)
+			})
+		})
 	}
 }
