@@ -119,6 +119,11 @@ func (o *migrateOptions) run(ctx context.Context, m *migration) (started bool, e
 	if err := m.from.open(true, false, m.env); err != nil {
 		return false, err
 	}
+	// Before the target, so that none is made for a source that can't be read.
+	source, err := m.from.inventory(ctx)
+	if err != nil {
+		return false, err
+	}
 	if err := m.to.open(o.dryRun, true, m.env); err != nil {
 		return false, err
 	}
@@ -127,8 +132,7 @@ func (o *migrateOptions) run(ctx context.Context, m *migration) (started bool, e
 			return false, err
 		}
 	}
-	source, err := m.carry(ctx)
-	if err != nil {
+	if source, err = m.carry(ctx, source); err != nil {
 		return true, err
 	}
 	target, err := m.to.inventory(ctx)

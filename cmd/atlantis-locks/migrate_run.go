@@ -74,13 +74,11 @@ func (m *migration) requestID(lock backends.InventoryLock) (string, error) {
 	return m.prefix + hex.EncodeToString(sum[:16]), nil
 }
 
-// carry fills the target. On an error the report says how far it came.
-func (m *migration) carry(ctx context.Context) (source *backends.Inventory, err error) {
+// carry fills the target, and returns the last reading of the source, of which it
+// gets the first. On an error the report says how far it came.
+func (m *migration) carry(ctx context.Context, source *backends.Inventory) (*backends.Inventory, error) {
 	before := ""
 	for m.report.Passes = 1; ; m.report.Passes++ {
-		if source, err = m.from.inventory(ctx); err != nil {
-			return nil, err
-		}
 		target, err := m.to.inventory(ctx)
 		if err != nil {
 			return nil, err
@@ -104,6 +102,9 @@ func (m *migration) carry(ctx context.Context) (source *backends.Inventory, err 
 			return source, nil
 		}
 		before = now
+		if source, err = m.from.inventory(ctx); err != nil {
+			return nil, err
+		}
 	}
 }
 
@@ -269,7 +270,9 @@ func sameValue(kind backends.StockKind, key, x, y string) bool {
 
 // apply does what is planned.
 func (m *migration) apply(ctx context.Context, source, target *backends.Inventory, p *migrationPlan) error {
-	m.report.Locks.Already = p.already
+	if m.report.Passes == 1 {
+		m.report.Locks.Already = p.already
+	}
 	progress := newProgress(m.env.stderr, len(p.locks)+len(p.values), "migrating")
 	defer progress.finish()
 	// Before any lock is taken, its token is above all that the source has given.
