@@ -15,7 +15,6 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	stock "github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/spf13/cobra"
-	"go.etcd.io/bbolt"
 )
 
 func newCheckCommand(env environment) *cobra.Command {
@@ -86,18 +85,20 @@ func (s *storeURL) testCompatibility(cmd *cobra.Command, env environment) (repor
 		return err
 	}
 	if s.redis == nil {
-		err = fileStore{s.file}.with(&bbolt.Options{Timeout: openTimeout}, func(file *bbolt.DB) error {
-			backend, err := backends.NewBoltBackend(file, config, nil)
-			if err != nil {
-				return err
-			}
-			legacy, err := boltdb.NewWithDB(file, stockLocksBucket, stockCommandsBucket)
-			if err == nil {
-				err = test(backend, legacy)
-			}
-			return errors.Join(err, backend.Close())
-		})
-		return report, err
+		file := &migrationStore{url: s, path: s.file}
+		if err := file.open(false, false, env); err != nil {
+			return report, err
+		}
+		defer func() { err = errors.Join(err, file.close()) }()
+		backend, err := backends.NewBoltBackend(file.db, config, nil)
+		if err != nil {
+			return report, err
+		}
+		legacy, err := boltdb.NewWithDB(file.db, stockLocksBucket, stockCommandsBucket)
+		if err == nil {
+			err = test(backend, legacy)
+		}
+		return report, errors.Join(err, backend.Close())
 	}
 	client, err := s.redis.client(cmd, env)
 	if err != nil {

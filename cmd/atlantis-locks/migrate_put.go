@@ -64,12 +64,14 @@ func (m *migration) take(ctx context.Context, step planned) error {
 	if hasLease(step.lock) && step.lock.Lease < time.Millisecond {
 		return nil // it ends now
 	}
-	_, taken, err := m.to.backend.TryAcquireLock(ctx, request)
+	holder, taken, err := m.to.backend.TryAcquireLock(ctx, request)
 	switch {
 	case isDecided(err):
 		m.report.problem(step.lock.Resource.String(), err.Error())
 	case err != nil:
 		return err
+	case !taken && holder.Owner != step.lock.Owner:
+		m.report.problem(step.lock.Resource.String(), enhanced.NewHeldError(holder.Resource, holder).Error())
 	case taken:
 		m.remember("lock "+m.place(step.lock.Resource), step.request, &m.report.taken)
 	}

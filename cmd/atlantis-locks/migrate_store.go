@@ -144,7 +144,7 @@ func (s *migrationStore) prepare(ctx context.Context, ours bool) (err error) {
 			return err
 		}
 	}
-	if !ours {
+	if !ours || s.backend != nil {
 		return nil
 	}
 	if s.client == nil {

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	stock "github.com/runatlantis/atlantis/server/core/redis"
 	"github.com/runatlantis/atlantis/server/events/command"
 	"github.com/runatlantis/atlantis/server/events/models"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
@@ -719,4 +722,91 @@ func TestMigrateQueue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What changes between two readings is followed, in a store of ours and in one of
+// stock's: what the same run has put there is its own.
+func TestMigrateFollows(t *testing.T) {
+	t.Parallel()
+	for name, scheme := range map[string]string{"ours": "", "stock's": stockScheme} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from, to := redisPlace(t), filePlace(t)
+			fillStock(t, from)
+			env := environment{stderr: io.Discard, getenv: func(string) string { return "" }}
+			o := migrateOptions{from: from.url, to: scheme + to.url}
+			source, target, err := o.stores(&cobra.Command{}, env)
+			require.NoError(t, err)
+			m := newMigration(source, target, &migrateReport{}, env)
+			m.actor = "user:ann"
+			require.NoError(t, target.open(false, true, env))
+			require.NoError(t, target.prepare(t.Context(), scheme == ""))
+			first, err := source.inventory(t.Context())
+			require.NoError(t, err)
+			from.stock(t, func(database db.Database) {
+				_, err := database.UnlockByPull("acme/app0", 1)
+				require.NoError(t, err)
+				_, err = database.UnlockByPull("acme/app1", 2)
+				require.NoError(t, err)
+				_, _, err = database.TryLock(stockLock("acme/app1", "p/1", "default", 99))
+				require.NoError(t, err)
+				require.NoError(t, database.DeletePullStatus(stockLock("acme/app1", "p/1", "default", 2).Pull))
+				require.NoError(t, database.UnlockCommand(command.Apply))
+			})
+			last, err := m.carry(t.Context(), first)
+			require.NoError(t, err)
+			require.Equal(t, 3, m.report.Passes, "one of what was, and two that agree")
+			have, err := target.inventory(t.Context())
+			require.NoError(t, err)
+			m.compare(last, have)
+			require.Empty(t, m.report.Differences)
+			require.Len(t, have.Locks, stockLocks-1)
+			require.Empty(t, have.Statuses)
+			require.Empty(t, have.CommandLocks)
+			require.NoError(t, errors.Join(source.close(), target.close()))
+		})
+	}
+}
+
+// One that is cancelled says how far it came, and goes on the next time.
+func TestMigrateCancelled(t *testing.T) {
+	t.Parallel()
+	from, to := redisPlace(t), redisPlace(t)
+	fillStock(t, from)
+	env := environment{stderr: io.Discard, getenv: func(string) string { return "" }}
+	o := migrateOptions{from: from.url, to: to.url}
+	ctx, cancel := context.WithCancel(t.Context())
+	carry := func() (*migrateReport, error) {
+		source, target, err := o.stores(&cobra.Command{}, env)
+		require.NoError(t, err)
+		m := newMigration(source, target, &migrateReport{}, env)
+		require.NoError(t, target.prepare(t.Context(), true))
+		target.backend = &cancelling{lockStore: target.backend, after: 20, cancel: cancel}
+		_, err = o.run(ctx, m)
+		m.report.settle()
+		require.NoError(t, errors.Join(source.close(), target.close()))
+		return m.report, err
+	}
+	report, err := carry()
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, report.Compared)
+	require.Less(t, report.Locks.Taken, int64(stockLocks))
+	report2, _ := migrate(t, 0, "--from", from.url, "--to", to.url)
+	require.Equal(t, stockLocks, report2.Locks.Already+int(report2.Locks.Taken))
+	require.GreaterOrEqual(t, report2.Locks.Already, int(report.Locks.Taken))
+}
+
+// cancelling ends the migration's context after some locks.
+type cancelling struct {
+	lockStore
+	after  int64
+	calls  atomic.Int64
+	cancel func()
+}
+
+func (c *cancelling) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, bool, error) {
+	if c.calls.Add(1) == c.after {
+		c.cancel()
+	}
+	return c.lockStore.TryAcquireLock(ctx, request)
 }
