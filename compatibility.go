@@ -22,7 +22,8 @@ import (
 // names below [CompatibilityNamespace]; nothing else is locked or unlocked. For
 // some milliseconds they stand in List, and so on Atlantis' page. What it takes
 // it gives back, also when a check fails or the context ends. Their records stay
-// in the log, as those of all locks do. The global lock of apply is only looked
+// in the log, as those of all locks do, and with the queue on, for TombstoneTTL, the
+// mark of a pull request that was closed. The global lock of apply is only looked
 // at: held, it would stop everybody. How such locks work is tried with the
 // command "version", which Atlantis never locks and whose lock it never asks for.
 type CompatibilityChecker struct {

@@ -97,6 +97,17 @@ func requireCompatible(t *testing.T, database db.Database, checks int) {
 	require.Empty(t, results(report), "%+v", report)
 	require.True(t, report.Success)
 	require.Len(t, report.Checks, checks)
+	requireNoWaiters(t, database)
+}
+
+// requireNoWaiters wants nothing left of refused requests.
+func requireNoWaiters(t *testing.T, database db.Database) {
+	t.Helper()
+	manager, ok := database.(*enhanced.LockingAdapter).Manager().(*enhanced.EnhancedLockManager)
+	require.True(t, ok)
+	status, err := manager.GetBackend().GetQueueStatus(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, status.Size)
 }
 
 // TestBackwardCompatibility makes the compatibility test of the specification on
@@ -225,6 +236,7 @@ func TestCompatibilityTestIsCancelled(t *testing.T) {
 			require.False(t, report.Success)
 			require.Equal(t, enhanced.CompatibilitySkipped, results(report)["command locks"], "%+v", report)
 			require.NotContains(t, results(report), "clean up")
+			requireNoWaiters(t, adapter)
 			unchanged()
 		})
 	}
