@@ -12,7 +12,7 @@ import (
 
 // compatibilityRun is one compatibility test.
 type compatibilityRun struct {
-	ctx      context.Context //nolint:containedctx // it is that of one call, whose checks share it
+	ctx      context.Context // it is that of one call, whose checks share it
 	database db.Database
 	// adapter is the adapter inside database, nil if there is none.
 	adapter    *LockingAdapter

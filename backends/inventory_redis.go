@@ -152,7 +152,7 @@ func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag 
 		}
 		found.Tokens[name] = n
 	}
-	n, _ := strconv.Atoi(waiters) //nolint:errcheck // none where it can't be read
+	n, _ := strconv.Atoi(waiters) // none where it can't be read
 	found.Waiters += n
 	all, err := b.records(ctx, operation, tag)
 	if err != nil {

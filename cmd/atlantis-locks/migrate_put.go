@@ -183,7 +183,7 @@ func (m *migration) deleteSource(ctx context.Context, source *backends.Inventory
 			err := m.from.stock.Replace(ctx, backends.StockLock, key, func(value string) (string, error) {
 				found, err := backends.DecodeStockLock(key, value)
 				if err != nil || !backends.SameForm(sanitized(found), lock.OriginalLock) {
-					return value, nil //nolint:nilerr // it is another one, and stays
+					return value, nil // it is another one, and stays
 				}
 				return "", nil
 			})

@@ -189,7 +189,7 @@ func (s *migrationStore) overlaps(ctx context.Context, other *migrationStore) (w
 	if s.client == nil && other.client == nil {
 		mine, err := os.Stat(s.path)
 		if err != nil {
-			return "", nil //nolint:nilerr // opening it says so
+			return "", nil // opening it says so
 		}
 		if its, err := os.Stat(other.path); err == nil && os.SameFile(mine, its) {
 			return "they are one file", nil
