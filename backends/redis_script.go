@@ -28,10 +28,10 @@ type script struct {
 
 // scripts are all of them, read once for each backend.
 type scripts struct {
-	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair script
-	leave, cancel, move, attend, endRun, closePull                                 script
-	read, locate, list, line, owned, recorded, log, due, snapshot                  script
-	status, touch, listen, check                                                   script
+	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, raise script
+	leave, cancel, move, attend, endRun, closePull                                        script
+	read, locate, list, line, owned, recorded, log, due, snapshot                         script
+	status, touch, listen, check                                                          script
 	// sets decides the requests of a set.
 	sets script
 	// common decides common cases of acquire and release, for several callers.
@@ -62,6 +62,7 @@ func loadScripts() scripts {
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
 		sets:   step("sets", map[string]bool{"granted": now, "again": earlier, "replaced": earlier}),
+		raise:  step("raise", map[string]bool{"raised": earlier}),
 		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
 		cancel: step("cancel", map[string]bool{"cancelled": now}),
 		move:   step("move", map[string]bool{"moved": now}),

@@ -67,6 +67,7 @@ func NewHandler(manager *enhanced.EnhancedLockManager, options Options) http.Han
 	s.registerMode()
 	s.registerImport()
 	s.registerVerify()
+	s.registerCompatibility()
 	s.registerLog()
 	s.registerHealth()
 	s.registerReload(options.Reload)

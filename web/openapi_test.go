@@ -68,6 +68,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/stats",
 		"GET /healthz",
 		"GET /readyz",
+		"POST /api/v1/compatibility",
 		"POST /api/v1/import",
 		"POST /api/v1/lock-all",
 		"POST /api/v1/locks",

@@ -75,7 +75,7 @@ with 3 if one was skipped because another holds its lock.`,
 		}
 		report := newImportReport(name, *dryRun, records)
 		// What was done before a failure is reported too.
-		err = sendRecords(cmd.Context(), server, records, report, newProgress(env.stderr, len(records)))
+		err = sendRecords(cmd.Context(), server, records, report, newProgress(env.stderr, len(records), "importing"))
 		if *output == formatJSON {
 			err = errors.Join(err, printJSON(env.stdout, report))
 		} else {

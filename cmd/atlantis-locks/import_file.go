@@ -12,8 +12,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// stockLocksBucket is where stock Atlantis keeps its locks.
-const stockLocksBucket = "runLocks"
+// Where stock Atlantis keeps its locks and those of commands.
+const (
+	stockLocksBucket    = "runLocks"
+	stockCommandsBucket = "globalLocks"
+)
 
 // stockRecord is one lock of stock Atlantis, or why it can't be read.
 type stockRecord struct {

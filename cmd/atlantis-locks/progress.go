@@ -16,14 +16,14 @@ type progress interface {
 
 // newProgress returns a progress bar on w if it is a terminal, else one that
 // shows nothing: logs and pipes get no control characters.
-func newProgress(w io.Writer, total int) progress {
+func newProgress(w io.Writer, total int, doing string) progress {
 	file, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return noProgress{}
 	}
 	b := bar{progressbar.NewOptions(total,
 		progressbar.OptionSetWriter(w),
-		progressbar.OptionSetDescription("importing"),
+		progressbar.OptionSetDescription(doing),
 		progressbar.OptionShowCount(),
 		progressbar.OptionClearOnFinish(),
 	)}
