@@ -77,7 +77,7 @@ Exits with 7 if a check failed or was skipped.`,
 // testCompatibility opens the store for the test alone.
 func (s *storeURL) testCompatibility(cmd *cobra.Command, env environment) (report api.CompatibilityReport, err error) {
 	config := enhanced.DefaultConfig()
-	config.Enabled, config.RedisKeyPrefix = true, s.prefix
+	config.Enabled, config.LegacyFallback, config.RedisKeyPrefix = true, false, s.prefix
 	test := func(backend enhanced.Backend, legacy db.Database) error {
 		adapter := enhanced.NewLockingAdapter(enhanced.NewEnhancedLockManager(backend, config, nil), backend, config, legacy, nil)
 		found, err := enhanced.NewCompatibilityChecker(adapter, nil).RunCompatibilityTest(cmd.Context())
@@ -100,12 +100,12 @@ func (s *storeURL) testCompatibility(cmd *cobra.Command, env environment) (repor
 		}
 		return report, errors.Join(err, backend.Close())
 	}
-	client, err := s.redis.client(cmd, env)
+	client, err := s.client(cmd, env)
 	if err != nil {
 		return report, err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	config.Backend, config.RedisClusterMode = enhanced.BackendRedis, s.redis.isCluster()
+	config.Backend, config.RedisClusterMode = enhanced.BackendRedis, s.redis.cluster
 	backend := backends.NewRedisBackend(client, config, nil)
 	defer func() { err = errors.Join(err, backend.Close()) }()
 	if err := s.redis.answerIn(cmd.Context(), startTimeout, backend.HealthCheck); err != nil {

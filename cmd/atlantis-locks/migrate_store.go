@@ -50,7 +50,7 @@ func (s *migrationStore) config() *enhanced.EnhancedConfig {
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.MaxTimeout, config.RedisKeyPrefix = true, longestLease, s.url.prefix
 	if s.client != nil {
-		config.Backend, config.RedisClusterMode = enhanced.BackendRedis, s.url.redis.isCluster()
+		config.Backend, config.RedisClusterMode = enhanced.BackendRedis, s.url.redis.cluster
 	}
 	return config
 }
@@ -61,7 +61,7 @@ func newMigrationStore(cmd *cobra.Command, env environment, u *storeURL) (*migra
 		path, err := filepath.Abs(u.file)
 		return &migrationStore{url: u, path: path}, err
 	}
-	client, err := u.redis.client(cmd, env)
+	client, err := u.client(cmd, env)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (s *migrationStore) overlaps(ctx context.Context, other *migrationStore) (w
 		}
 		return "", nil
 	}
-	if s.client == nil || other.client == nil || s.url.redis.db != other.url.redis.db {
+	if s.client == nil || other.client == nil || s.url.redis.DB != other.url.redis.DB {
 		return "", nil
 	}
 	mine, err := s.servers(ctx)

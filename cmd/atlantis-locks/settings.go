@@ -154,6 +154,13 @@ func (c *configuration) translated(message string) options.Problem {
 	return options.Problem{Key: first.Key, Err: errors.New(rest)}
 }
 
+// isAddress reports whether a text is HOST:PORT.
+func isAddress(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	number, numberErr := strconv.Atoi(port)
+	return err == nil && numberErr == nil && host != "" && !strings.ContainsAny(host, "/@") && number > 0 && number <= 65535
+}
+
 // redisProblems are contradictions between the options for Redis.
 func (c *configuration) redisProblems() (problems []options.Problem) {
 	r := c.Values.Redis
@@ -163,11 +170,6 @@ func (c *configuration) redisProblems() (problems []options.Problem) {
 	isRedis := c.Values.Locking.Backend == enhanced.BackendRedis
 	if !isRedis && len(r.Addr) > 0 {
 		report("redis_addr", "needs the backend redis")
-	}
-	isAddress := func(addr string) bool {
-		host, port, err := net.SplitHostPort(addr)
-		number, numberErr := strconv.Atoi(port)
-		return err == nil && numberErr == nil && host != "" && !strings.ContainsAny(host, "/@") && number > 0 && number <= 65535
 	}
 	badAddress := false // it may be a URL with a password, so it is not repeated
 	for _, list := range []struct {

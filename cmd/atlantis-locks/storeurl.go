@@ -10,9 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/spf13/cobra"
 )
+
+// redisPasswordVariable has the password of Redis for stores that name no file.
+const redisPasswordVariable = variablePrefix + "REDIS_PASSWORD"
 
 // storeURLHelp describes [storeURL] in the help of commands.
 const storeURLHelp = `A store is written as
@@ -29,7 +33,7 @@ type storeURL struct {
 	stock bool
 	// file is the path of a bbolt file; redis is set else.
 	file   string
-	redis  *redisFlags
+	redis  *redisServers
 	prefix string
 }
 
@@ -63,15 +67,15 @@ func parseStoreURL(text string, mayBeStock bool) (*storeURL, error) {
 	if strings.Contains(user, ":") {
 		return nil, errors.New("it has a password in it, where others can read it; put that into a file, and write ?password-file=FILE")
 	}
-	store.redis = &redisFlags{
-		backend: enhanced.BackendRedis, addrs: strings.Split(hosts, ","), username: user,
-		timeout: 5 * time.Second, tls: redisTLS{enabled: scheme == "rediss"},
-	}
+	addrs := strings.Split(hosts, ",")
+	store.redis = &redisServers{addrs: addrs, cluster: len(addrs) > 1, redisSettings: redisSettings{
+		Username: user, Timeout: 5 * time.Second, TLSEnabled: scheme == "rediss",
+	}}
 	number, err := strconv.Atoi(cmp.Or(db, "0"))
 	if err != nil || number < 0 {
 		return nil, errors.New("what is behind the address is no number of a database")
 	}
-	store.redis.db = number
+	store.redis.DB = number
 	return store, store.options(query)
 }
 
@@ -90,8 +94,8 @@ func (s *storeURL) options(query string) error {
 		return errors.New("what is behind the question mark is not of the form NAME=VALUE&NAME=VALUE")
 	}
 	fields := map[string]*string{
-		"prefix": &s.prefix, "sentinel-master": &s.redis.master, "password-file": &s.redis.passwordFile,
-		"ca": &s.redis.tls.caFile, "cert": &s.redis.tls.certFile, "key": &s.redis.tls.keyFile,
+		"prefix": &s.prefix, "sentinel-master": &s.redis.SentinelMaster, "password-file": &s.redis.PasswordFile,
+		"ca": &s.redis.TLSCA, "cert": &s.redis.TLSCert, "key": &s.redis.TLSKey,
 	}
 	for name, list := range values {
 		field, known := fields[name]
@@ -99,16 +103,24 @@ func (s *storeURL) options(query string) error {
 		case len(list) != 1 || list[0] == "":
 			return fmt.Errorf("the option %s has %d values; give it one", printable(name), len(list))
 		case name == "cluster":
-			if s.redis.cluster, err = strconv.ParseBool(list[0]); err != nil {
+			isCluster, err := strconv.ParseBool(list[0])
+			if err != nil {
 				return errors.New("the option cluster is neither true nor false")
 			}
+			s.redis.cluster = s.redis.cluster || isCluster
 		case !known:
 			return fmt.Errorf("there is no option %s", printable(name))
-		case slices.Contains([]string{"ca", "cert", "key"}, name) && !s.redis.tls.enabled:
+		case slices.Contains([]string{"ca", "cert", "key"}, name) && !s.redis.TLSEnabled:
 			return fmt.Errorf("the option %s needs rediss://", name)
 		default:
 			*field = list[0]
 		}
+	}
+	if s.redis.SentinelMaster != "" {
+		if values.Get("cluster") == "true" {
+			return errors.New("cluster=true contradicts sentinel-master")
+		}
+		s.redis.cluster = false
 	}
 	config := enhanced.DefaultConfig()
 	config.RedisKeyPrefix = s.prefix
@@ -120,10 +132,23 @@ func (s *storeURL) check(cmd *cobra.Command, flag string) error {
 	if s.redis == nil {
 		return nil
 	}
-	if err := s.redis.check(cmd); err != nil {
-		return usagef(cmd, "--%s: %v", flag, err)
+	switch r := s.redis; {
+	case slices.ContainsFunc(r.addrs, func(addr string) bool { return !isAddress(addr) }):
+		return usagef(cmd, "--%s: each address is HOST:PORT, with a port from 1 to 65535, and nothing else", flag)
+	case r.DB != 0 && r.cluster:
+		return usagef(cmd, "--%s: database %d: a cluster has database 0 only", flag, r.DB)
+	case (r.TLSCert == "") != (r.TLSKey == ""):
+		return usagef(cmd, "--%s: the options cert and key need each other", flag)
 	}
 	return nil
+}
+
+// client returns a client of the store's Redis. It does not dial.
+func (s *storeURL) client(cmd *cobra.Command, env environment) (redis.UniversalClient, error) {
+	if s.redis.PasswordFile == "" {
+		s.redis.Password = env.getenv(redisPasswordVariable)
+	}
+	return s.redis.client(cmd, env)
 }
 
 // describe names the store for people.
@@ -131,8 +156,8 @@ func (s *storeURL) describe() string {
 	name := printable(s.file)
 	if s.redis != nil {
 		name = s.redis.describe()
-		if s.redis.db != 0 {
-			name += fmt.Sprintf(", database %d", s.redis.db)
+		if s.redis.DB != 0 {
+			name += fmt.Sprintf(", database %d", s.redis.DB)
 		}
 	}
 	if s.stock {
