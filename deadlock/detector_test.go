@@ -179,3 +179,16 @@ func TestRenderedNamesStayOneLabel(t *testing.T) {
   o1 -.->|"#60;z#62;#124;"| o0
 `, cycle.Mermaid())
 }
+
+func TestReorderOfACycleThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	g := pairGraph()
+	cycle := g.Cycles()[0]
+	require.Nil(t, deadlock.NewGraph().Reorder(cycle))
+	require.Nil(t, g.Reorder(nil))
+	later := deadlock.NewGraph()
+	later.Hold("a", "x")
+	later.Hold("b", "y")
+	later.Wait(cycle[0].Waiter)
+	require.Nil(t, later.Reorder(cycle))
+}
