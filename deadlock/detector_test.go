@@ -49,16 +49,16 @@ func TestDetectorLooksAfterEachInterval(t *testing.T) {
 			close(ended)
 		}()
 
-		time.Sleep(time.Minute - 1)
+		<-time.After(time.Minute - 1)
 		synctest.Wait()
 		require.Zero(t, looks.Load())
-		time.Sleep(1)
+		<-time.After(1)
 		synctest.Wait()
 		require.EqualValues(t, 1, looks.Load())
 		require.Empty(t, victims)
 
 		graph.Store(pairGraph())
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		synctest.Wait()
 		require.EqualValues(t, 3, looks.Load())
 		require.Equal(t, "b", <-victims)
@@ -66,7 +66,7 @@ func TestDetectorLooksAfterEachInterval(t *testing.T) {
 
 		cancel()
 		<-ended
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		require.EqualValues(t, 3, looks.Load())
 	})
 }
