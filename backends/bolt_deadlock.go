@@ -212,7 +212,7 @@ func (s *repositoryStep) logDeadlock(found *deadlockFinding) error {
 
 // movesOf returns the moves that dissolve the cycle of a walk, nil for none.
 func movesOf(walked *deadlock.Walked) []deadlock.Waiter {
-	if !walked.Complete {
+	if walked.Cycle == nil || !walked.Complete {
 		return nil
 	}
 	moves := walked.Graph.Reorder(walked.Cycle)

@@ -3,6 +3,7 @@ package deadlock_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,17 +25,19 @@ func pairGraph() *deadlock.Graph {
 func TestDetectorLooksAfterEachInterval(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		graph, looks := deadlock.NewGraph(), 0
-		var victims []string
+		var graph atomic.Pointer[deadlock.Graph]
+		graph.Store(deadlock.NewGraph())
+		var looks atomic.Int32
+		victims := make(chan string, 10)
 		detector, err := deadlock.NewDetector(deadlock.Options{
 			Interval: time.Minute,
 			Snapshot: func(context.Context) (*deadlock.Graph, error) {
-				looks++
-				return graph, nil
+				looks.Add(1)
+				return graph.Load(), nil
 			},
 			Act: func(_ context.Context, one deadlock.Deadlock) error {
-				victims = append(victims, one.Victim.Owner)
-				graph = deadlock.NewGraph()
+				victims <- one.Victim.Owner
+				graph.Store(deadlock.NewGraph())
 				return nil
 			},
 		})
@@ -46,24 +49,25 @@ func TestDetectorLooksAfterEachInterval(t *testing.T) {
 			close(ended)
 		}()
 
-		time.Sleep(time.Minute - 1)
+		<-time.After(time.Minute - 1)
 		synctest.Wait()
-		require.Zero(t, looks)
-		time.Sleep(1)
+		require.Zero(t, looks.Load())
+		<-time.After(1)
 		synctest.Wait()
-		require.Equal(t, 1, looks)
+		require.EqualValues(t, 1, looks.Load())
 		require.Empty(t, victims)
 
-		graph = pairGraph()
-		time.Sleep(2 * time.Minute)
+		graph.Store(pairGraph())
+		<-time.After(2 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, 3, looks)
-		require.Equal(t, []string{"b"}, victims)
+		require.EqualValues(t, 3, looks.Load())
+		require.Equal(t, "b", <-victims)
+		require.Empty(t, victims)
 
 		cancel()
 		<-ended
-		time.Sleep(time.Hour)
-		require.Equal(t, 3, looks)
+		<-time.After(time.Hour)
+		require.EqualValues(t, 3, looks.Load())
 	})
 }
 
@@ -178,4 +182,17 @@ func TestRenderedNamesStayOneLabel(t *testing.T) {
   o0 -->|"x#10;y"| o1
   o1 -.->|"#60;z#62;#124;"| o0
 `, cycle.Mermaid())
+}
+
+func TestReorderOfACycleThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	g := pairGraph()
+	cycle := g.Cycles()[0]
+	require.Nil(t, deadlock.NewGraph().Reorder(cycle))
+	require.Nil(t, g.Reorder(nil))
+	later := deadlock.NewGraph()
+	later.Hold("a", "x")
+	later.Hold("b", "y")
+	later.Wait(cycle[0].Waiter)
+	require.Nil(t, later.Reorder(cycle))
 }

@@ -24,7 +24,7 @@ func newModel() *model {
 
 func (m *model) graph() *deadlock.Graph {
 	g := deadlock.NewGraph()
-	for _, resource := range resourceNames {
+	for _, resource := range resourceNames() {
 		if holder, held := m.holders[resource]; held {
 			g.Hold(holder, resource)
 		}
@@ -127,7 +127,7 @@ func (m *model) dissolves(owners []string, moves []deadlock.Waiter) bool {
 // none dissolves the cycle.
 func (m *model) fewestMoves(owners []string) int {
 	var all []deadlock.Waiter
-	for _, resource := range resourceNames {
+	for _, resource := range resourceNames() {
 		all = append(all, m.queues[resource]...)
 	}
 	for size := 1; size <= len(all); size++ {
@@ -154,23 +154,22 @@ func (m *model) someMoves(owners []string, all, moves []deadlock.Waiter, size in
 	return false
 }
 
-var (
-	ownerNames    = []string{"a", "b", "c", "d", "e"}
-	resourceNames = []string{"w", "x", "y", "z"}
-)
+func ownerNames() []string { return []string{"a", "b", "c", "d", "e"} }
+
+func resourceNames() []string { return []string{"w", "x", "y", "z"} }
 
 // drawModel draws a model with up to limit waiters.
 func drawModel(t *rapid.T, limit int) *model {
 	m := newModel()
-	for _, resource := range resourceNames {
-		if holder := rapid.SampledFrom(append([]string{""}, ownerNames...)).Draw(t, "holder"); holder != "" {
+	for _, resource := range resourceNames() {
+		if holder := rapid.SampledFrom(append([]string{""}, ownerNames()...)).Draw(t, "holder"); holder != "" {
 			m.holders[resource] = holder
 		}
 	}
 	for i := range rapid.IntRange(0, limit).Draw(t, "waiters") {
 		w := deadlock.Waiter{
-			Owner:    rapid.SampledFrom(ownerNames).Draw(t, "owner"),
-			Resource: rapid.SampledFrom(resourceNames).Draw(t, "resource"),
+			Owner:    rapid.SampledFrom(ownerNames()).Draw(t, "owner"),
+			Resource: rapid.SampledFrom(resourceNames()).Draw(t, "resource"),
 			Request:  fmt.Sprint(i),
 			Priority: rapid.IntRange(0, 3).Draw(t, "priority"),
 			Since:    time.Unix(int64(i), 0),
@@ -189,7 +188,7 @@ func TestCyclesAreShortest(t *testing.T) {
 		for _, cycle := range g.Cycles() {
 			requireCycle(t, edges, cycle)
 			require.True(t, deadlock.Confirm(g, cycle), "%v", cycle)
-			for _, owner := range ownerNames {
+			for _, owner := range ownerNames() {
 				if reaches(edges, owner, cycle[0].Owner) && reaches(edges, cycle[0].Owner, owner) {
 					require.Zero(t, reported[owner], "%s is in two components", owner)
 					reported[owner] = len(cycle)
@@ -203,7 +202,7 @@ func TestCyclesAreShortest(t *testing.T) {
 			}
 			require.Equal(t, shortest, len(cycle), "%v", cycle)
 		}
-		for _, owner := range ownerNames {
+		for _, owner := range ownerNames() {
 			require.Equal(t, reaches(edges, owner, owner), reported[owner] != 0, "%s", owner)
 		}
 	})
@@ -226,8 +225,8 @@ func TestWalkFindsWhatTheRequestCloses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := drawModel(t, 12)
 		request := deadlock.Waiter{
-			Owner:    rapid.SampledFrom(ownerNames).Draw(t, "who"),
-			Resource: rapid.SampledFrom(resourceNames).Draw(t, "what"),
+			Owner:    rapid.SampledFrom(ownerNames()).Draw(t, "who"),
+			Resource: rapid.SampledFrom(resourceNames()).Draw(t, "what"),
 			Request:  "new",
 		}
 		queue := m.queues[request.Resource]
@@ -251,7 +250,7 @@ func TestWalkFindsWhatTheRequestCloses(t *testing.T) {
 			require.Nil(t, walked.Cycle)
 		}
 		if walked.Complete {
-			for _, resource := range resourceNames {
+			for _, resource := range resourceNames() {
 				seen := walked.Graph.Queue(resource)
 				require.True(t, slices.Equal(m.queues[resource][:len(seen)], seen), "the first part of a queue")
 			}

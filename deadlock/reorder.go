@@ -14,8 +14,8 @@ const reorderBudget = 256
 // to the front of their queues, and close no other one by that. They are in the
 // order in which each is to be put before all others of its queue, so of one
 // queue the last one is the first to be served. It returns nil where no order of
-// the queues helps: all edges of some cycle are hard. So it does where that is
-// not found within 256 tries.
+// the queues helps: all edges of some cycle are hard. So it does where the cycle is
+// not in the graph, and where no order was found within 256 tries.
 //
 // A cycle stays for as long as none of its soft edges is turned, and moving
 // somebody to the front turns an edge only where that is its waiter. So each try
@@ -83,9 +83,9 @@ func (l *layout) inOrder(parts components, moves []spot) []Waiter {
 	slices.SortFunc(moves, func(x, y spot) int {
 		return cmp.Or(cmp.Compare(x.line, y.line), cmp.Compare(component(y), component(x)))
 	})
-	waiters := make([]Waiter, len(moves))
-	for i, m := range moves {
-		waiters[i] = l.graph.lines[m.line].waiters[m.at].Waiter
+	var waiters []Waiter
+	for _, m := range moves {
+		waiters = append(waiters, l.graph.lines[m.line].waiters[m.at].Waiter)
 	}
 	return waiters
 }
