@@ -245,6 +245,32 @@ func testSetsWait(t *testing.T, newBackend NewBackend) {
 		requireCount(t, b, 2)
 	})
 
+	t.Run("an owner that also has a place for one of them", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		lock, other := acquire(t, b, userRequest("holder", "a")), acquire(t, b, userRequest("holder", "b"))
+		place := pullRequest(5, "a")
+		place.Detached = true
+		_, acquired, err := b.TryAcquireLock(t.Context(), place)
+		require.NoError(t, err)
+		require.False(t, acquired)
+		if queueLength(t, b) == 0 {
+			return // the backend has no such places
+		}
+		w := enqueueSet(t, b, setOf(ofPull(5), "a", "b"))
+		release(t, b, lock)
+		_, err = w.result(t)
+		require.ErrorIs(t, err, enhanced.ErrLockExists, "its place was the first")
+		requireHeldBy(t, b, resource("b"), other.Owner)
+		requireCount(t, b, 2)
+		requireVerified(t, b)
+		release(t, b, other)
+		locks, err := sets(b).AcquireAll(t.Context(), setOf(ofPull(5), "a", "b"), true)
+		require.NoError(t, err, "what waits to be claimed is taken with a set")
+		require.Len(t, locks, 2)
+		requireCount(t, b, 2)
+		requireVerified(t, b)
+	})
+
 	t.Run("a full queue", func(t *testing.T) {
 		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = 1 }))
 		acquire(t, b, userRequest("holder", "a"))
@@ -405,11 +431,20 @@ func testSetsReserve(t *testing.T, newBackend NewBackend) {
 			t.Run(name, func(t *testing.T) {
 				b := newBackend(t, reserving())
 				acquire(t, b, userRequest("holder", "a"))
-				w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c"))
+				w := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c", "e"))
 				behind, set := enqueue(t, b, userRequest("behind", "b")), enqueueSet(t, b, setOf(ofPull(6), "c", "d"))
+				place, before := pullRequest(7, "e"), queueLength(t, b)
+				place.Detached = true
+				_, acquired, err := b.TryAcquireLock(t.Context(), place)
+				require.NoError(t, err)
+				require.False(t, acquired)
+				hasPlace := queueLength(t, b) > before
 				leave(b, w)
-				_, err := w.result(t)
+				_, err = w.result(t)
 				require.Error(t, err)
+				if hasPlace && name == "closed" { // no call looks after it
+					requireHeldBy(t, b, resource("e"), place.Owner().String())
+				}
 				behind.requireGranted(t)
 				set.requireGranted(t)
 				requireVerified(t, b)
