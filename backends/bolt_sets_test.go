@@ -3,10 +3,12 @@ package backends_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
@@ -55,4 +57,39 @@ func TestBoltSetsWithTheSameKey(t *testing.T) {
 	_, err := b.AcquireAll(t.Context(), []*enhanced.EnhancedLockRequest{request(one), request(same)}, false)
 	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
 	require.ErrorContains(t, err, "one lock in Atlantis' own form")
+}
+
+// A backend that is closed ends the calls that wait for a set, and what they have
+// left is in nobody's way when the file is opened again.
+func TestBoltSetsClose(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "atlantis.db")
+	config := enhanced.DefaultConfig()
+	config.EnablePriorityQueue, config.SetReserveAfter = true, time.Nanosecond
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	b, err := backends.NewBoltBackend(db, config, nil)
+	require.NoError(t, err)
+	_, err = b.AcquireLock(t.Context(), by("org/app", "b", "ann"))
+	require.NoError(t, err)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := b.AcquireAll(t.Context(), requestsOf("a", "b"), true)
+		answer <- err
+	}()
+	backendtest.Eventually(t, "the set waits", func() bool {
+		status, err := b.GetQueueStatus(t.Context())
+		return err == nil && status.Size == 2
+	})
+	require.NoError(t, b.Close())
+	require.ErrorIs(t, <-answer, enhanced.ErrClosed)
+	require.NoError(t, db.Close())
+
+	again := openBolt(t, path, config)
+	lock, err := again.AcquireLock(t.Context(), by("org/app", "a", "bob"))
+	require.NoError(t, err, "nothing is kept for a set whose call has gone")
+	require.Equal(t, "user:bob", lock.Owner)
+	violations, err := again.Verify(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, violations)
 }
