@@ -50,7 +50,7 @@ func (s *repositoryStep) standIn(w *waiter) *waiter {
 		return w
 	}
 	for _, own := range s.waitersOf(w.Owner, w.resource) {
-		if !own.Detached && s.backend.isAlive(s.name, own.waiterRecord, s.now) {
+		if !own.Detached && own.Set == nil && s.backend.isAlive(s.name, own.waiterRecord, s.now) {
 			return own
 		}
 	}

@@ -151,7 +151,8 @@ if S.waiters > 0 then
     local resource = resourceAt(i)
     if not headers[i] and call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
       handed = handed + 1
-      local status, r = vacate(resource, (stockKeys(i)))
+      local mirror = stockKeys(i)
+      local status, r = vacate(resource, mirror)
       if status == 'held' then block(i, false, r.header, r.details) end
       if handed == 50 then return finish('due') end
     end
@@ -201,7 +202,11 @@ for i = 1, count do
     states[n + 7], states[n + 8] = 'r' .. request, r.token
     entries[#entries + 1], entries[#entries + 2] = '0', ARGV[9] .. '\n' .. resource
     if r.expires ~= '0' then leases[#leases + 1], leases[#leases + 2] = r.expires, resource end
-    if r.flag == 'm' then mirrors[#mirrors + 1], mirrors[#mirrors + 2] = (stockKeys(i)), text end
+    if r.flag == 'm' then
+      local mirror = stockKeys(i)
+      mirrors[#mirrors + 1] = mirror
+      mirrors[#mirrors + 1] = text
+    end
     answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires }
   end
 end
