@@ -3,6 +3,7 @@ package backends_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -252,4 +253,45 @@ func TestRedisRunsFailAsAWhole(t *testing.T) {
 			require.GreaterOrEqual(t, failed, 3)
 		})
 	}
+}
+
+// A lock that another resource has under the old key of a reserved one does not
+// touch the reservation.
+func TestRedisReservationBesideAnOldKey(t *testing.T) {
+	t.Parallel()
+	p := newPlanner(openRedis(t, redistest.Start(t, redistest.Options{}).Client(), planConfig()))
+	p.plan(t)
+	other := by("org", "app", "ann")
+	other.Resource = enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeProject, Namespace: "org", Path: "app", Workspace: "kept", Name: "default"}
+	other.Project, other.Workspace, other.Timeout = other.Resource.Project(), "kept", enhanced.NoTimeout
+	_, acquired, err := p.b.TryAcquireLock(t.Context(), other)
+	require.NoError(t, err)
+	require.True(t, acquired)
+	_, err = p.b.LookupLock(t.Context(), by("org/app", "kept", "").Resource)
+	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+	p.requireSound(t)
+}
+
+// What a pull request reserves while it is closed does not stay reserved.
+func TestRedisReservedWhileClosing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	p := newPlanner(openRedis(t, server.Client(), planConfig()))
+	p.plan(t)
+	require.False(t, p.try(t, 6, "held"))
+	client := server.Client()
+	reserved := false
+	client.AddHook(hook(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+		if !reserved && slices.Contains(cmd.Args(), any("released")) { // the step that releases what was listed
+			reserved = true
+			p.giveBack(t, 5, "held")
+		}
+		return next(ctx, cmd)
+	}))
+	closing := openRedis(t, client, planConfig())
+	_, err := closing.ReleaseByPull(t.Context(), "org/app", 5, enhanced.SystemAtlantis)
+	require.NoError(t, err)
+	require.True(t, reserved)
+	require.Equal(t, ownerOf(6), p.holder(t, "held"))
+	p.requireSound(t)
 }

@@ -14,7 +14,9 @@ for i = 7, #ARGV do
   local status, value = settle(resource, parts[1], parts[2], mirror, old)
   -- A deadline that is not the lock's must not be due again and again.
   local deadline = call('ZSCORE', KEYS[2], resource)
-  if deadline and status ~= 'unreadable' and status ~= 'reserved' then
+  -- One that has not come may be a reservation's, whatever stock has there.
+  local kept = S.kept > 0 and deadline and deadline + 0 > S.now and call('HEXISTS', KEYS[1], 'k' .. resource) == 1
+  if deadline and status ~= 'unreadable' and not kept then
     local expires = status == 'held' and value.expires or '0'
     if deadline + 0 ~= expires + 0 then
       prepare(true, true, true)
