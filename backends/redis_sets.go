@@ -106,7 +106,11 @@ func resourcesOf(requests []*enhanced.EnhancedLockRequest) []enhanced.ResourceId
 // args are the script's own arguments, but for what is to be freed.
 func (s *redisSet) args() ([]any, error) {
 	args := make([]any, 0, 4+8*len(s.requests))
-	args = append(args, s.mode, s.owner.String(), indexPrefix(s.owner), len(s.requests))
+	head := ""
+	if len(s.requests) > 0 {
+		head = headCommit(s.requests[0])
+	}
+	args = append(args, s.mode, s.owner.String(), indexPrefix(s.owner), fmt.Sprintf("%d %s", len(s.requests), head))
 	preserves := s.config.Load().PreserveLegacyFormat
 	for _, r := range s.requests {
 		payload, err := encodeProjectLock(r.ProjectLock())
@@ -164,6 +168,8 @@ func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enh
 		return true, nil, reusedError(s.requests[n])
 	case "closing":
 		return true, nil, closingError(s.requests[0].Resource, s.owner.String())
+	case "closed":
+		return true, nil, closedError(s.requests[0].Resource, s.owner.String())
 	}
 	return true, nil, enhanced.NewBackendError(s.operation, fmt.Errorf("unexpected answer %q", a.status))
 }

@@ -59,8 +59,9 @@ func (c *caller) work(ctx context.Context, b *backends.RedisBackend) {
 		}
 		var lock *enhanced.EnhancedLock
 		var err error
-		if acquired := true; random.IntN(4) == 0 {
+		if random.IntN(4) == 0 {
 			r.Pull, r.Detached = &models.PullRequest{Num: 1 + random.IntN(3)}, true
+			var acquired bool
 			if lock, acquired, err = b.TryAcquireLock(ctx, r); !acquired {
 				lock = nil
 			}

@@ -51,7 +51,7 @@ func TestDeadlocks(t *testing.T) {
 	}()
 	defer func() {
 		cancel()
-		<-done
+		require.Error(t, <-done)
 	}()
 	backendtest.Eventually(t, "alice waits", func() bool {
 		queue, err := c.Queue(t.Context(), "")

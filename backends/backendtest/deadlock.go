@@ -237,7 +237,7 @@ func testDeadlockEdges(t *testing.T, newBackend NewBackend) {
 		acquire(t, b, userRequest("alice", "vpc"))
 		acquire(t, b, userRequest("bob", "db"))
 		gone := enqueue(t, b, userRequest("alice", "db"))
-		requireDeadlock(t, b, userRequest("bob", "vpc"))
+		require.Error(t, requireDeadlock(t, b, userRequest("bob", "vpc")))
 		gone.cancel()
 		_, err := gone.result(t)
 		require.ErrorIs(t, err, enhanced.ErrTimeout)
@@ -303,7 +303,7 @@ func testDeadlockDetached(t *testing.T, newBackend NewBackend) {
 		acquired, err := tryPull(t, b, 1, "db")
 		require.NoError(t, err)
 		require.False(t, acquired)
-		requireDeadlock(t, b, userRequest("alice", "vpc"))
+		require.Error(t, requireDeadlock(t, b, userRequest("alice", "vpc")))
 	})
 
 	t.Run("what is reserved counts as held", func(t *testing.T) {
@@ -316,7 +316,7 @@ func testDeadlockDetached(t *testing.T, newBackend NewBackend) {
 		acquired, err := tryPull(t, b, 1, "db")
 		require.NoError(t, err)
 		require.False(t, acquired)
-		requireDeadlock(t, b, userRequest("alice", "vpc"))
+		require.Error(t, requireDeadlock(t, b, userRequest("alice", "vpc")))
 	})
 }
 

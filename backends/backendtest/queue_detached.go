@@ -20,6 +20,7 @@ func RunQueueDetached(t *testing.T, newBackend NewBackend) {
 	testClaims(t, newBackend)
 	testReplan(t, newBackend)
 	testClose(t, newBackend)
+	testSetsOfRuns(t, newBackend)
 }
 
 // queueAdapter is an adapter with the queue on.

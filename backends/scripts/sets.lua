@@ -6,7 +6,7 @@
 -- KEYS  see the prelude, with the resource of each request and then of each lock
 --       that may be freed
 -- ARGV  7 "all" or "replace"  8 owner  9 its part of the owners' index  10 number
---       of requests  from 11 on eight for each request: resource, priority, lease
+--       of requests and, behind a space, its head commit  from 11 on eight for each request: resource, priority, lease
 --       in microseconds or 0, request, note, metadata, stock's form, and "m" to keep
 --       a copy under stock's key or "-"; then, to replace, the resources that the
 --       owner has entries for beside those
@@ -23,10 +23,14 @@
 --          ended N, reused N          the nth request, from 0, got a lock that has
 --                                     ended, or its ID was used for something else
 --          closing                    all locks of the owner are being released
-local mode, owner, count = ARGV[7], ARGV[8], tonumber(ARGV[10])
+--          closed                     the pull request has a tombstone
+local match = string.match
+local mode, owner = ARGV[7], ARGV[8]
+local count, head = match(ARGV[10], '^(%d+) (.*)$')
+count = count + 0
 load()
 if isClosing(owner) and count > 0 then return finish('closing') end
-local match = string.match
+if (S.kept > 0 or S.gone > 0) and count > 0 and S.runs().refuses(owner, head) then return finish('closed') end
 local first = 11 + 8 * count -- of those to be freed
 local total = count + #ARGV - first + 1
 
@@ -97,7 +101,7 @@ if #held > 0 then
   details, stock = call(unpack(parts)), call(unpack(copies))
 end
 
-local due, blocked, own, answers = {}, {}, {}, {}
+local due, blocked, own, answers, claims = {}, {}, {}, {}, {}
 local function block(i, isOwn, header, text)
   local at = isOwn and 1 or #blocked + 1
   table.insert(blocked, at, { resourceAt(i), header, text })
@@ -105,7 +109,7 @@ end
 for k, i in ipairs(held) do
   local header = headers[i]
   local token, acquired, expires, flag, priority, holder, request, note =
-    match(header, '^(%d+)\n(%d+)\n(%d+)\n([-mc])\n(%-?%d+)\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
+    match(header, '^(%d+)\n(%d+)\n(%d+)\n([-mcpMC])\n(%-?%d+)\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
   local text = details[k]
   if not token or not text or sub(text, 1, 1) ~= '{' then
     if i <= count then block(i, false, '', '') end
@@ -113,6 +117,8 @@ for k, i in ipairs(held) do
     local at = find(text, '\n', 1, true)
     local form = at and sub(text, 1, at - 1) or text
     local isMine = holder == owner or mode == 'replace' and isOwner(holder, owner)
+    local pending = find('pMC', flag, 1, true)
+    flag = ({ p = '-', M = 'm', C = 'c' })[flag] or flag
     if expires ~= '0' and expires + 0 <= S.now or
         stockKeys(i) and not (flag == '-' and not stock[k] or flag ~= '-' and stock[k] == form or flag == 'c' and stock[k]) then
       due[#due + 1] = resourceAt(i)
@@ -123,6 +129,8 @@ for k, i in ipairs(held) do
           note = note, header = header, details = text, mirror = flag == 'm' and stock[k] and stockKeys(i),
         }
       end
+    elseif pending and isMine then
+      claims[i] = parse(header, text)
     elseif got[i] and (got[i] ~= token or holder ~= owner) then
       return finish(holder == owner and 'ended' or 'reused', int(i - 1))
     elseif mode == 'replace' and isMine then
@@ -144,12 +152,24 @@ if #watched > 1 and call(unpack(watched)) > 0 then
   end
 end
 if #due > 0 then return finish('due', unpack(due)) end
+-- What somebody has reserved is his, and the owner takes back what he has.
+local reserved = {}
+if S.kept > 0 then
+  for i = 1, count do
+    local kept = not headers[i] and S.runs().reservation(resourceAt(i))
+    if kept and isOwner(kept.owner, owner) then
+      reserved[i] = true
+    elseif kept then
+      block(i, false, kept.header, kept.details)
+    end
+  end
+end
 -- What is free goes to who waits for it.
 if S.waiters > 0 then
   local handed = 0
   for i = 1, count do
     local resource = resourceAt(i)
-    if not headers[i] and call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
+    if not headers[i] and not reserved[i] and call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
       handed = handed + 1
       local mirror = stockKeys(i)
       local status, r = vacate(resource, mirror)
@@ -177,6 +197,14 @@ if #blocked > 0 then
 end
 
 -- From here on it is written.
+for i, r in pairs(claims) do
+  local at = 2 + 8 * i
+  local l = S.queue().claim(resourceAt(i), r, {
+    expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', owner = owner, request = ARGV[at + 4], note = ARGV[at + 5],
+    details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
+  }, (stockKeys(i)))
+  answers[i] = mode == 'all' and { l.token, l.expires } or { 'kept', l.header, l.details }
+end
 local leases, states, entries, mirrors = { 'ZADD', KEYS[2] }, {}, { 'ZADD', KEYS[3] }, { 'MSET' }
 local lease = false
 for i = 1, count do lease = lease or not answers[i] and ARGV[5 + 8 * i] ~= '0' end
@@ -213,6 +241,7 @@ end
 if taken > 0 then
   S.locks = S.locks + taken
   store(unpack(states))
+  for i in pairs(reserved) do S.runs().drop(resourceAt(i)) end
   call(unpack(entries))
   if #leases > 2 then call(unpack(leases)) end
   if #mirrors > 1 then call(unpack(mirrors)) end

@@ -43,7 +43,8 @@ Exits with 7 if a check failed or was skipped.`,
 	output := addOutputFlag(cmd)
 	text := cmd.Flags().String("store", "", "test this store, instead of the server's")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		report, name := api.CompatibilityReport{}, ""
+		var report api.CompatibilityReport
+		name := ""
 		switch given := cmd.Flags().Changed; {
 		case given("store") && given("server"):
 			return usagef(cmd, "--store and --server exclude each other")
