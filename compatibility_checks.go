@@ -104,10 +104,13 @@ func (r *compatibilityRun) concurrency() error {
 			return skipped("%v", err)
 		}
 		answers := make([]answer, raceCallers)
+		// Nobody is in two rounds: who holds one lock and waits for another can be in
+		// a deadlock.
+		first := 100 + round*raceCallers
 		start := make(chan struct{})
 		var callers sync.WaitGroup
 		for i := range answers {
-			lock := r.lock(scratchPull{r.repository, 10 + i}, fmt.Sprintf("race/%d", round), "", "default")
+			lock := r.lock(scratchPull{r.repository, first + i}, fmt.Sprintf("race/%d", round), "", "default")
 			callers.Go(func() {
 				<-start
 				acquired, current, err := r.database.TryLock(lock)
@@ -122,9 +125,9 @@ func (r *compatibilityRun) concurrency() error {
 			case a.err != nil:
 				return fmt.Errorf("TryLock: %w", a.err)
 			case a.acquired && winner != 0:
-				return found("pull requests %d and %d got one lock, in round %d of %d", winner, 10+i, round+1, raceRounds)
+				return found("pull requests %d and %d got one lock, in round %d of %d", winner, first+i, round+1, raceRounds)
 			case a.acquired:
-				winner = 10 + i
+				winner = first + i
 			}
 		}
 		if winner == 0 {
@@ -132,7 +135,7 @@ func (r *compatibilityRun) concurrency() error {
 		}
 		for i, a := range answers {
 			if a.holder != winner {
-				return found("pull request %d has the lock, and %d is told that %d has it", winner, 10+i, a.holder)
+				return found("pull request %d has the lock, and %d is told that %d has it", winner, first+i, a.holder)
 			}
 		}
 	}

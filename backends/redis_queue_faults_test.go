@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -195,7 +196,9 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 		return err == nil && now != first
 	})
 	cancel()
-	require.ErrorIs(t, <-before, context.Canceled)
+	// It may have seen by itself that the request waits elsewhere.
+	err = <-before
+	require.True(t, errors.Is(err, context.Canceled) || errors.Is(err, enhanced.ErrLockExpired), "%v", err)
 	require.Equal(t, 1, waiting(t, two))
 	require.NoError(t, two.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-after)

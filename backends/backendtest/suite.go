@@ -92,7 +92,7 @@ func Together(n int, run func(i int)) {
 
 // patience is how long Eventually waits: longer than a machine that is busy
 // with other tests needs for anything.
-const patience = 10 * time.Second
+const patience = 40 * time.Second
 
 // Eventually polls until condition holds, for at most 40 seconds.
 func Eventually(t *testing.T, what string, condition func() bool) {

@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		// A server that should have refused to start is not waited for.
-		Deadline: time.Now().Add(5 * time.Minute),
+		Deadline: time.Now().Add(9 * time.Minute),
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LOGIN", login.Username)
 			env.Setenv("ESCAPE", "\x1b[2J")
