@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/spf13/cobra"
@@ -70,12 +69,9 @@ which is logged with your name.`,
 		if err != nil {
 			return err
 		}
-		if strings.TrimSpace(*reason) == "" {
-			return usagef(cmd, "queue move needs --reason: why others are to wait longer")
-		}
-		actor, err := env.username()
+		actor, err := actorWithReason(cmd, env, *reason, "why others are to wait longer")
 		if err != nil {
-			return usagef(cmd, "the name of your login is unknown")
+			return err
 		}
 		resource := project.resource(args)
 		answer, err := server.Move(cmd.Context(), api.MoveRequest{
