@@ -29,10 +29,10 @@ type redisSnapshot struct {
 	queue     map[string]bool
 	// reservations are those by the keys of their resources.
 	reservations map[string]string
-	// still is set when nothing has changed while it was read, sequence is the
-	// log's at the last piece.
+	// still is set when nothing has changed while it was read, counters are those
+	// at the last piece.
 	still    bool
-	sequence string
+	counters string
 	// mistyped are the keys, by their last part, that have another type.
 	mistyped []string
 
@@ -234,8 +234,8 @@ func (b *RedisBackend) scanKey(ctx context.Context, operation string, s *redisSn
 		if s.now, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
 			return nil, enhanced.NewBackendError(operation, err)
 		}
-		s.still = s.still && (s.sequence == reply[1] || s.sequence == "" && first && number == snapshotState)
-		s.sequence = reply[1]
+		s.still = s.still && (s.counters == reply[1] || s.counters == "" && first && number == snapshotState)
+		s.counters = reply[1]
 		if cursor = reply[2]; cursor == "?" {
 			s.mistyped = append(s.mistyped, redisSuffixes()[number-1])
 			return nil, nil

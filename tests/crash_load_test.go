@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -39,9 +41,21 @@ const (
 	loadExtension = 2 * time.Hour
 )
 
-// runLoad is a process that works on a store until it is killed.
-func runLoad(path string) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
+// onRedis begins the name of a store that is a Redis server's address, loadName
+// is how the process calls itself there.
+const (
+	onRedis  = "redis:"
+	loadName = "load"
+)
+
+// runLoad is a process that works on a store until it is killed: on a file, or on
+// a Redis server.
+func runLoad(store string) {
+	if addr, ok := strings.CutPrefix(store, onRedis); ok {
+		work(backends.NewRedisBackend(redis.NewClient(&redis.Options{Addr: addr, ClientName: loadName, DisableIdentity: true}), nil, nil))
+		return
+	}
+	db, err := bbolt.Open(store, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
 	if err != nil {
 		panic(err)
 	}
@@ -49,6 +63,10 @@ func runLoad(path string) {
 	if err != nil {
 		panic(err)
 	}
+	work(b)
+}
+
+func work(b enhanced.Backend) {
 	reporter := &reporter{out: json.NewEncoder(os.Stdout)}
 	const workers = 12
 	var done sync.WaitGroup

@@ -3,13 +3,14 @@
 -- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue
 -- ARGV  1 number of the key to read  2 cursor, "0" at first  3 how many
 --
--- Answers  {microseconds, last sequence, next cursor or "0" at the end, fields
---          and values, members and scores, or values ...}; the cursor is "?"
---          when the key has another type
+-- Answers  {microseconds, last sequence and token, next cursor or "0" at the end,
+--          fields and values, members and scores, or values ...}; the cursor is
+--          "?" when the key has another type. A request that was cancelled on its
+--          way takes a token and is not logged.
 local clock = redis.call('TIME')
 local answer = { string.format('%s%06d', clock[1], clock[2]), '', '0' }
-local sequence = redis.pcall('HGET', KEYS[1], 'sequence')
-if type(sequence) == 'string' then answer[2] = sequence end
+local counters = redis.pcall('HMGET', KEYS[1], 'sequence', 'token')
+if not counters.err then answer[2] = (counters[1] or '') .. ' ' .. (counters[2] or '') end
 local which, page = tonumber(ARGV[1]), nil
 local key = KEYS[which]
 if which == 4 then

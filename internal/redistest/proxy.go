@@ -10,17 +10,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Proxy passes connections on to a server, until it is cut: from then on
-// nothing passes, and nobody is told, as in a partition of the network. Or until
-// it is broken: then everybody is told.
+// Proxy passes connections on to a server, as well as its [Network] does. When it
+// is cut nothing passes any more, and nobody is told, as in a partition of the
+// network. When it is broken everybody is told.
 type Proxy struct {
 	// Addr is where it listens, host:port.
 	Addr string
-	// Dropped counts the bytes that a cut has kept from passing.
+	// Dropped counts the bytes that have not passed.
 	Dropped atomic.Int64
+	// Late counts the pieces of requests that were delivered when their client had
+	// hung up.
+	Late atomic.Int64
 
 	cut      atomic.Bool
 	broken   atomic.Bool
+	network  atomic.Pointer[Network]
 	listener net.Listener
 	ctx      context.Context
 
@@ -38,6 +42,7 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
 	p := &Proxy{Addr: listener.Addr().String(), listener: listener, ctx: ctx, open: make(map[net.Conn]struct{})}
+	p.Be(Network{})
 	p.copies.Go(func() { p.accept(target) })
 	tb.Cleanup(func() {
 		cancel()
@@ -104,28 +109,9 @@ func (p *Proxy) pass(client net.Conn, target string) {
 	}
 	defer p.forget(server)
 	var back sync.WaitGroup
-	back.Go(func() { p.forward(client, server) })
-	p.forward(server, client)
+	back.Go(func() { p.forward(client, server, toClient) })
+	p.forward(server, client, toServer)
 	back.Wait()
-}
-
-// forward copies until one side ends, and then ends the other.
-func (p *Proxy) forward(to, from net.Conn) {
-	defer to.Close() //nolint:errcheck // the other direction ends with it
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buffer)
-		switch {
-		case err != nil:
-			return
-		case p.cut.Load():
-			p.Dropped.Add(int64(n))
-		default:
-			if _, err := to.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
-	}
 }
 
 func (p *Proxy) track(connection net.Conn) bool {

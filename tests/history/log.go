@@ -169,11 +169,40 @@ type asked struct {
 	unknown int
 }
 
+// wishesOf returns what operations may have changed. Owners are by token, and
+// tokens that were granted by request.
+func wishesOf(operations []Operation, owners map[int64]string, granted map[string]int64) map[change]*asked {
+	wishes := make(map[change]*asked)
+	of := func(c change) *asked {
+		if wishes[c] == nil {
+			wishes[c] = new(asked)
+		}
+		return wishes[c]
+	}
+	for _, op := range operations {
+		if op.Answer != Done && op.Answer != Unknown || op.Kind == Lookup ||
+			op.Kind == Transfer && owners[op.Token] == op.Owner { // it has it, nothing changes
+			continue
+		}
+		c := changeBy(op)
+		if op.Answer == Done {
+			of(c).done = append(of(c).done, op)
+			continue
+		}
+		of(c).unknown++
+		if token := granted[op.Request]; op.InTurn && token != 0 {
+			of(change{event: enhanced.EventReleased, resource: op.Resource, token: token}).unknown++
+		}
+	}
+	return wishes
+}
+
 // matchLog compares what was asked and answered with what is recorded.
 func matchLog(records []*enhanced.LogRecord, operations []Operation) (problems []string) {
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	recorded := make(map[change][]*enhanced.LogRecord)
 	owners := make(map[int64]string)
+	granted := make(map[string]int64) // tokens by request
 	for _, r := range records {
 		if enhanced.IsQueueEvent(r.Type) {
 			continue // about no lock
@@ -182,23 +211,11 @@ func matchLog(records []*enhanced.LogRecord, operations []Operation) (problems [
 		if r.After != nil {
 			owners[r.After.Token] = r.After.Owner
 		}
-	}
-	wishes := make(map[change]*asked)
-	for _, op := range operations {
-		if op.Answer != Done && op.Answer != Unknown || op.Kind == Lookup ||
-			op.Kind == Transfer && owners[op.Token] == op.Owner { // it has it, nothing changes
-			continue
-		}
-		c := changeBy(op)
-		if wishes[c] == nil {
-			wishes[c] = new(asked)
-		}
-		if op.Answer == Done {
-			wishes[c].done = append(wishes[c].done, op)
-		} else {
-			wishes[c].unknown++
+		if changeOf(r).request != "" {
+			granted[r.RequestID] = r.Token
 		}
 	}
+	wishes := wishesOf(operations, owners, granted)
 	for c, wish := range wishes {
 		least := min(len(wish.done), 1) // a repeated acquire or release is one change
 		if c.event == enhanced.EventRefreshed || c.event == enhanced.EventTransferred {

@@ -108,3 +108,18 @@ func TestLogThatDoesNot(t *testing.T) {
 		})
 	}
 }
+
+// A call that waits gives back what it was given when nobody hears of it any more.
+func TestLogOfAnAcquireThatGivesBack(t *testing.T) {
+	lock := &enhanced.LockSummary{Owner: alice, Token: 7}
+	resource := enhanced.ResourceIdentifier{Namespace: "org/app"}
+	logs := map[string][]*enhanced.LogRecord{"org/app": {
+		{Sequence: 1, Type: enhanced.EventGranted, Resource: resource, Token: 7, RequestID: "late", After: lock},
+		{Sequence: 2, Type: enhanced.EventReleased, Resource: resource, Token: 7, Before: lock},
+	}}
+	unheard := acquire(alice, "late").sent(1)
+	unheard.Repository, unheard.Resource = "org/app", resource.Key()
+	require.NotEmpty(t, sequence(unheard).JudgeLog(logs), "one that does not wait gives nothing back")
+	unheard.InTurn = true
+	require.Empty(t, sequence(unheard).JudgeLog(logs))
+}

@@ -87,6 +87,9 @@ type Operation struct {
 	Owner string `json:"owner,omitempty"`
 	// Request is the ID of an acquire.
 	Request string `json:"request,omitempty"`
+	// InTurn is set for an acquire that waits: when its time is over, the store may
+	// give back what it got by then.
+	InTurn bool `json:"in_turn,omitempty"`
 	// Lease is asked for by an acquire, 0 for none, and by a refresh.
 	Lease time.Duration `json:"lease,omitempty"`
 	// Token names the grant that a release, refresh or transfer is for.

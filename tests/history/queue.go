@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -14,7 +15,7 @@ func (c *Client) AcquireInTurn(ctx context.Context, request *enhanced.EnhancedLo
 	if request.Timeout == 0 || request.ID == "" {
 		return nil, errNoLease
 	}
-	op := Operation{Kind: Acquire, Owner: request.Owner().String(), Request: request.ID}
+	op := Operation{Kind: Acquire, Owner: request.Owner().String(), Request: request.ID, InTurn: true}
 	if request.Timeout != enhanced.NoTimeout {
 		op.Lease = request.Timeout
 	}
@@ -24,8 +25,9 @@ func (c *Client) AcquireInTurn(ctx context.Context, request *enhanced.EnhancedLo
 		lock, err = c.backend.AcquireLock(ctx, request)
 		return err
 	})
-	if op.Answer == Expired {
-		// It may have had the lock before it heard of that.
+	if op.Answer == Expired || op.Answer == Nothing && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		// It may have had the lock before it heard of that, or before it was given
+		// back for it.
 		op.Answer = Unknown
 	}
 	shown := lock
