@@ -19,11 +19,6 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// kept is a legacy database that outlives the adapters on it.
-type kept struct{ db.Database }
-
-func (kept) Close() error { return nil }
-
 // legacyFile opens stock's database on a file of its own.
 func legacyFile(t *testing.T) kept {
 	t.Helper()
@@ -40,7 +35,7 @@ func legacyFile(t *testing.T) kept {
 	}))
 	stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 	require.NoError(t, err)
-	return kept{stock}
+	return newKept(stock)
 }
 
 // site is where an adapter with a fallback lives: a server that it reaches through

@@ -93,7 +93,7 @@ func (f *modes) config(name string) *enhanced.EnhancedConfig {
 // start makes the adapters.
 func (f *modes) start(t *testing.T, adapters int) *modes {
 	t.Helper()
-	f.legacy = keptOpen{f.legacy, new(sync.RWMutex)}
+	f.legacy = newKept(f.legacy)
 	f.backend = f.newBackend(f.config(""))
 	t.Cleanup(func() { require.NoError(t, f.backend.(interface{ Close() error }).Close()) })
 	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
@@ -117,40 +117,6 @@ func (f *modes) newAdapter(t *testing.T, name string) *enhanced.LockingAdapter {
 	_, err := adapter.Mode(t.Context())
 	require.NoError(t, err)
 	return adapter
-}
-
-// keptOpen is a database that several adapters share in one process. Stock's on
-// bbolt reads values after the transaction that they are of, so nobody may write
-// meanwhile; in Atlantis one adapter has the file.
-type keptOpen struct {
-	db.Database
-	reading *sync.RWMutex
-}
-
-func (keptOpen) Close() error { return nil }
-
-func (k keptOpen) List() ([]models.ProjectLock, error) {
-	k.reading.Lock()
-	defer k.reading.Unlock()
-	return k.Database.List()
-}
-
-func (k keptOpen) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	k.reading.Lock()
-	defer k.reading.Unlock()
-	return k.Database.GetLock(project, workspace)
-}
-
-func (k keptOpen) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
-	return k.Database.TryLock(lock)
-}
-
-func (k keptOpen) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
-	return k.Database.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
 // set switches the mode; it returns when all adapters have followed.

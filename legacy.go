@@ -1,0 +1,101 @@
+package enhanced
+
+import (
+	"sync"
+	"time"
+
+	"github.com/runatlantis/atlantis/server/core/boltdb"
+	"github.com/runatlantis/atlantis/server/core/db"
+	"github.com/runatlantis/atlantis/server/events/command"
+	"github.com/runatlantis/atlantis/server/events/models"
+)
+
+// steadyBolt is stock's boltdb, with nobody writing while locks are read. Stock
+// decodes what it has read after its transaction has ended, when a write may have
+// changed or unmapped that memory, which ends the process. Writers don't keep each
+// other out: bbolt does.
+type steadyBolt struct {
+	*boltdb.BoltDB
+	reading sync.RWMutex
+}
+
+// steady returns a legacy database that can be read while it is written.
+func steady(legacy db.Database) db.Database {
+	if stock, ok := legacy.(*boltdb.BoltDB); ok && stock != nil {
+		return &steadyBolt{BoltDB: stock}
+	}
+	return legacy
+}
+
+func (s *steadyBolt) List() ([]models.ProjectLock, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	return s.BoltDB.List()
+}
+
+func (s *steadyBolt) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	return s.BoltDB.GetLock(project, workspace)
+}
+
+func (s *steadyBolt) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.TryLock(lock)
+}
+
+func (s *steadyBolt) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.Unlock(project, workspace)
+}
+
+func (s *steadyBolt) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.UnlockIfOwnedByPull(project, workspace, pullNum)
+}
+
+func (s *steadyBolt) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.UnlockByPull(repoFullName, pullNum)
+}
+
+func (s *steadyBolt) UpdateProjectStatus(pull models.PullRequest, workspace, repoRelDir string, newStatus models.ProjectPlanStatus) error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.UpdateProjectStatus(pull, workspace, repoRelDir, newStatus)
+}
+
+func (s *steadyBolt) DeletePullStatus(pull models.PullRequest) error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.DeletePullStatus(pull)
+}
+
+func (s *steadyBolt) UpdatePullWithResults(pull models.PullRequest, newResults []command.ProjectResult) (models.PullStatus, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.UpdatePullWithResults(pull, newResults)
+}
+
+func (s *steadyBolt) LockCommand(name command.Name, lockTime time.Time) (*command.Lock, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.LockCommand(name, lockTime)
+}
+
+func (s *steadyBolt) UnlockCommand(name command.Name) error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.UnlockCommand(name)
+}
+
+// Close waits for those who read.
+func (s *steadyBolt) Close() error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	return s.BoltDB.Close()
+}
