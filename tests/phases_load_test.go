@@ -27,17 +27,17 @@ type pullLoad struct {
 }
 
 type pullCounts struct {
-	// double are grants of what another believed to hold, lost are locks that
-	// their holder did not have any more when it released them.
-	operations, grants, refusals, double, lost atomic.Int64
+	// twice are grants of what another one was granted too: it believed so then, or
+	// the lock was not its holder's any more when it released it.
+	operations, grants, refusals, twice atomic.Int64
 }
 
-func startPullLoad(t *testing.T, databases ...db.Database) *pullLoad {
+func startPullLoad(t *testing.T, workers int, databases ...db.Database) *pullLoad {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &pullLoad{cancel: cancel, holders: make([]atomic.Int64, 4)}
+	l := &pullLoad{cancel: cancel, holders: make([]atomic.Int64, 3)}
 	t.Cleanup(l.stop)
-	for worker := range 8 {
+	for worker := range workers {
 		l.workers.Go(func() {
 			for ctx.Err() == nil {
 				if err := l.once(databases[worker%len(databases)], worker+1); err != nil {
@@ -70,17 +70,15 @@ func (l *pullLoad) once(database db.Database, pull int) error {
 		return nil
 	}
 	l.counts.grants.Add(1)
-	if !l.holders[n].CompareAndSwap(0, int64(pull)) {
-		l.counts.double.Add(1)
-	}
+	twice := !l.holders[n].CompareAndSwap(0, int64(pull))
 	l.holders[n].CompareAndSwap(int64(pull), 0)
 	released, err := database.UnlockIfOwnedByPull(lock.Project, lock.Workspace, pull)
 	l.counts.operations.Add(1)
 	if err != nil {
 		return fmt.Errorf("unlock by %d: %w", pull, err)
 	}
-	if released == nil {
-		l.counts.lost.Add(1)
+	if twice || released == nil {
+		l.counts.twice.Add(1)
 	}
 	return nil
 }
@@ -97,4 +95,25 @@ func (l *pullLoad) err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.failed
+}
+
+// pullCounted are the counts of one moment, or those between two.
+type pullCounted struct{ operations, grants, refusals, twice int64 }
+
+func (l *pullLoad) counted() pullCounted {
+	c := &l.counts
+	return pullCounted{c.operations.Load(), c.grants.Load(), c.refusals.Load(), c.twice.Load()}
+}
+
+func (l *pullLoad) since(before pullCounted) pullCounted {
+	now := l.counted()
+	return pullCounted{
+		now.operations - before.operations, now.grants - before.grants, now.refusals - before.refusals,
+		now.twice - before.twice,
+	}
+}
+
+func (c pullCounted) String() string {
+	return fmt.Sprintf("%d operations, %d grants, %d of them twice (%.1f%%), %d refusals",
+		c.operations, c.grants, c.twice, 100*float64(c.twice)/float64(max(c.grants, 1)), c.refusals)
 }
