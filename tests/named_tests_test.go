@@ -24,7 +24,7 @@ func TestNamedTestsExist(t *testing.T) {
 		return err
 	}))
 	name := regexp.MustCompile("`(?:(Test\\w+)|(?:Adapter|TestExpectations/\\.\\.\\.)/([^`]+))`")
-	for _, page := range []string{"compatibility.md", "compatibility-expectations.md", "modes.md"} {
+	for _, page := range []string{"compatibility.md", "compatibility-expectations.md", "modes.md", "tuning.md"} {
 		text, err := fs.ReadFile(module, "docs/"+page)
 		require.NoError(t, err)
 		for line := range strings.Lines(string(text)) {
