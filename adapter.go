@@ -47,7 +47,7 @@ func NewLockingAdapter(manager LockManager, backend Backend, config *EnhancedCon
 	a := &LockingAdapter{
 		manager: manager,
 		backend: backend,
-		legacy:  steady(legacy),
+		legacy:  steady(legacy, backend),
 		logger:  LoggerOrNoop(logger),
 	}
 	a.store = &storeLocks{manager: manager, backend: backend, state: &a.state}

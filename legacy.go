@@ -17,26 +17,45 @@ import (
 type steadyBolt struct {
 	*boltdb.BoltDB
 	reading sync.RWMutex
+	store   stillStore // nil if it is no file
 }
 
-// steady returns a legacy database that can be read while it is written.
-func steady(legacy db.Database) db.Database {
-	if stock, ok := legacy.(*boltdb.BoltDB); ok && stock != nil {
-		return &steadyBolt{BoltDB: stock}
+// stillStore is a backend that may write to the file of the legacy database.
+type stillStore interface {
+	// HoldStill calls f while nobody writes to the file.
+	HoldStill(f func())
+}
+
+// steady returns a legacy database that can be read while it, or the backend, is
+// written.
+func steady(legacy db.Database, backend Backend) db.Database {
+	stock, ok := legacy.(*boltdb.BoltDB)
+	if !ok || stock == nil {
+		return legacy
 	}
-	return legacy
+	store, _ := backend.(stillStore)
+	return &steadyBolt{BoltDB: stock, store: store}
 }
 
-func (s *steadyBolt) List() ([]models.ProjectLock, error) {
+// read calls f, which only reads, while nobody writes.
+func (s *steadyBolt) read(f func()) {
 	s.reading.Lock()
 	defer s.reading.Unlock()
-	return s.BoltDB.List()
+	if s.store != nil {
+		s.store.HoldStill(f)
+	} else {
+		f()
+	}
 }
 
-func (s *steadyBolt) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	return s.BoltDB.GetLock(project, workspace)
+func (s *steadyBolt) List() (locks []models.ProjectLock, err error) {
+	s.read(func() { locks, err = s.BoltDB.List() })
+	return locks, err
+}
+
+func (s *steadyBolt) GetLock(project models.Project, workspace string) (lock *models.ProjectLock, err error) {
+	s.read(func() { lock, err = s.BoltDB.GetLock(project, workspace) })
+	return lock, err
 }
 
 func (s *steadyBolt) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {

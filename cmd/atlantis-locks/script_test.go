@@ -42,6 +42,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LOGIN", login.Username)
 			env.Setenv("ESCAPE", "\x1b[2J")
+			// The race detector lets each process sleep for a second at its end.
+			env.Setenv("GORACE", "atexit_sleep_ms=20")
 			example, err := os.ReadFile("testdata/specification.yaml")
 			if err != nil {
 				return err
