@@ -36,7 +36,7 @@ const (
 // sequence when it fails: -run TestDifferentialBolt -rapid.seed=N.
 func TestDifferentialBolt(t *testing.T) {
 	differentialRun{
-		seeds: differentialSeeds, sequences: sequencesPerSeed, least: leastCalls,
+		seeds: differentialSeeds, sequences: sequencesPerSeed, steps: callsPerSequence, least: leastCalls,
 		expected: append(listedDifferences(), listedLong), open: newDifferential,
 	}.run(t)
 }
@@ -45,6 +45,8 @@ func TestDifferentialBolt(t *testing.T) {
 type differentialRun struct {
 	// seeds are fixed, and each makes this many sequences; one more is random.
 	seeds, sequences int
+	// steps is how many calls a sequence has on the average.
+	steps int
 	// least is how many calls of the fixed seeds there must be.
 	least int
 	// expected are the listed differences of which each must be met, if any.
@@ -68,7 +70,7 @@ func (r differentialRun) run(t *testing.T) {
 		seeds = append(seeds, uint64(time.Now().UnixNano())) //nolint:gosec // any number will do
 	}
 	setRapid(t, "rapid.checks", strconv.Itoa(r.sequences))
-	setRapid(t, "rapid.steps", strconv.Itoa(callsPerSequence))
+	setRapid(t, "rapid.steps", strconv.Itoa(r.steps))
 	setRapid(t, "rapid.shrinktime", "5s")
 	calls := 0
 	listed := make(map[string]int)

@@ -19,7 +19,7 @@ func TestDifferentialRedis(t *testing.T) {
 	stockServer, ourServer := redistest.Start(t, redistest.Options{}), redistest.Start(t, redistest.Options{})
 	stockClient, ourClient := stockServer.Client(), ourServer.Client()
 	run := differentialRun{
-		seeds: backendtest.Rounds(differentialSeeds), sequences: backendtest.Rounds(sequencesPerSeed) + 1, least: 300,
+		seeds: backendtest.Rounds(differentialSeeds), sequences: backendtest.Rounds(sequencesPerSeed) + 1, steps: 100, least: 50,
 		open: func(t *rapid.T, _ string, listed map[string]int) *differential {
 			require.NoError(t, stockClient.FlushDB(t.Context()).Err())
 			require.NoError(t, ourClient.FlushDB(t.Context()).Err())
@@ -37,7 +37,7 @@ func TestDifferentialRedis(t *testing.T) {
 		},
 	}
 	if backendtest.Rounds(2) == 2 {
-		run.least, run.expected = leastCalls, append(listedDifferences(), listedLongRedis)
+		run.steps, run.least, run.expected = callsPerSequence, leastCalls, append(listedDifferences(), listedLongRedis)
 	}
 	run.run(t)
 }

@@ -53,16 +53,17 @@ func TestModesWithStocksRedis(t *testing.T) {
 		load.stop()
 		t.Log(load.since(pullCounted{}))
 	})
+	path := []enhanced.Mode{
+		enhanced.ModeFull, enhanced.ModeRead, enhanced.ModeShadow, enhanced.ModeOff,
+		enhanced.ModeShadow, enhanced.ModeRead, enhanced.ModeFull,
+	}
 	for _, oneServer := range []bool{false, true}[:backendtest.Rounds(2)] {
 		t.Run(fmt.Sprintf("one server %t", oneServer), func(t *testing.T) {
 			t.Parallel()
 			f := stockRedisModes(t, oneServer)
 			take(t, f.adapters[0], lockOf("org/held", 1, "."))
 			load := startPullLoad(t, workers, f.adapters[0], f.adapters[1])
-			for _, mode := range []enhanced.Mode{
-				enhanced.ModeFull, enhanced.ModeRead, enhanced.ModeShadow, enhanced.ModeOff,
-				enhanced.ModeShadow, enhanced.ModeRead, enhanced.ModeFull,
-			} {
+			for _, mode := range path {
 				before, start := load.counted(), time.Now()
 				f.set(t, mode)
 				load.requireFine(t, int64(4*workers)) // what began before has ended

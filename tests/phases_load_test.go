@@ -8,10 +8,21 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/runatlantis/atlantis/server/core/db"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/stretchr/testify/require"
 )
+
+// loadPause is the time between two tries of a pull request, next to none with the
+// full number of rounds. All try at the same moments, which stock's races need.
+func loadPause() time.Duration {
+	if backendtest.Rounds(2) == 2 {
+		return time.Microsecond
+	}
+	return 10 * time.Millisecond
+}
 
 // pullLoad is pull requests that take and release few locks all the time, as
 // Atlantis does: a lock that they are told to have is theirs, however they got it.
@@ -39,7 +50,10 @@ func startPullLoad(t *testing.T, workers int, databases ...db.Database) *pullLoa
 	t.Cleanup(l.stop)
 	for worker := range workers {
 		l.workers.Go(func() {
+			turn := time.NewTicker(loadPause())
+			defer turn.Stop()
 			for ctx.Err() == nil {
+				<-turn.C
 				if err := l.once(databases[worker%len(databases)], worker+1); err != nil {
 					l.mu.Lock()
 					l.failed = errors.Join(l.failed, err)

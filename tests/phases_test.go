@@ -23,7 +23,7 @@ const (
 	patience = 30 * time.Second
 	poll     = 20 * time.Millisecond
 	// loadPerPhase is how many calls each phase has to serve.
-	loadPerPhase = 100
+	loadPerPhase = 50
 )
 
 // migrating is an Atlantis that goes through the phases of the migration: pull
@@ -108,7 +108,7 @@ func newMigrating(t *testing.T, path string) *migrating {
 	require.NoError(t, m.manager.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, m.manager.Stop(context.Background())) })
 	m.adapter = enhanced.NewLockingAdapter(m.manager, backend, config, m.legacy, nil)
-	m.load = startPullLoad(t, 6, m.adapter)
+	m.load = startPullLoad(t, 3, m.adapter)
 	return m
 }
 
