@@ -13,6 +13,7 @@ COUNT     ?= 1
 FUZZTIME  ?= 10s
 RESTTIME  ?= 30x
 ARGS      ?=
+ATLANTIS  ?=
 
 # The race detector is the only user of cgo.
 RACE_TEST := CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) $(TESTFLAGS)
@@ -65,6 +66,12 @@ test-all: ## Run all tests with the full number of rounds, then all benchmarks
 generate: ## Write the parts of docs/ that are made from the code
 	scripts/setup go
 	ATLANTIS_LOCKS_TEST_UPDATE=1 go test -count=1 -run '^Test(Schema|Reference)$$' ./cmd/atlantis-locks
+
+.PHONY: embed
+embed: ## Put this module into the Atlantis source tree ATLANTIS=DIR, see docs/embedding.md
+	scripts/setup go
+	scripts/embed '$(ATLANTIS)'
+	cd '$(ATLANTIS)' && go mod tidy
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME

@@ -124,16 +124,18 @@ func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 		}
 	}
 	var problems []error
+	before := m.orphans
+	m.orphans = make(map[string]time.Time)
 	for _, lock := range locks {
 		resource := ProjectResource(lock.Project, lock.Workspace)
 		if holder := held[resource]; releases && holder == nil || releases && ownerOf(holder).Number != lock.Pull.Num {
-			problems = append(problems, m.releaseOrphan(resource, lock))
+			problems = append(problems, m.releaseOrphan(resource, lock, before))
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return err
 	}
-	clear(m.orphans)
+	m.orphans = nil
 	for _, lock := range held {
 		if err := m.copyToLegacy(lock); err != nil {
 			problems = append(problems, err)
@@ -144,17 +146,15 @@ func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 
 // releaseOrphan releases a lock of the legacy database that the store does not
 // hold. An operation that is under way elsewhere has such a lock for a moment: so it
-// must be seen for longer than an operation takes.
-func (m *member) releaseOrphan(resource ResourceIdentifier, lock models.ProjectLock) error {
-	key := keysOf([]models.ProjectLock{lock})[0]
-	if m.orphans == nil {
-		m.orphans = make(map[string]time.Time)
-	}
-	since, seen := m.orphans[key]
+// must be seen at each look for longer than an operation takes, and be the same: one
+// that was released and taken again has another time.
+func (m *member) releaseOrphan(resource ResourceIdentifier, lock models.ProjectLock, before map[string]time.Time) error {
+	key := keysOf([]models.ProjectLock{lock})[0] + lock.Time.UTC().Format(time.RFC3339Nano)
+	since, seen := before[key]
 	if !seen {
 		since = time.Now()
-		m.orphans[key] = since
 	}
+	m.orphans[key] = since
 	if time.Since(since) <= 2*m.adapter.state.Load().config.OperationTimeout {
 		return fmt.Errorf("%s: the legacy database says %s, the store %s; that may be a lock that is being taken, and is looked at again",
 			resource, heldBy(&lock), nobody)

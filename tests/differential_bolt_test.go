@@ -35,34 +35,56 @@ const (
 // that docs/compatibility.md lists. To run one seed only, with its shrunken
 // sequence when it fails: -run TestDifferentialBolt -rapid.seed=N.
 func TestDifferentialBolt(t *testing.T) {
+	differentialRun{
+		seeds: differentialSeeds, sequences: sequencesPerSeed, steps: callsPerSequence, least: leastCalls,
+		expected: append(listedDifferences(), listedLong), open: newDifferential,
+	}.run(t)
+}
+
+// differentialRun is random sequences of calls on stock and on ours.
+type differentialRun struct {
+	// seeds are fixed, and each makes this many sequences; one more is random.
+	seeds, sequences int
+	// steps is how many calls a sequence has on the average.
+	steps int
+	// least is how many calls of the fixed seeds there must be.
+	least int
+	// expected are the listed differences of which each must be met, if any.
+	expected []string
+	// open makes new stores for a sequence. It is given a folder for all of a seed.
+	open func(t *rapid.T, dir string, listed map[string]int) *differential
+}
+
+func (r differentialRun) run(t *testing.T) {
+	t.Helper()
 	seeds := []uint64{}
 	if given := flag.Lookup("rapid.seed").Value.String(); given != "0" {
 		seed, err := strconv.ParseUint(given, 10, 64)
 		require.NoError(t, err)
 		seeds = append(seeds, seed)
 	} else {
-		for seed := range uint64(differentialSeeds) {
+		for seed := range uint64(r.seeds) { //nolint:gosec // a count
 			// rapid takes the numbers above for the further sequences.
 			seeds = append(seeds, 1000*(seed+1))
 		}
 		seeds = append(seeds, uint64(time.Now().UnixNano())) //nolint:gosec // any number will do
 	}
-	setRapid(t, "rapid.checks", strconv.Itoa(sequencesPerSeed))
-	setRapid(t, "rapid.steps", strconv.Itoa(callsPerSequence))
+	setRapid(t, "rapid.checks", strconv.Itoa(r.sequences))
+	setRapid(t, "rapid.steps", strconv.Itoa(r.steps))
 	setRapid(t, "rapid.shrinktime", "5s")
 	calls := 0
 	listed := make(map[string]int)
 	for i, seed := range seeds {
 		setRapid(t, "rapid.seed", strconv.FormatUint(seed, 10))
-		if i == differentialSeeds {
+		if i == r.seeds {
 			t.Logf("%d calls of the fixed seeds", calls)
-			require.GreaterOrEqual(t, calls, leastCalls, "the run is void")
+			require.GreaterOrEqual(t, calls, r.least, "the run is void")
 			t.Logf("random seed %d", seed)
 		}
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			dir := t.TempDir()
 			rapid.Check(t, func(rt *rapid.T) {
-				d := newDifferential(rt, dir, listed)
+				d := r.open(rt, dir, listed)
 				defer d.close(rt)
 				rt.Repeat(map[string]func(*rapid.T){"call": func(rt *rapid.T) { d.call(rt); calls++ }})
 				d.compareAll(rt)
@@ -71,8 +93,8 @@ func TestDifferentialBolt(t *testing.T) {
 	}
 	t.Logf("%d calls, listed differences: %v", calls, listed)
 	if len(seeds) > 1 {
-		for _, difference := range listedDifferences() {
-			require.Positive(t, listed[difference], "never met, so the test does not see it")
+		for _, difference := range r.expected {
+			require.Positive(t, listed[difference], "never met, so the test does not see it: %s", difference)
 		}
 	}
 }
@@ -90,12 +112,17 @@ type differential struct {
 	stock, ours differentialSide
 	// listed counts the listed differences that were met, by their wording.
 	listed map[string]int
+	// long is how the list says that stock takes too long a name.
+	long string
+	// unordered says that stock's locks come in any order.
+	unordered bool
 }
 
 type differentialSide struct {
 	db.Database
 	client *locking.Client
-	file   *bbolt.DB
+	// closeStore closes what the database leaves open.
+	closeStore func() error
 }
 
 // openUnsynced opens a new file that is not synced to the disk. Syncing is the
@@ -128,16 +155,17 @@ func newDifferential(t *rapid.T, dir string, listed map[string]int) *differentia
 	manager := enhanced.NewEnhancedLockManager(backend, config, nil)
 	ours := enhanced.NewLockingAdapter(manager, backend, config, nil, nil)
 	return &differential{
-		stock:  differentialSide{stock, locking.NewClient(stock), stockFile},
-		ours:   differentialSide{ours, locking.NewClient(ours), ourFile},
+		stock:  differentialSide{stock, locking.NewClient(stock), stock.Close},
+		ours:   differentialSide{ours, locking.NewClient(ours), ourFile.Close},
 		listed: listed,
+		long:   listedLong,
 	}
 }
 
 func (d *differential) close(t *rapid.T) {
 	require.NoError(t, d.ours.Close())
-	require.NoError(t, d.ours.file.Close())
-	require.NoError(t, d.stock.Close())
+	require.NoError(t, d.ours.closeStore())
+	require.NoError(t, d.stock.closeStore())
 }
 
 // call makes one call on both sides.

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		runCallers(os.Args[1])
 	case "full":
 		os.Exit(runFullDisk(os.Args[1]))
+	case "grow":
+		os.Exit(runGrow(os.Args[1], os.Args[2]))
 	default:
 		panic("no such child: " + mode)
 	}

@@ -52,7 +52,8 @@ func readVersion() version {
 			v.Revision = setting.Value
 		}
 	}
-	for _, dependency := range info.Deps {
+	// Inside Atlantis' source tree Atlantis is the main module.
+	for _, dependency := range append(info.Deps, &info.Main) {
 		if dependency.Path == atlantisModule {
 			v.Atlantis = dependency.Version
 		}
