@@ -55,7 +55,7 @@ func loadScripts() scripts {
 	reading := func(name string) script { return named(name, file(name), false, nil) }
 	const now, earlier = false, true
 	return scripts{
-		acquire:     step("acquire", map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
+		acquire:     named("acquire", prelude+file("waits")+file("acquire"), true, map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
 		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
