@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/deadlock"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
@@ -167,20 +168,35 @@ func busy(t *testing.T, client *redis.Client) (total time.Duration) {
 func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
+	ends := 0
 	for round := range backendtest.Rounds(80) {
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0))
 		config := preventingOn()
+		config.DeadlockPrevention = random.IntN(3) == 0
+		config.DeadlockReleaseHeld = true
 		config.DeadlockCheckLimit = []int{1, 3, 8, 1000}[random.IntN(4)]
 		client := server.Client()
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 		stores := []enhanced.Backend{openRedis(t, client, config), openBolt(t, filepath.Join(t.TempDir(), "atlantis.db"), config)}
 		for step := range 60 {
-			number, path, priority := 1+random.IntN(6), fmt.Sprint("p", random.IntN(5)), enhanced.Priority(random.IntN(4))
+			request := place(1+random.IntN(6), fmt.Sprint("p", random.IntN(5)), enhanced.Priority(random.IntN(4)))
+			request.ID = fmt.Sprint("step", step)
 			choice := random.IntN(10)
+			var cycles []deadlock.Cycle
+			if choice == 3 { // the request IDs are the same
+				graph, err := stores[random.IntN(2)].(enhanced.DeadlockStore).WaitForGraph(t.Context())
+				require.NoError(t, err)
+				cycles = graph.Cycles()
+			}
 			var seen [2]string
 			for i, b := range stores {
-				seen[i] = change(t.Context(), b, choice, number, path, priority) + "\n" + waitsOf(t, b)
+				seen[i] = change(t.Context(), b, choice, request)
+				if len(cycles) > 0 {
+					seen[i] = end(t, b, cycles[0])
+					ends++
+				}
+				seen[i] += "\n" + waitsOf(t, b)
 			}
 			require.Equal(t, seen[1], seen[0], "seed %d, step %d", seed, step)
 			if step == 0 {
@@ -194,6 +210,20 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 			require.Empty(t, violations, "seed %d", seed)
 		}
 	}
+	require.Positive(t, ends)
+}
+
+// end ends a deadlock, and says what the store has done.
+func end(t *testing.T, b enhanced.Backend, cycle deadlock.Cycle) string {
+	t.Helper()
+	report, err := b.(enhanced.DeadlockStore).EndDeadlock(t.Context(), enhanced.DeadlockEnding{
+		Cycle: cycle, Victim: &cycle[0].Waiter, Policy: enhanced.PolicyYoungest, ReleaseHeld: true,
+	})
+	require.NoError(t, err)
+	if report == nil {
+		return "no deadlock"
+	}
+	return fmt.Sprintf("%s %v", report.Outcome, report)
 }
 
 // setCounter has the scripts believe that more requests wait: then they read those
@@ -204,8 +234,7 @@ func setCounter(t *testing.T, client *redis.Client, more int) {
 }
 
 // change changes something, and says what the store has answered.
-func change(ctx context.Context, b enhanced.Backend, choice, number int, path string, priority enhanced.Priority) string {
-	request := place(number, path, priority)
+func change(ctx context.Context, b enhanced.Backend, choice int, request *enhanced.EnhancedLockRequest) string {
 	lock, err := b.LookupLock(ctx, request.Resource)
 	switch {
 	case choice == 0 && err == nil:
@@ -214,6 +243,9 @@ func change(ctx context.Context, b enhanced.Backend, choice, number int, path st
 		return fmt.Sprint("transfer ", b.TransferLock(ctx, lock.ID, request.Owner().String()) == nil)
 	case choice == 2:
 		return fmt.Sprint("cancel ", b.CancelRequest(ctx, request.Resource, request.Owner().String(), "user:admin") == nil)
+	}
+	if choice == 3 {
+		return ""
 	}
 	_, acquired, err := b.TryAcquireLock(ctx, request)
 	return fmt.Sprint("try ", acquired, " ", err == nil)

@@ -25,6 +25,7 @@ func TestRedisQueue(t *testing.T) {
 	backendtest.RunQueueMoves(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
 	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 func TestRedisClusterQueue(t *testing.T) {
@@ -40,6 +41,7 @@ func TestRedisClusterQueue(t *testing.T) {
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
 	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 // With replicas that must have a grant, one that somebody else made is confirmed
@@ -57,6 +59,7 @@ func TestRedisSentinelQueue(t *testing.T) {
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
 	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 // All processes see one queue, and each hears of the turns of its own calls.

@@ -90,7 +90,8 @@ if status == 'held' or status == 'reserved' and (not mine or isClosing(owner)) t
     moves = ARGV[24] ~= nil
     if moves then return nil end
     S.waits().record(w, owner, 'request', ARGV[23])
-    return { process == '' and status or 'deadlock', r.header, r.details }
+    local refusal = process == '' and status or 'deadlock'
+    return { refusal, r.header, r.details }
   end
   if waiter then
     queue.adopt(waiter, process, ARGV[19] + 0)

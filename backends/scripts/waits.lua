@@ -137,9 +137,9 @@ S.waits = function()
     end
     if queues then
       local queue, at = queues[w.resource], w.at
-      if not at then -- the pending one
+      if not at then -- one that was not read with the others
         at = #queue + 1
-        while at > 1 and queue[at - 1].rank > w.rank do at = at - 1 end
+        while at > 1 and queue[at - 1].rank >= w.rank do at = at - 1 end
       end
       for i = at - 1, 1, -1 do
         if meet(queue[i]) then return end
@@ -160,7 +160,7 @@ S.waits = function()
   end
 
   -- drawn is the text of a picture, of which walk has noted the parts.
-  local function drawn(notes, pending)
+  local function drawn(from, notes, pending)
     local known, parts = {}, {}
     local function waiter(w)
       if known[w.request] then return end
@@ -168,6 +168,7 @@ S.waits = function()
       parts[#parts + 1] = 'w' .. w.request .. '\n' .. w.resource .. '\n' .. w.owner .. '\n' .. w.priority .. '\n' ..
         (w == pending and '' or w.enqueued)
     end
+    waiter(from)
     for i = 1, #notes, 3 do
       local kind, a, b = notes[i], notes[i + 1], notes[i + 2]
       if kind == 'h' then
@@ -235,6 +236,11 @@ S.waits = function()
       local most = limit - edges + 1
       local all, places, seen = waitersOf(owner, most, pending), {}, {}
       full = full or #all >= most
+      if owner == from.owner then
+        local present = false
+        for _, w in ipairs(all) do present = present or w.resource == from.resource end
+        if not present then places[1], seen[from.resource] = from, true end
+      end
       for _, w in ipairs(all) do
         if not seen[w.resource] then
           seen[w.resource] = true
@@ -288,8 +294,30 @@ S.waits = function()
     full = run() or full
     local outcome = closed and 'cycle' or full and 'limit' or 'none'
     if not closed and not draws then return outcome end
-    local text = drawn(notes, pending)
+    local text = drawn(from, notes, pending)
     return outcome, text, redis.sha1hex(text), int(limit)
+  end
+
+  -- waitsFor returns an owner's waiters for a resource.
+  local function waitsFor(owner, resource)
+    local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
+    return readAll(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '100'))
+  end
+
+  -- confirms reports whether an owner waits for another one by a request.
+  function W.confirms(owner, resource, request, other)
+    local first
+    for _, w in ipairs(waitsFor(owner, resource)) do
+      if not first or w.rank < first.rank then first = w end
+    end
+    -- It can have left, or an earlier one of its owner's is served.
+    if not first or first.request ~= request then return false end
+    local holder = holderOf(resource, false)
+    if holder == owner or holder == other then return holder == other end
+    for _, w in ipairs(waitsFor(other, resource)) do
+      if w.rank < first.rank then return true end
+    end
+    return false
   end
 
   -- record logs a deadlock, which is its reason. It is about a waiter.
