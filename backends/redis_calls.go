@@ -198,11 +198,7 @@ func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceI
 				b.turns.answer(name, nil, endedRequestError(r))
 			}
 		default:
-			err := b.deadlockOf(ctx, resource, name.id)
-			if err == nil {
-				err = notWaitingError(resource)
-			}
-			b.turns.answer(name, nil, err)
+			b.turns.answer(name, nil, b.goneError(ctx, resource, name.id))
 		}
 	}
 	if expires == 0 {

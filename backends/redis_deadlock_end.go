@@ -114,7 +114,7 @@ func (b *RedisBackend) EndDeadlock(ctx context.Context, ending enhanced.Deadlock
 	if err != nil {
 		return nil, enhanced.NewInvalidError("the deadlock's resource: %v", err)
 	}
-	at := slices.IndexFunc(ending.Cycle, func(e deadlock.Edge) bool { return e.Waiter == about })
+	at := slices.IndexFunc(ending.Cycle, func(e deadlock.Edge) bool { return e.Resource == about.Resource && e.Request == about.Request })
 	e := redisEnding{b, ending, report, report.Cycle[max(at, 0)], "end a deadlock on " + report.Cycle[max(at, 0)].Resource.String()}
 	// What is due is done first: it may be what ends the deadlock.
 	if err := b.settleWaits(ctx, e.operation, report.Cycle); err != nil {
@@ -246,26 +246,23 @@ func (e redisEnding) releaseElsewhere(ctx context.Context) error {
 	return nil
 }
 
-// deadlockOf is the answer to a request that is in no queue any more, and which
-// nobody has told why: the log may say so. Nil when it does not.
-func (b *RedisBackend) deadlockOf(ctx context.Context, resource enhanced.ResourceIdentifier, request string) error {
+// goneError is the answer to a request that is in no queue any more, and which nobody
+// has told why: the log may say that it was a deadlock's victim.
+func (b *RedisBackend) goneError(ctx context.Context, resource enhanced.ResourceIdentifier, request string) error {
 	tag := enhanced.RepositoryTag(resource.Namespace)
 	newest, err := b.readLog(ctx, tag, resource.Namespace, 1, 1)
 	if err != nil {
-		return nil
+		return notWaitingError(resource)
 	}
-	from := uint64(1)
-	if newest.last > logPage {
-		from = newest.last - logPage
-	}
+	from := max(newest.last, logPage) - logPage + 1
 	piece, err := b.readLog(ctx, tag, resource.Namespace, from, logPage)
 	if err != nil {
-		return nil
+		return notWaitingError(resource)
 	}
 	for _, r := range piece.Records {
 		if r.RequestID == request && r.Deadlock != nil && r.Deadlock.Outcome == enhanced.DeadlockVictim {
 			return enhanced.NewDeadlockError(resource, r.Waiter, r.Deadlock, nil)
 		}
 	}
-	return nil
+	return notWaitingError(resource)
 }

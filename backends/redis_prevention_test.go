@@ -169,7 +169,7 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	ends := 0
-	for round := range backendtest.Rounds(80) {
+	for round := range backendtest.Rounds(40) {
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0))
 		config := preventingOn()
