@@ -18,6 +18,7 @@
 load()
 if S.waiters == 0 then return finish('gone') end
 local mode, about, count, moves = ARGV[7], ARGV[8], ARGV[10] + 0, ARGV[13] + 0
+S.waits().prepare(ARGV[15])
 for i = 1, count do
   if not S.waits().confirms(unpack(ARGV, 10 + 4 * i, 13 + 4 * i)) then return finish('gone') end
 end

@@ -50,7 +50,10 @@ S.waits = function()
   local few, slowly = 500, 200
   local queues, byOwner, headers
 
-  local function readQueues(resource)
+  -- prepare reads them where they are few, and reports whether it has. Nothing that
+  -- is read may change from then on.
+  function W.prepare(resource)
+    if queues or S.waiters > few then return queues ~= nil end
     queues, byOwner, headers = {}, {}, {}
     local fields, resources = { 'HMGET', KEYS[1] }, {}
     local function add(name)
@@ -71,6 +74,7 @@ S.waits = function()
       own[#own + 1] = w
     end
     for i, header in ipairs(call(unpack(fields))) do headers[resources[i]] = header end
+    return true
   end
 
   -- holderOf returns who holds a resource; nil for nobody, and for who can't be read.
@@ -199,11 +203,7 @@ S.waits = function()
   function W.walk(from, limit, pending, reserved, draws)
     local edges, full, closed = 0, false, false
     local reached, owners, lines, notes, n = { [from.owner] = true }, { from.owner }, {}, {}, 0
-    if S.waiters <= few then
-      readQueues(from.resource)
-    else
-      limit = math.min(limit, slowly)
-    end
+    if not W.prepare(from.resource) then limit = math.min(limit, slowly) end
 
     local function note(kind, a, b)
       notes[n + 1], notes[n + 2], notes[n + 3] = kind, a, b or false
@@ -300,6 +300,13 @@ S.waits = function()
 
   -- waitsFor returns an owner's waiters for a resource.
   local function waitsFor(owner, resource)
+    if byOwner then
+      local own = {}
+      for _, w in ipairs(byOwner[owner] or {}) do
+        if w.resource == resource then own[#own + 1] = w end
+      end
+      return own
+    end
     local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
     return readAll(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '100'))
   end
