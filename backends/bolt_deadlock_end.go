@@ -187,9 +187,14 @@ func (s *repositoryStep) releaseHeldBy(owner string, ending enhanced.DeadlockEnd
 		if f := in.inspect(resource); f.status == held && f.record.Owner == owner {
 			errs = append(errs, in.finish(&f, change{
 				actor: enhanced.SystemStore, cause: enhanced.CauseForced,
-				reason: "a deadlock's victim gives up its lock, by the policy " + ending.Policy,
+				reason: victimReason(ending.Policy),
 			}))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// victimReason says why a lock is released by force.
+func victimReason(policy string) string {
+	return "a deadlock's victim gives up its lock, by the policy " + policy
 }

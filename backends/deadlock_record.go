@@ -22,9 +22,10 @@ type deadlockWait struct {
 	// several.
 	Repository *string `json:"n,omitzero"`
 	Request    string  `json:"q"`
-	Since      int64   `json:"t"`
-	For        string  `json:"f,omitzero"`
-	Behind     bool    `json:"s,omitzero"`
+	// Since is 0 where it is the time of the record.
+	Since  int64  `json:"t"`
+	For    string `json:"f,omitzero"`
+	Behind bool   `json:"s,omitzero"`
 }
 
 func newDeadlockRecord(repository string, report *enhanced.DeadlockReport) *deadlockRecord {
@@ -71,4 +72,20 @@ func (r *deadlockRecord) report(repository string) (*enhanced.DeadlockReport, er
 		}
 	}
 	return report, nil
+}
+
+// decodeDeadlock reads the text of a [deadlockRecord] that was stored at a time.
+func decodeDeadlock(repository, text string, at int64) (*enhanced.DeadlockReport, error) {
+	var r deadlockRecord
+	if err := decode([]byte(text), &r); err != nil {
+		return nil, err
+	}
+	for _, part := range [][]deadlockWait{r.Cycle, r.Moved} {
+		for i := range part {
+			if part[i].Since == 0 {
+				part[i].Since = at
+			}
+		}
+	}
+	return r.report(repository)
 }

@@ -75,7 +75,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	text := owner.String()
 	args := append([]any{text, int(r.Priority), lease, r.ID, note, metadata, payload, flag}, b.waitingArgs(canWait, detached)...)
 	args = append(args, headCommit(r))
-	a, elsewhere, err := b.decideOn(ctx, "acquire "+r.Resource.String(), b.scripts.acquire, r.Resource, args...)
+	a, elsewhere, err := b.decideRequest(ctx, r, canWait || detached, args)
 	switch {
 	case err != nil:
 		return acquisition{}, err

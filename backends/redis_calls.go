@@ -98,6 +98,11 @@ func (b *RedisBackend) heard(message string) {
 		err = notWaitingError(r.Resource)
 	case "cancelled":
 		err = cancelledError(r.Resource, owner, rest)
+	case "deadlock":
+		report, decodeErr := decodeDeadlock(parts[0], rest, 0)
+		if err = decodeErr; err == nil {
+			err = enhanced.NewDeadlockError(r.Resource, owner, report, nil)
+		}
 	case "closing":
 		err = closingError(r.Resource, owner)
 	case "own":
@@ -193,7 +198,7 @@ func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceI
 				b.turns.answer(name, nil, endedRequestError(r))
 			}
 		default:
-			b.turns.answer(name, nil, notWaitingError(resource))
+			b.turns.answer(name, nil, b.goneError(ctx, resource, name.id))
 		}
 	}
 	if expires == 0 {

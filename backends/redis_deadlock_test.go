@@ -47,7 +47,7 @@ func TestRedisDeadlocksAreReported(t *testing.T) {
 	})
 
 	reports := make(chan *enhanced.ManagerEvent, 100)
-	m := enhanced.NewEnhancedLockManager(b, config, nil)
+	m := enhanced.NewEnhancedLockManager(struct{ enhanced.Backend }{b}, config, nil)
 	m.AddEventCallback(func(_ context.Context, event *enhanced.ManagerEvent) {
 		if event.Type == enhanced.EventDeadlock {
 			reports <- event

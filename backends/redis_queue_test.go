@@ -24,6 +24,8 @@ func TestRedisQueue(t *testing.T) {
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueMoves(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
+	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 func TestRedisClusterQueue(t *testing.T) {
@@ -38,6 +40,8 @@ func TestRedisClusterQueue(t *testing.T) {
 	}
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
+	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 // With replicas that must have a grant, one that somebody else made is confirmed
@@ -54,6 +58,8 @@ func TestRedisSentinelQueue(t *testing.T) {
 	}
 	backendtest.RunQueue(t, newBackend)
 	backendtest.RunQueueDetached(t, newBackend)
+	backendtest.RunDeadlock(t, newBackend)
+	backendtest.RunDeadlockDetection(t, newBackend)
 }
 
 // All processes see one queue, and each hears of the turns of its own calls.

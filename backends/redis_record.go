@@ -164,7 +164,8 @@ func metadataLines(metadata map[string]string) (note, all string, err error) {
 // logLines is how many lines a record of the log has, see append in the prelude.
 const logLines = 16
 
-// decodeRedisLog reads a record of a repository's log.
+// decodeRedisLog reads a record of a repository's log. That of a deadlock has its
+// report in the place of a reason.
 func decodeRedisLog(repository string, sequence uint64, text string) (*enhanced.LogRecord, error) {
 	lines := strings.Split(text, "\n")
 	if len(lines) != logLines || lines[1] == "" {
@@ -206,6 +207,10 @@ func decodeRedisLog(repository string, sequence uint64, text string) (*enhanced.
 	if enhanced.IsQueueEvent(record.Type) && record.Before != nil {
 		record.LockID, record.Waiter, record.Before = "", record.Before.Owner, nil
 		record.Actor = cmp.Or(record.Actor, record.Waiter)
+	}
+	if record.Type == enhanced.EventDeadlock && strings.HasPrefix(record.Reason, "{") {
+		report, decodeErr := decodeDeadlock(repository, record.Reason, at)
+		record.Deadlock, record.Reason, err = report, "", cmp.Or(err, decodeErr)
 	}
 	if record.Actor == "" {
 		for _, s := range []*enhanced.LockSummary{record.After, record.Before} {

@@ -32,6 +32,8 @@ type scripts struct {
 	leave, cancel, move, attend, endRun, closePull                                        script
 	read, locate, list, line, owned, recorded, log, due, snapshot                         script
 	status, touch, listen, check                                                          script
+	// endDeadlock ends a deadlock, and waited reads what it is found in.
+	endDeadlock, waited script
 	// sets decides the requests of a set.
 	sets script
 	// common decides common cases of acquire and release, for several callers.
@@ -55,7 +57,8 @@ func loadScripts() scripts {
 	reading := func(name string) script { return named(name, file(name), false, nil) }
 	const now, earlier = false, true
 	return scripts{
-		acquire:     step("acquire", map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
+		acquire:     named("acquire", prelude+file("waits")+file("acquire"), true, map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
+		endDeadlock: named("end_deadlock", prelude+file("waits")+file("end_deadlock"), true, map[string]bool{"ended": now}), waited: reading("waited"),
 		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),

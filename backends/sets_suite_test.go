@@ -25,11 +25,14 @@ func TestBoltSets(t *testing.T) {
 func TestRedisSets(t *testing.T) {
 	t.Parallel()
 	client := redistest.Start(t, redistest.Options{}).Client()
-	backendtest.RunSets(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 		return openRedis(t, client, config)
-	})
+	}
+	backendtest.RunSets(t, newBackend)
+	// A set never waits there, so it closes no circle.
+	backendtest.RunSetsDeadlock(t, newBackend, enhanced.ErrLockExists)
 }
 
 func TestRedisClusterSets(t *testing.T) {

@@ -77,6 +77,7 @@ func TestOpenAPI(t *testing.T) {
 		"POST /api/v1/queue/move",
 		"POST /api/v1/refresh",
 		"POST /api/v1/repair",
+		"POST /api/v1/replace-locks",
 		"POST /api/v1/unlock",
 		"POST /api/v1/verify",
 		"POST /api/v1/wait",

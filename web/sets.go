@@ -33,6 +33,16 @@ func (s *server) registerSets() {
 		MaxBodyBytes:  maxBody,
 		Errors:        acquireErrors(),
 	}, s.waitForAll)
+	register(s, operationTimeout, huma.Operation{
+		OperationID: "replace-locks",
+		Summary:     "Make several projects all that an owner has locked in a repository",
+		Description: "In one step: what the owner holds of them stays as it is, the rest of them is locked, and what else the owner holds in the repository is freed. " +
+			"Where one of them is held by another nothing changes, and the answer names each that is. It never waits.",
+		Method:       http.MethodPost,
+		Path:         api.ReplaceLocksPath,
+		MaxBodyBytes: maxBody,
+		Errors:       acquireErrors(),
+	}, s.replaceLocks)
 }
 
 type acquireAllInput struct {
@@ -59,15 +69,34 @@ func (s *server) waitForAll(ctx context.Context, input *acquireAllInput) (*body[
 	return lockList(locks, err)
 }
 
+func (s *server) replaceLocks(ctx context.Context, input *acquireAllInput) (*body[api.ReplacedLocks], error) {
+	requests, err := s.setFrom(input.Body)
+	if err != nil {
+		return nil, err
+	}
+	// A set has one project at least, so it says whose it is.
+	replaced, err := s.manager.ReplaceLocks(ctx, requests[0].Owner(), requests)
+	if err != nil {
+		return nil, err
+	}
+	return &body[api.ReplacedLocks]{api.ReplacedLocks{
+		Held: lockViews(replaced.Held), Taken: lockViews(replaced.Taken), Freed: lockViews(replaced.Freed),
+	}}, nil
+}
+
 func lockList(locks []*enhanced.EnhancedLock, err error) (*body[api.LockList], error) {
 	if err != nil {
 		return nil, err
 	}
-	list := api.LockList{Locks: make([]api.Lock, len(locks))}
+	return &body[api.LockList]{api.LockList{Locks: lockViews(locks)}}, nil
+}
+
+func lockViews(locks []*enhanced.EnhancedLock) []api.Lock {
+	views := make([]api.Lock, len(locks))
 	for i, lock := range locks {
-		list.Locks[i] = lockView(lock)
+		views[i] = lockView(lock)
 	}
-	return &body[api.LockList]{list}, nil
+	return views
 }
 
 // setFrom returns what the manager is asked for. The requests' IDs follow from that

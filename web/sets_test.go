@@ -109,3 +109,29 @@ func TestWaitForAll(t *testing.T) {
 	require.Contains(t, refusal.Detail, "stopping")
 	require.Contains(t, refusal.Detail, "2 projects of acme/infra")
 }
+
+func TestReplaceLocks(t *testing.T) {
+	t.Parallel()
+	c := startQueueServer(t, nil)
+	owner := api.Owner{Pull: 5, Host: "github.com"}
+	before, err := c.AcquireAll(t.Context(), wishAll(owner, "a", "b"))
+	require.NoError(t, err)
+	replaced, err := c.ReplaceLocks(t.Context(), wishAll(owner, "c", "b"))
+	require.NoError(t, err)
+	require.Equal(t, before.Locks[1], replaced.Held[1], "what is kept is as it was")
+	require.Equal(t, replaced.Held[:1], replaced.Taken)
+	require.Equal(t, "c", replaced.Taken[0].Path)
+	require.Len(t, replaced.Freed, 1)
+	require.Equal(t, "a", replaced.Freed[0].Path)
+
+	_, err = c.ReplaceLocks(t.Context(), wishAll(api.Owner{User: "alice"}, "a", "b"))
+	refusal := (*api.Problem)(nil)
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, enhanced.ErrCodeLockExists, refusal.Code)
+	locks, err := c.List(t.Context(), api.Filter{})
+	require.NoError(t, err)
+	require.Len(t, locks.Locks, 2)
+	_, err = c.ReplaceLocks(t.Context(), wishAll(owner))
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, http.StatusUnprocessableEntity, refusal.Status)
+}

@@ -7,15 +7,23 @@
 --       when this request does not wait  17 interval of ageing in milliseconds
 --       18 process of the waiting call, empty to leave a detached waiter
 --       19 microseconds for which it is alive  20 head commit of the pull request
+--       21 DeadlockCheckLimit, 0 without prevention  22 digest of the picture that
+--       the rest is about, empty for none, see waits.lua  23 record of the deadlock
+--       from 24 on requests that are moved, none to refuse this one
 --
 -- Answers  granted TOKEN ACQUIRED EXPIRES  a new lock
 --          again LOCK           the one that this request got before
 --          claimed LOCK         the one that the owner was given before
 --          own LOCK             the owner holds it already
+--          cycle DIGEST PICTURE LIMIT  it would close a cycle of waits: this is to
+--                               be judged, and asked again
+--          deadlock LOCK        so it would, and is refused
 --          held LOCK            somebody else holds it; there may be a detached
---                               waiter for it now
+--                               waiter for it now; with a third part, 1, that was
+--                               not looked at to the end for cycles of waits
 --          kept LOCK            as held: it is reserved, for who had that lock
---          waits LOCK           so does somebody, and the request is in the queue
+--          waits LOCK           so does somebody, and the request is in the queue;
+--                               with a third part as above
 --          full LOCK LENGTH     so does somebody, and the queue is full
 --          ended                this request got a lock before, which has ended
 --          reused               the request's ID was used for something else
@@ -72,17 +80,36 @@ if status == 'held' or status == 'reserved' and (not mine or isClosing(owner)) t
   local queue = S.queue()
   waiter = waiter and queue.load(request)
   if process == '' and (waiter or queue.hasPlace(owner, resource)) then return finish(status, r.header, r.details) end
+  local unchecked, moves = '', false
+  -- check looks whether the request closes a cycle of waits.
+  local function check(w)
+    local outcome, picture, digest, kept = S.waits().walk(w, ARGV[21] + 0, w, true)
+    if outcome == 'limit' then unchecked = '1' end
+    if outcome ~= 'cycle' then return nil end
+    if digest ~= ARGV[22] then return { 'cycle', digest, picture, kept } end
+    moves = ARGV[24] ~= nil
+    if moves then return nil end
+    S.waits().record(w, owner, 'request', ARGV[23])
+    local refusal = process == '' and status or 'deadlock'
+    return { refusal, r.header, r.details }
+  end
   if waiter then
     queue.adopt(waiter, process, ARGV[19] + 0)
   else
-    local length = queue.enqueue({
+    local w = {
       resource = resource, owner = owner, priority = ARGV[9], lease = ARGV[10], flag = ARGV[15], process = process, note = ARGV[12],
       details = new.details, request = request,
-    }, limit, ARGV[17], ARGV[19] + 0)
-    if process == '' then return finish(status, r.header, r.details) end
-    if length then return finish('full', r.header, r.details, length) end
+    }
+    local length, answer = queue.enqueue(w, limit, ARGV[17], ARGV[19] + 0, ARGV[21] ~= '0' and check or nil)
+    if answer then return finish(unpack(answer)) end
+    if length and process ~= '' then return finish('full', r.header, r.details, length) end
+    if moves and not length then
+      S.waits().record(w, owner, 'request', ARGV[23])
+      S.waits().moveTogether({ unpack(ARGV, 24) })
+    end
   end
-  return finish('waits', r.header, r.details)
+  if process ~= '' then status = 'waits' end
+  return finish(status, r.header, r.details, unchecked)
 end
 if status ~= 'free' and status ~= 'reserved' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end

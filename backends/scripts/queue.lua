@@ -126,7 +126,8 @@ S.queue = function()
   -- dequeue takes a waiter out without a lock, and tells it why.
   function Q.dequeue(w, event, actor, cause, ...)
     prepare(true, false, true)
-    append(event, w.resource, actor, cause, w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
+    -- A deadlock's record is its reason.
+    append(event, w.resource, actor, cause, w.request, event == 'deadlock' and select(2, ...) or '', { owner = w.owner, token = '0', expires = '0' }, nil)
     remove(w)
     store('waiters', int(S.waiters))
     if ... then tell(w, ...) end
@@ -283,6 +284,16 @@ S.queue = function()
     call('HSET', KEYS[1], 'aging', aging)
   end
 
+  -- toFront puts a waiter before all others. The number keeps those of one record
+  -- apart, of which the lowest is the first.
+  function Q.toFront(w, number)
+    local before = place(w)
+    w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, number)
+    call('ZREM', KEYS[6], before)
+    call('ZADD', KEYS[6], '0', place(w))
+    store('q' .. w.request, recordOf(w))
+  end
+
   -- move puts the waiters of an owner for a resource before all others, and
   -- reports whether there are any. The log counts up, so its sequence is the order
   -- of moves. Each goes to the front, so the first one is the last to go.
@@ -292,24 +303,27 @@ S.queue = function()
     for _, w in ipairs(all) do
       prepare(true, false, false)
       append('moved', resource, actor, 'forced', w.request, reason, { owner = w.owner, token = '0', expires = '0' }, nil)
-      local before = place(w)
-      w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, 0)
-      call('ZREM', KEYS[6], before)
-      call('ZADD', KEYS[6], '0', place(w))
-      store('q' .. w.request, recordOf(w))
+      Q.toFront(w, 0)
     end
     return #all > 0
   end
 
   -- enqueue has a waiter, which has no rank yet, wait. It returns how many wait
-  -- already when those are limit or more.
-  function Q.enqueue(w, limit, aging, time)
+  -- already when those are limit or more. With check, which is called before, that
+  -- can answer instead; then nobody waits, and the answer is the second result.
+  function Q.enqueue(w, limit, aging, time, check)
     local low, high = bounds(w.resource)
     local count = call('ZLEXCOUNT', KEYS[6], low, high)
     if count >= limit then
       each(w.resource)
       count = call('ZLEXCOUNT', KEYS[6], low, high)
       if count >= limit then return int(count) end
+    end
+    if check then
+      reorder(aging)
+      w.rank, w.enqueued = rankOf(w.priority + 0, S.now, S.sequence + 1, aging + 0), S.text
+      local answer = check(w)
+      if answer then return nil, answer end
     end
     prepare(false, w.lease ~= '0', false)
     append('queued', w.resource, w.owner, 'request', w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)

@@ -67,6 +67,13 @@ S.runs = function()
     return nil
   end
 
+  -- keptFor returns for whom a free resource is reserved, nil for nobody, and changes
+  -- nothing.
+  function R.keptFor(resource)
+    local r = read(resource)
+    return r and times().claim > 0 and endOf(resource, r) > S.now and r.owner or nil
+  end
+
   -- reserve gives a lock back that its pull request may want again.
   function R.reserve(resource, r, actor, cause, reason, mirror, stock)
     call('ZCARD', KEYS[6])

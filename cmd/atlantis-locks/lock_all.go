@@ -26,26 +26,13 @@ you are told each that is held and by whom; what you hold yourself counts, too.`
 	owner := addOwnerFlags(cmd)
 	wish := addLockFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := wish.check(cmd); err != nil {
+		request, err := setRequest(cmd, env, args, owner, wish)
+		if err != nil {
 			return err
 		}
 		server, err := connection.client(cmd)
 		if err != nil {
 			return err
-		}
-		holder, err := owner.owner(cmd, env)
-		if err != nil {
-			return err
-		}
-		id, err := uuid.NewV7()
-		if err != nil {
-			return fmt.Errorf("making the request's ID: %w", err)
-		}
-		request := api.AcquireAllRequest{
-			Repository: args[0], Owner: holder, Priority: wish.priority, Timeout: wish.timeout, Note: wish.note, RequestID: id.String(),
-		}
-		for _, path := range args[2:] {
-			request.Projects = append(request.Projects, api.SetProject{Path: path, Workspace: args[1]})
 		}
 		take := server.AcquireAll
 		if wish.wait {
@@ -71,6 +58,28 @@ you are told each that is held and by whom; what you hold yourself counts, too.`
 	return cmd
 }
 
+// setRequest asks for the projects that the arguments name.
+func setRequest(cmd *cobra.Command, env environment, args []string, owner *ownerFlags, wish *lockFlags) (api.AcquireAllRequest, error) {
+	if err := wish.check(cmd); err != nil {
+		return api.AcquireAllRequest{}, err
+	}
+	holder, err := owner.owner(cmd, env)
+	if err != nil {
+		return api.AcquireAllRequest{}, err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return api.AcquireAllRequest{}, fmt.Errorf("making the request's ID: %w", err)
+	}
+	request := api.AcquireAllRequest{
+		Repository: args[0], Owner: holder, Priority: wish.priority, Timeout: wish.timeout, Note: wish.note, RequestID: id.String(),
+	}
+	for _, path := range args[2:] {
+		request.Projects = append(request.Projects, api.SetProject{Path: path, Workspace: args[1]})
+	}
+	return request, nil
+}
+
 // wantProjects checks that the arguments are REPO WORKSPACE PATH...
 func wantProjects(cmd *cobra.Command, args []string) error {
 	if len(args) < 3 {
@@ -94,12 +103,18 @@ type lockFlags struct {
 }
 
 func addLockFlags(cmd *cobra.Command) *lockFlags {
+	f := addWishFlags(cmd)
+	cmd.Flags().BoolVar(&f.wait, "wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
+	return f
+}
+
+// addWishFlags are those of addLockFlags for what never waits.
+func addWishFlags(cmd *cobra.Command) *lockFlags {
 	var f lockFlags
 	flags := cmd.Flags()
 	flags.StringVar(&f.note, "note", "", fmt.Sprintf("what others are told who want the lock, at most %d bytes; no secrets", maxNote))
 	flags.StringVar(&f.timeout, "timeout", api.NoTimeout, "when the lock ends by itself, such as 30m: after "+leaseLimits()+"; none: when it is unlocked")
 	flags.StringVar(&f.priority, "priority", "", "low, normal, high or critical (default: what the server's rules give)")
-	flags.BoolVar(&f.wait, "wait", false, "wait until it is your turn, if the server has a queue; Ctrl-C leaves it")
 	return &f
 }
 

@@ -55,6 +55,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 		newServeCommand(env),
 		newLockCommand(env),
 		newLockAllCommand(env),
+		newReplaceLocksCommand(env),
 		newUnlockCommand(env),
 		newRunCommand(env),
 		newQueueCommand(env),

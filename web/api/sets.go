@@ -2,8 +2,9 @@ package api
 
 // Paths of what locks several projects at once.
 const (
-	LockAllPath = Base + "/lock-all"
-	WaitAllPath = Base + "/wait-all"
+	LockAllPath      = Base + "/lock-all"
+	WaitAllPath      = Base + "/wait-all"
+	ReplaceLocksPath = Base + "/replace-locks"
 )
 
 // MaxSetSize is how many projects one request can lock.
@@ -25,4 +26,11 @@ type AcquireAllRequest struct {
 	Timeout    string       `json:"timeout,omitempty" default:"none" doc:"The lease, as a Go duration; none for locks that are held until released." example:"30m"`
 	Note       string       `json:"note,omitempty" doc:"Shown to everybody who is refused. No secrets."`
 	RequestID  string       `json:"request_id,omitempty" doc:"Makes the call safe to repeat: the same request again answers with the locks that it got."`
+}
+
+// ReplacedLocks is what replacing an owner's locks has done.
+type ReplacedLocks struct {
+	Held  []Lock `json:"held" nullable:"false" doc:"The locks of the projects, in their order; those that the owner held before are as they were."`
+	Taken []Lock `json:"taken" nullable:"false" doc:"Those of them that the owner did not hold before."`
+	Freed []Lock `json:"freed" nullable:"false" doc:"What the owner held in the repository beside them, and holds no more."`
 }
