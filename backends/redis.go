@@ -48,6 +48,7 @@ type RedisBackend struct {
 	adaptive atomic.Pointer[timeout.AdaptiveTimeoutManager]
 
 	repositories redisRepositories
+	locks        knownLocks
 
 	// process names this backend among all that use the store.
 	process   string

@@ -61,7 +61,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		case err != nil:
 			return acquisition{}, failure(ctx, "acquire "+r.Resource.String(), true, err)
 		case d.parts[0] == "granted":
-			lock, err := grantedLock(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
+			lock, err := b.granted(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
 			return acquisition{lock: lock, granted: err == nil}, err
 		case d.parts[0] == "held" && !canWait && !detached:
 			lock, err := b.lockIn(d.parts[1], d.parts[2], r.Resource)
@@ -84,7 +84,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	}
 	switch a.status {
 	case "granted":
-		lock, err := grantedLock(r, repository.tag, text, original, a.value(0), a.value(1), a.value(2))
+		lock, err := b.granted(r, repository.tag, text, original, a.value(0), a.value(1), a.value(2))
 		return acquisition{lock: lock, granted: err == nil}, err
 	case "waits": // behind whomever: a holder that can't be read is no reason to leave the waiter alone
 		return acquisition{waits: true}, nil
@@ -196,7 +196,7 @@ func (b *RedisBackend) RefreshLock(ctx context.Context, lockID string, extension
 	if err := checkExtension(extension, b.config.Load().MaxTimeout); err != nil {
 		return err
 	}
-	located, err := b.locate(ctx, lockID)
+	located, err := b.known(ctx, lockID)
 	if err != nil {
 		return err
 	}

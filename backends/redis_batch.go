@@ -22,6 +22,7 @@ type redisRepository struct {
 	keys      []string // in the order of the scripts' KEYS
 	publish   string
 	channel   string
+	calls     string // what the channels of waiting processes begin with
 	// tidying is set while the log is tidied up.
 	tidying atomic.Bool
 }
@@ -48,6 +49,7 @@ func (b *RedisBackend) repository(name string) *redisRepository {
 		tag := enhanced.RepositoryTag(name)
 		r = &redisRepository{name: name, tag: tag, keys: b.keys.repository(tag)}
 		r.publish, r.channel = b.keys.wake(tag, b.sharded.Load())
+		r.calls = b.keys.calls("")
 		b.repositories.all[name] = r
 	}
 	return r
@@ -116,7 +118,7 @@ func (b *batched) takes(d *decision) bool {
 // to put them into an interface would copy each header.
 func (b *batched) evaluation(command, text string) *redis.Cmd {
 	first := b.decisions[0]
-	size := 6
+	size := 7
 	keys := len(first.repository.keys)
 	for _, d := range b.decisions {
 		size += len(d.args) + len(d.stock)
@@ -132,7 +134,7 @@ func (b *batched) evaluation(command, text string) *redis.Cmd {
 			list = append(list, &d.stock[i])
 		}
 	}
-	list = append(list, &first.repository.publish, &first.repository.channel, &first.limit)
+	list = append(list, &first.repository.publish, &first.repository.channel, &first.limit, &first.repository.calls)
 	for _, d := range b.decisions {
 		for i := range d.args {
 			list = append(list, &d.args[i])

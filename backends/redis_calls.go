@@ -93,7 +93,7 @@ func (b *RedisBackend) heard(message string) {
 			return
 		}
 		original := enhanced.SanitizeProjectLock(r.ProjectLock())
-		lock, err = grantedLock(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+		lock, err = b.granted(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
 	case "elsewhere":
 		err = notWaitingError(r.Resource)
 	case "cancelled":

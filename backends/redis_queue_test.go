@@ -2,8 +2,6 @@ package backends_test
 
 import (
 	"context"
-	"fmt"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -164,67 +162,6 @@ func TestRedisQueueOutOfMemory(t *testing.T) {
 	violations, err := b.Verify(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, violations)
-}
-
-// What a hand-over costs the server does not grow with the queue.
-func TestRedisQueueCommandsOfAHandOver(t *testing.T) {
-	t.Parallel()
-	const many = 10_000
-	client := redistest.Start(t, redistest.Options{}).Client()
-	config := queueOn()
-	config.MaxQueueSize = many
-	b := openRedis(t, client, config)
-	cost := func(waiters int) int {
-		ctx, cancel := context.WithCancel(t.Context())
-		path := strconv.Itoa(waiters)
-		lock, err := b.AcquireLock(ctx, by("org/app", path, "ann"))
-		require.NoError(t, err)
-		done := make(chan error, waiters)
-		granted := make(chan *enhanced.EnhancedLock, waiters)
-		for i := range waiters {
-			go func() {
-				lock, err := b.AcquireLock(ctx, by("org/app", path, fmt.Sprint("u", i)))
-				if err == nil {
-					granted <- lock
-				}
-				done <- err
-			}()
-		}
-		backendtest.Eventually(t, "all wait", func() bool { return waiting(t, b) == waiters })
-		before := commands(t, client)
-		require.NoError(t, b.ReleaseLock(ctx, lock.ID))
-		<-granted
-		used := commands(t, client) - before
-		cancel()
-		for range waiters {
-			if err := <-done; err != nil {
-				require.ErrorIs(t, err, context.Canceled)
-			}
-		}
-		backendtest.Eventually(t, "all have left", func() bool { return waiting(t, b) == 0 })
-		return used
-	}
-	few, lots := cost(10), cost(backendtest.Rounds(many))
-	t.Logf("%d commands with 10 waiters, %d with %d, those within the script included", few, lots, backendtest.Rounds(many))
-	// A look at the resource can come between.
-	require.LessOrEqual(t, lots, few+10)
-}
-
-// commands counts what a server has done but for this.
-func commands(t *testing.T, client *redis.Client) (n int) {
-	t.Helper()
-	info, err := client.Info(t.Context(), "commandstats").Result()
-	require.NoError(t, err)
-	for line := range strings.Lines(info) {
-		name, rest, found := strings.Cut(line, ":calls=")
-		if !found || name == "cmdstat_info" {
-			continue
-		}
-		calls, err := strconv.Atoi(rest[:strings.IndexByte(rest, ',')])
-		require.NoError(t, err)
-		n += calls
-	}
-	return n
 }
 
 // Each damage to a queue is found and repaired, and harms nobody else.

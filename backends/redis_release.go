@@ -52,10 +52,11 @@ func (b *RedisBackend) Release(ctx context.Context, request enhanced.ReleaseRequ
 }
 
 func (b *RedisBackend) releaseID(ctx context.Context, request enhanced.ReleaseRequest) (*enhanced.EnhancedLock, error) {
-	located, err := b.locate(ctx, request.LockID)
+	located, err := b.known(ctx, request.LockID)
 	if err != nil {
 		return nil, err
 	}
+	defer b.locks.remove(request.LockID)
 	resource := located.resource
 	if request.Resource != (enhanced.ResourceIdentifier{}) && request.Resource.Normalized() != resource {
 		return nil, enhanced.NewUnknownLockError(request.LockID)

@@ -3,12 +3,14 @@
 -- Atlantis has done nothing, no request is known already. It stands alone, since
 -- making the prelude's functions takes longer than all of this; what it writes is
 -- what acquire.lua and release.lua write. A decision that is not common is left
--- to those, with nothing written.
+-- to those, with nothing written. A released lock goes to the next waiter when that
+-- is a call of a living process, and all that its owner waits for there.
 --
 -- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue; where there is one
 --       server, two stock's keys for each decision, see the prelude
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repository's readers
---       3 LogMaxRecords  from 4 on the decisions:
+--       3 LogMaxRecords  4 what the names of channels of waiting processes begin
+--       with  from 5 on the decisions:
 --         a, resource, owner, its part of the owners' index, priority, lease in
 --            microseconds or 0, request, "m" or "-", stock's form
 --         r, resource, token or "", owner or "", "1" to force, actor or "", reason
@@ -18,11 +20,11 @@
 --          held HEADER DETAILS      by whomever
 --          released HEADER DETAILS
 --          else "" ""               see the general script}
-local call, pcall, find, sub, format = redis.call, redis.pcall, string.find, string.sub, string.format
+local call, pcall, find, sub, match, format = redis.call, redis.pcall, string.find, string.sub, string.match, string.format
 local STATE = KEYS[1]
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
-local fields, at, count = { 'HMGET', STATE, 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters' }, 4, 0
+local fields, at, count = { 'HMGET', STATE, 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters' }, 5, 0
 while ARGV[at] do
   count = count + 1
   fields[8 + 2 * count] = 'l' .. ARGV[at + 1]
@@ -38,21 +40,38 @@ local n = #fields
 fields[n + 1], fields[n + 2] = 'kept', 'gone' -- see runs.lua
 local v = call(unpack(fields))
 local kept, gone = v[n - 1], v[n] and v[n] ~= '0'
-local last, sequence, locks, trimmed = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), tonumber(v[4] or 0)
+local last, sequence, locks, trimmed, waiters = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), tonumber(v[4] or 0), tonumber(v[7] or 0)
 -- Digits of one length compare as numbers do.
-local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and (not v[7] or v[7] == '0') and (not kept or kept == '0')
+local common = last and sequence and locks and trimmed and #last == #now and last < now and not v[6] and waiters and (not kept or kept == '0')
 local answer, logs, before = { now, '' }, {}, sequence
 -- What is to be written; the first part of it can fail, and is taken back.
 local removed, added, leases, unleased, endings, hset, hdel, mirrors
-local token = 0 -- how many
+local places, messages -- of waiters that get a lock, and what tells them
+local token, freed = 0, 0 -- how many
 
-at = 4
+-- alive reports whether calls in a process still wait, by the field alive.
+local function alive(all, process)
+  local at = select(2, find('\n' .. all, '\n' .. process .. ' ', 1, true))
+  local ends = at and match(all, '^%d+', at)
+  return ends and #ends == #now and ends > now
+end
+
+-- entryOf is ownerEntry of the prelude.
+local function entryOf(owner, resource)
+  if sub(owner, 1, 3) ~= 'pr:' then return owner .. '\n' .. resource end
+  local host = find(owner, '/', 4, true)
+  local number = host and find(owner, '/', host + 1, true)
+  if not number then return owner .. '\n' .. resource end
+  return 'p' .. sub(owner, number + 1) .. '/' .. sub(owner, 4, host - 1) .. '\n' .. resource
+end
+
+at = 5
 for i = 1, count do
   local kind, resource, status, x, y = ARGV[at], ARGV[at + 1], 'else', '', ''
   local header, other = v[6 + 2 * i], v[7 + 2 * i]
   local mirror, old = KEYS[5 + 2 * i], KEYS[6 + 2 * i]
   if mirror == STATE then mirror = nil end
-  local known = common
+  local known = common and (kind == 'r' or waiters == 0)
   if gone and known and kind == 'a' then -- the pull request may be closed
     local prefix = 't' .. ARGV[at + 2] .. '\n'
     known = not call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
@@ -93,7 +112,9 @@ for i = 1, count do
     local c = b and find(header, '\n', b + 1, true)
     local flag, expires = c and sub(header, c + 1, c + 1), c and sub(header, b + 1, c - 1)
     if c and details and sub(details, 1, 1) == '{' and (expires == '0' or #expires == #now and expires > now) then
-      local stock = mirror and pcall('GET', mirror)
+      -- What is handed over needs both of stock's keys.
+      local absent = flag == '-' and kind == 'r' and waiters > 0 and mirror and call('EXISTS', mirror, old) == 0
+      local stock = not absent and mirror and pcall('GET', mirror)
       if flag == '-' and not stock or flag == 'm' and (not mirror or stock == details) then
         if kind == 'a' then
           status, x, y = 'held', header, details
@@ -103,21 +124,34 @@ for i = 1, count do
           local g = f and find(header, '\n', f + 1, true)
           local its, owner = sub(header, 1, a - 1), f and sub(header, e + 1, f - 1)
           local forced, actor = ARGV[at + 4] == '1', ARGV[at + 5]
-          if g and not find(header, '\n', g + 1, true) and (ARGV[at + 2] == '' or ARGV[at + 2] == its) and
-              (forced or ARGV[at + 3] == '' or ARGV[at + 3] == owner) then
-            status, x, y = 'released', header, details
-            local entry = owner
-            if sub(owner, 1, 3) == 'pr:' then
-              local host = find(owner, '/', 4, true)
-              entry = 'p' .. sub(owner, find(owner, '/', host + 1, true) + 1) .. '/' .. sub(owner, 4, host - 1)
+          local is = g and not find(header, '\n', g + 1, true) and (ARGV[at + 2] == '' or ARGV[at + 2] == its) and
+            (forced or ARGV[at + 3] == '' or ARGV[at + 3] == owner)
+          -- What the next waiter is given; its record is that of queue.lua.
+          local w, place, request, calling, entry
+          if is and waiters > 0 then
+            local low = 'q' .. resource .. '\n'
+            place = call('ZRANGEBYLEX', KEYS[6], '[' .. low, '(' .. low .. ':', 'LIMIT', '0', '1')[1]
+          end
+          if place then
+            is = false
+            calling, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
+            local parts = request and call('HMGET', STATE, 'q' .. request, 'alive', 'name')
+            if parts and parts[1] and parts[2] and parts[3] and alive(parts[2], calling) then
+              w = { match(parts[1], '^([^\n]*)\n(%d+)\n([^\n]+)\n(%-?%d+)\n(%d+)\n(%d+)\n([m-])\n([^\n]*)\n([^\n]*)\n({.*)$') }
+              w.name = parts[3]
             end
+            if w and w[1] == resource and w[2] == sub(place, #resource + 3, #resource + 35) and w[8] == calling and (w[7] == '-' or mirror) and
+                (not mirror or absent or old == mirror or call('EXISTS', old) == 0) then
+              entry = entryOf(w[3], resource)
+              local own = call('ZRANGEBYLEX', KEYS[6], '[o' .. entry .. '\n', '[o' .. entry .. '\n\255', 'LIMIT', '0', '2')
+              is = #own == 1 and own[1] == 'o' .. entry .. '\n' .. request
+            end
+          end
+          if is then
+            status, x, y = 'released', header, details
             if actor == owner then actor = '' end
             removed = removed or { 'ZREM', KEYS[3] }
-            removed[#removed + 1] = entry .. '\n' .. resource
-            if expires ~= '0' then
-              unleased = unleased or { 'ZREM', KEYS[2] }
-              unleased[#unleased + 1] = resource
-            end
+            removed[#removed + 1] = entryOf(owner, resource)
             endings = endings or { 'RPUSH', KEYS[4] }
             endings[#endings + 1] = now .. ' ' .. its
             logs[#logs + 1] = now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor .. '\n' .. (forced and 'forced' or 'request') ..
@@ -125,11 +159,44 @@ for i = 1, count do
             hset, hdel = hset or {}, hdel or { 'HDEL', STATE }
             hset[#hset + 1] = 'i' .. its
             hset[#hset + 1] = 'released\n' .. resource .. '\n' .. owner .. '\n' .. sub(header, f + 1, g - 1)
-            hdel[#hdel + 1] = fields[8 + 2 * i]
-            hdel[#hdel + 1] = fields[9 + 2 * i]
-            if stock then
+            freed = freed + 1
+            local leased
+            if w then
+              local new = token == 0 and now or format('%d', now + token)
+              token = token + 1
+              leased = w[6] ~= '0' and format('%d', now + w[6])
+              if leased then
+                leases = leases or { 'ZADD', KEYS[2] }
+                leases[#leases + 1] = leased
+                leases[#leases + 1] = resource
+              end
+              added = added or { 'ZADD', KEYS[3] }
+              added[#added + 1] = '0'
+              added[#added + 1] = entry
+              logs[#logs + 1] = now .. '\ngranted\n' .. resource .. '\n' .. new .. '\n\nhand_over\n' .. request .. '\n\n\n\n\n\n' .. w[3] ..
+                '\n\n' .. (leased or '0') .. '\n' .. w[9]
+              local its = new .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. request .. '\n' .. w[9]
+              local h = #hset
+              hset[h + 1], hset[h + 2] = fields[8 + 2 * i], its
+              hset[h + 3], hset[h + 4] = fields[9 + 2 * i], w[10]
+              hset[h + 5], hset[h + 6] = 'i' .. new, resource
+              hset[h + 7], hset[h + 8] = 'r' .. request, new
+              hdel[#hdel + 1] = 'q' .. request
+              places, messages = places or { 'ZREM', KEYS[6] }, messages or {}
+              places[#places + 1] = place
+              places[#places + 1] = 'o' .. entry .. '\n' .. request
+              messages[#messages + 1] = { ARGV[4] .. calling, w.name .. '\n' .. request .. '\ngranted\n' .. its }
+            else
+              hdel[#hdel + 1] = fields[8 + 2 * i]
+              hdel[#hdel + 1] = fields[9 + 2 * i]
+            end
+            if expires ~= '0' and not leased then
+              unleased = unleased or { 'ZREM', KEYS[2] }
+              unleased[#unleased + 1] = resource
+            end
+            if stock or w and w[7] == 'm' then
               mirrors = mirrors or {}
-              mirrors[#mirrors + 1] = { 'DEL', mirror }
+              mirrors[#mirrors + 1] = w and w[7] == 'm' and { 'SET', mirror, match(w[10], '^[^\n]*') } or { 'DEL', mirror }
             end
           end
         end
@@ -170,10 +237,10 @@ if failed then
     end
   end
   for i = 3, #answer, 3 do answer[i], answer[i + 1], answer[i + 2] = 'else', '', '' end
-  if unleased then
+  if unleased or leases then
     for i = 1, count do
       local header = v[6 + 2 * i]
-      local expires = header and string.match(header, '^%d+\n%d+\n(%d+)\n')
+      local expires = header and match(header, '^%d+\n%d+\n(%d+)\n')
       local resource = sub(fields[8 + 2 * i], 2)
       if expires and expires ~= '0' then call('ZADD', KEYS[2], expires, resource) end
     end
@@ -182,12 +249,19 @@ if failed then
 end
 for i = 2, #logs do call('XADD', KEYS[5], format('%d', sequence + i) .. '-0', 'd', logs[i]) end
 sequence = sequence + #logs
+if messages then
+  hset[#hset + 1] = 'waiters'
+  hset[#hset + 1] = format('%d', math.max(waiters - #messages, 0))
+end
 if hdel then call(unpack(hdel)) end
 call('HSET', STATE, 'sequence', format('%d', sequence), 'token', token == 0 and last or format('%d', now + token - 1),
-  'locks', format('%d', locks + token - (hdel and #hdel / 2 - 1 or 0)), unpack(hset))
+  'locks', format('%d', locks + token - freed), unpack(hset))
 if mirrors then
   for _, command in ipairs(mirrors) do call(unpack(command)) end
 end
+if places then call(unpack(places)) end
+-- Who misses it asks.
+for _, message in ipairs(messages or {}) do pcall('PUBLISH', message[1], message[2]) end
 if v[5] and v[5] > now then pcall(ARGV[1], ARGV[2], STATE) end
 if math.floor(sequence / 64) ~= math.floor(before / 64) or sequence - trimmed - ARGV[3] > 64 then answer[2] = '1' end
 return answer
