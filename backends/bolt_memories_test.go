@@ -55,6 +55,7 @@ func TestAnUndoneStepIsNotRemembered(t *testing.T) {
 		return undone
 	})
 	require.ErrorIs(t, err, undone)
+	require.Equal(t, 1, Remembered(b, "org/app"), "the lock that is held still")
 	again, err := b.AcquireLock(t.Context(), ask("first"))
 	require.NoError(t, err)
 	require.Equal(t, lock.ID, again.ID)
