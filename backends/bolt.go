@@ -35,6 +35,9 @@ type BoltBackend struct {
 	clean     cleanState
 	turns     *turns
 	sets      setMembers
+	// memories are of the repositories that this process has used, by their
+	// tags. Only steps use them.
+	memories map[string]*memory
 }
 
 var (
@@ -79,6 +82,8 @@ func (b *BoltBackend) start() {
 	b.committer = newCommitter(b.db, b.logger)
 	b.committer.run = b.runStep
 	b.committer.committed = b.committed
+	b.committer.undone = b.undone
+	b.memories = make(map[string]*memory)
 	b.committer.ended = b.clock.end
 }
 
@@ -114,13 +119,13 @@ func prepare(db *bbolt.DB) (err error) {
 	}
 	switch version := string(root.Get(formatKey())); version {
 	case formatVersion:
-	case "":
+	case "", oldFormatVersion:
 		changed = true
-		if err := root.Put(formatKey(), []byte(formatVersion)); err != nil {
+		if err := errors.Join(convert(tx), root.Put(formatKey(), []byte(formatVersion))); err != nil {
 			return err
 		}
 	default:
-		return fmt.Errorf("the file has format %q, this version reads format %q only; use the version that wrote it", version, formatVersion)
+		return formatError(version)
 	}
 	if !changed {
 		return nil

@@ -31,6 +31,8 @@ type committer struct {
 	run func(b *batch, step func(*batch) error) error
 	// committed is called after each successful commit, in commit order.
 	committed func(b *batch)
+	// undone is called after a transaction that was undone, or may be.
+	undone func(b *batch)
 	// ended is called after each transaction, however it ended, before the
 	// callers are answered.
 	ended func()
@@ -71,6 +73,8 @@ type batch struct {
 	unserved []enhanced.ResourceIdentifier
 	// touched are the repositories whose log grew.
 	touched map[string]struct{}
+	// remembered are the repositories whose memory changed.
+	remembered map[string]struct{}
 	// now is the store's clock and token the last fencing token.
 	now, token int64
 }
@@ -248,6 +252,7 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		err := c.runStep(b, p.step)
 		if err != nil && !isDecision(err) {
 			rollbackErr := tx.Rollback()
+			c.undone(b)
 			c.ended()
 			p.done <- errors.Join(err, rollbackErr)
 			return append(steps[:i:i], steps[i+1:]...)
@@ -260,7 +265,10 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		// What has nothing to write says nothing of the disk.
 		err = tx.Rollback()
 	}
-	if err == nil && b.dirty {
+	switch {
+	case err != nil:
+		c.undone(b)
+	case b.dirty:
 		c.committed(b)
 	}
 	c.ended()

@@ -188,8 +188,8 @@ func corruptions() map[string]corruption {
 		},
 		"ID says that its lock has ended": {
 			plant: func(e *editor) {
-				e.put(e.app(), idEntry(e.leased), e.get(e.app(), idEntry(e.released)))
-				e.put(e.app(), "f"+num(time.Now().UnixMicro())+num(e.leased.Version), "\x01")
+				e.remove(e.app(), idEntry(e.leased))
+				e.remember(e.leased, time.Now())
 			},
 			rules: []string{enhanced.RuleForgetStray, enhanced.RuleIDMissing},
 		},
@@ -198,44 +198,27 @@ func corruptions() map[string]corruption {
 				e.put(e.app(), "i"+num(17), "project/none/default/")
 				e.put(e.app(), "i"+num(18), e.plain.Resource.Key())
 				e.put(e.app(), "i"+num(19), "")
+				e.put(e.app(), "i"+num(20), `{"how":"released"}`)
 			},
-			rules: []string{enhanced.RuleIDStray, enhanced.RuleIDStray, enhanced.RuleIDStray},
+			rules: slices.Repeat([]string{enhanced.RuleIDStray}, 4),
 		},
-		"ending unreadable": {
-			plant: func(e *editor) { e.put(e.app(), idEntry(e.released), "{") },
-			rules: []string{enhanced.RuleEnding, enhanced.RuleForgetStray, enhanced.RuleRequestStray},
-		},
-		"ending without its time": {
-			plant: func(e *editor) { e.removePrefix(e.app(), "f") },
-			rules: []string{enhanced.RuleEnding},
-		},
-		"time without an ending": {
+		"endings unreadable": {
 			plant: func(e *editor) {
-				e.put(e.app(), "f"+num(time.Now().UnixMicro())+num(17), "\x01")
-				e.put(e.app(), "f"+num(time.Now().UnixMicro())+num(e.plain.Version), "\x01")
-				e.put(e.app(), "f"+num(17)+num(e.released.Version), "\x01")
+				e.put(e.app(), "f"+num(17)+num(e.released.Version), "{")
+				e.put(e.app(), "f"+num(18)+num(e.released.Version), `{"how":"released","resource":"none","owner":"user:eve"}`)
+			},
+			rules: []string{enhanced.RuleEnding, enhanced.RuleEnding},
+		},
+		"ending of a held lock": {
+			plant: func(e *editor) { e.remember(e.plain, time.Now()) },
+			rules: []string{enhanced.RuleForgetStray},
+		},
+		"entries of the format before": {
+			plant: func(e *editor) {
+				e.put(e.app(), "rrequest-leased", num(e.leased.Version))
 				e.put(e.app(), "f", "\x01")
 			},
-			rules: []string{enhanced.RuleForgetStray, enhanced.RuleForgetStray, enhanced.RuleForgetStray, enhanced.RuleForgetStray},
-		},
-		"request forgotten too early": {
-			plant: func(e *editor) {
-				e.remove(e.app(), "rrequest-leased")
-				e.remove(e.app(), "rrequest-released")
-			},
-			rules: []string{enhanced.RuleRequestMissing, enhanced.RuleRequestMissing},
-		},
-		"requests that lead nowhere": {
-			plant: func(e *editor) {
-				e.put(e.app(), "rnone", num(17))
-				e.put(e.app(), "rother", num(e.plain.Version))
-				e.put(e.app(), "rshort", "1")
-			},
-			rules: []string{enhanced.RuleRequestStray, enhanced.RuleRequestStray, enhanced.RuleRequestStray},
-		},
-		"request that leads to another lock": {
-			plant: func(e *editor) { e.put(e.app(), "rrequest-leased", num(e.plain.Version)) },
-			rules: []string{enhanced.RuleRequestMissing, enhanced.RuleRequestStray},
+			rules: []string{enhanced.RuleUnknownEntry, enhanced.RuleUnknownEntry},
 		},
 		"two locks with one token": {
 			plant: func(e *editor) {
@@ -253,7 +236,7 @@ func corruptions() map[string]corruption {
 			plant: func(e *editor) {
 				e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) { f["n"] = "9000000000000000000" })
 			},
-			rules:   []string{enhanced.RuleIDStray, enhanced.RuleLockToken, enhanced.RuleLogLock, enhanced.RuleRequestStray},
+			rules:   []string{enhanced.RuleIDStray, enhanced.RuleLockToken, enhanced.RuleLogLock},
 			touched: leased, rewritten: true,
 		},
 		"the store's token set back": {
@@ -372,7 +355,7 @@ func corruptions() map[string]corruption {
 				e.remove(e.app(), lockEntry(e.leased))
 				e.remove(e.stock(), e.leased.Resource.LegacyKey())
 			},
-			rules:   []string{enhanced.RuleDeadlineStray, enhanced.RuleIDStray, enhanced.RuleLogLock, enhanced.RuleOwnerStray, enhanced.RuleRequestStray},
+			rules:   []string{enhanced.RuleDeadlineStray, enhanced.RuleIDStray, enhanced.RuleLogLock, enhanced.RuleOwnerStray},
 			touched: leased,
 		},
 		"repository without a name": {

@@ -75,10 +75,8 @@ func valueCorruptions() map[string]corruption {
 		},
 		"ending that is remembered for long": {
 			plant: func(e *editor) {
-				e.removePrefix(e.app(), "f")
-				e.put(e.app(), "f"+num(time.Now().Add(time.Hour).UnixMicro())+num(e.released.Version), "\x01")
-				e.removePrefix(e.bucket("org/other"), "f")
-				e.put(e.bucket("org/other"), "f"+num(-1)+num(e.given), "\x01")
+				e.remember(e.released, time.Now().Add(time.Hour))
+				e.remember(e.released, time.UnixMicro(-1))
 			},
 			rules: []string{enhanced.RuleForgetLate, enhanced.RuleForgetLate},
 		},
@@ -101,8 +99,7 @@ func TestTimesThatHaveComeAreNoViolations(t *testing.T) {
 	sample.plantIn(t, sample.path, func(e *editor) {
 		e.put(e.app(), "cpr:github.com/org%2Fapp/5", num(time.Now().UnixMicro()))
 		e.put(e.app(), "cpr:github.com/org%2Fapp/6", num(5))
-		e.removePrefix(e.app(), "f")
-		e.put(e.app(), "f"+num(time.Now().Add(10*time.Minute).UnixMicro())+num(e.released.Version), "\x01")
+		e.remember(e.released, time.Now().Add(10*time.Minute))
 		e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) {
 			f["a"], f["p"] = e.leased.ExpiresAt.UnixMicro()-time.Hour.Microseconds(), 3
 			f["m"] = map[string]any{"a": strings.Repeat("x", 4095)}

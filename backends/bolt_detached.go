@@ -65,13 +65,12 @@ func (s *repositoryStep) claim(f *finding, r *enhanced.EnhancedLockRequest) (acq
 		return acquisition{}, err
 	}
 	key := f.resource.Key()
-	err = errors.Join(s.delete(deadlineKey(before.Expires, key)), s.delete(ownerKey(owner, key)))
-	if before.Request != "" {
-		err = errors.Join(err, s.delete(requestKey(before.Request)))
-	}
-	if err != nil {
+	if err := errors.Join(s.delete(deadlineKey(before.Expires, key)), s.delete(ownerKey(owner, key))); err != nil {
 		return acquisition{}, err
 	}
+	requests := s.memoryToChange().requests
+	delete(requests, before.Request)
+	requests[r.ID] = before.Token
 	record := f.record
 	record.Pending, record.Expires = false, 0
 	record.Owner, record.Request, record.Metadata = r.Owner().String(), r.ID, r.Metadata
@@ -84,7 +83,6 @@ func (s *repositoryStep) claim(f *finding, r *enhanced.EnhancedLockRequest) (acq
 	}
 	err = errors.Join(
 		s.putRecord(f.resource, record),
-		s.put(requestKey(r.ID), appendNumber(nil, record.Token)),
 		s.log(enhanced.EventClaimed, f.resource, &before, record,
 			change{actor: record.Owner, cause: enhanced.CauseRequest, request: r.ID}),
 	)

@@ -29,8 +29,6 @@ type inspection struct {
 	unreadable map[string]*[][]byte
 	// reclaimed are the locks to which their ID does not lead, by token.
 	reclaimed map[int64]reclaimedLock
-	// forgotten is when an ended lock is to be forgotten, by token.
-	forgotten map[int64]int64
 	// highest is the largest token in use.
 	highest int64
 
@@ -53,7 +51,6 @@ func newInspection(r *repository, store storeState) *inspection {
 		moved:      make(map[string]*lockRecord),
 		unreadable: make(map[string]*[][]byte),
 		reclaimed:  make(map[int64]reclaimedLock),
-		forgotten:  make(map[int64]int64),
 	}
 }
 

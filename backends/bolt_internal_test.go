@@ -26,6 +26,7 @@ func testCommitter(t *testing.T) *committer {
 	c := newCommitter(db, enhanced.LoggerOrNoop(nil))
 	c.run = func(b *batch, step func(*batch) error) error { return step(b) }
 	c.committed = func(*batch) {}
+	c.undone = func(*batch) {}
 	c.ended = func() {}
 	t.Cleanup(c.close)
 	return c

@@ -20,14 +20,14 @@ import (
 //	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
 //	    c OWNER                 a pull request that is being closed
 //	    d DEADLINE RESOURCE     when a lease ends
-//	    f TIME TOKEN            when an ended lock and its request are forgotten
-//	    i TOKEN                 lock ID -> resource, or how the lock ended
+//	    f TIME TOKEN            how a lock ended, until that time, once the log
+//	                            has lost its record
+//	    i TOKEN                 lock ID -> resource
 //	    k NUMBER                when all locks of a pull request were released
 //	    l RESOURCE              lock record
 //	    n OWNER                 when a pull request with reservations asked last
 //	    o OWNER 00 RESOURCE     what an owner holds
 //	    q RESOURCE 00 RANK      waiter, see [queue.Order]
-//	    r REQUEST               request ID -> token of the lock it got
 //	    s OWNER 00 RESOURCE     what is reserved for an owner
 //	    t OWNER                 tombstone of a closed pull request
 //	    u OWNER 00 RESOURCE 00 REQUEST  -> RANK of a waiter
@@ -51,7 +51,6 @@ const (
 	rangeLastTry   = 'n'
 	rangeOwner     = 'o'
 	rangeQueue     = 'q'
-	rangeRequest   = 'r'
 	rangeReserves  = 's'
 	rangeTombstone = 't'
 	rangeWaits     = 'u'
@@ -59,8 +58,11 @@ const (
 	rangeWaiter    = 'w'
 	rangeLog       = 'z'
 
-	// formatVersion is the only layout this code writes and reads.
-	formatVersion = "1"
+	// formatVersion is the only layout this code writes.
+	formatVersion = "2"
+	// oldFormatVersion is the one that is converted when a backend opens the
+	// file, see convert.
+	oldFormatVersion = "1"
 
 	// Stock Atlantis' buckets.
 	legacyLocksBucket    = "runLocks"
@@ -103,10 +105,6 @@ func splitDeadlineKey(key []byte) (at int64, resourceKey string, ok bool) {
 		return 0, "", false
 	}
 	return number(key[1:9]), string(key[9:]), true
-}
-
-func requestKey(id string) []byte {
-	return append([]byte{rangeRequest}, id...)
 }
 
 // forgetKey ends with the token of the lock that is to be forgotten.

@@ -40,6 +40,19 @@ func (c *logCursor) valid() bool { return len(c.key) == 9 && c.key[0] == rangeLo
 
 func (c *logCursor) sequence() uint64 { return binary.BigEndian.Uint64(c.key[1:]) }
 
+// logFromEnd starts with the latest record.
+func (r *repository) logFromEnd() logCursor {
+	c := logCursor{cursor: r.bucket.Cursor()}
+	if key, _ := c.cursor.Seek([]byte{rangeLog + 1}); key == nil {
+		c.key, c.data = c.cursor.Last()
+	} else {
+		c.previous()
+	}
+	return c
+}
+
+func (c *logCursor) previous() { c.key, c.data = c.cursor.Prev() }
+
 func (c *logCursor) next() { c.key, c.data = c.cursor.Next() }
 
 // lastSequence returns the sequence of the latest log record, 0 before the first.
@@ -99,9 +112,20 @@ func (s *repositoryStep) trim(limit int) error {
 	}
 	err = s.put(checkpointKey(), value)
 	for _, record := range outdated {
-		err = errors.Join(err, s.delete(logKey(record.sequence)))
+		err = errors.Join(err, s.trimRecord(record))
 	}
 	return err
+}
+
+// trimRecord removes a record. What is to be remembered longer is kept.
+func (s *repositoryStep) trimRecord(record outdatedRecord) error {
+	key := logKey(record.sequence)
+	var stored logRecord
+	var err error
+	if record.time+memoryTime.Microseconds() > s.now && decode(s.get(key), &stored) == nil {
+		err = s.keepEnding(&stored)
+	}
+	return errors.Join(err, s.delete(key))
 }
 
 // sweep trims the logs and the memory of repositories in which nothing happens
@@ -117,6 +141,10 @@ func (b *BoltBackend) sweep(ctx context.Context) error {
 		})
 		return nil
 	})
+	err = errors.Join(err, b.committer.do(ctx, "forget ended locks", func(batch *batch) error {
+		b.forgetAll(batch.now)
+		return nil
+	}))
 	for _, name := range names {
 		err = errors.Join(err, b.committer.do(ctx, "trim the log of "+name, func(batch *batch) error {
 			s := b.repositoryStep(batch, name)

@@ -2,12 +2,12 @@ package backends_test
 
 import (
 	"path/filepath"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
@@ -57,18 +57,73 @@ func TestTheMemoryIsBounded(t *testing.T) {
 			churn(t, s)
 			advance(time.Minute)
 		}
-		require.LessOrEqual(t, countKeys(t, s.db, "org/app", 'f'), 12)
-		require.LessOrEqual(t, countKeys(t, s.db, "org/app", 'i'), 12)
-		require.LessOrEqual(t, countKeys(t, s.db, "org/app", 'r'), 12)
+		require.LessOrEqual(t, backends.Remembered(s.ours, "org/app"), 12)
 
 		// Where nothing happens any more, clean-up forgets.
 		advance(time.Hour)
-		for i := range 20 {
-			_, err := s.ours.CleanupExpiredLocks(t.Context())
-			require.NoError(t, err, strconv.Itoa(i))
-		}
-		require.Zero(t, countKeys(t, s.db, "org/app", 'r'))
+		_, err := s.ours.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, backends.Remembered(s.ours, "org/app"))
+		require.Zero(t, countKeys(t, s.db, "org/app", 'f'))
 	})
+}
+
+// A new process remembers what the one before it did, for as long, and whether
+// the log has its records still or not.
+func TestTheMemoryOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
+	for name, records := range map[string]int{"in the log": 100_000, "trimmed": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "a.db")
+				config := enhanced.DefaultConfig()
+				config.LogMaxRecords = records
+				s := open(t, path, config)
+				held, ended := request(stockLock("org/app", 5, "held")), request(stockLock("org/app", 5, "ended"))
+				held.ID, ended.ID = "held", "ended"
+				lock, err := s.ours.AcquireLock(t.Context(), held)
+				require.NoError(t, err)
+				released, err := s.ours.AcquireLock(t.Context(), ended)
+				require.NoError(t, err)
+				moved, err := s.ours.AcquireLock(t.Context(), request(stockLock("org/app", 7, "moved")))
+				require.NoError(t, err)
+				advance(24 * time.Hour)
+				require.NoError(t, s.ours.ReleaseLock(t.Context(), released.ID))
+				require.NoError(t, s.ours.TransferLock(t.Context(), moved.ID, "user:eve"))
+				for range 10 {
+					churn(t, s)
+				}
+				advance(9 * time.Minute)
+				churn(t, s)
+
+				s.close(t)
+				s = open(t, path, config)
+				again, err := s.ours.AcquireLock(t.Context(), held)
+				require.NoError(t, err)
+				require.Equal(t, lock.ID, again.ID)
+				require.NoError(t, s.ours.ReleaseLock(t.Context(), released.ID))
+				_, err = s.ours.AcquireLock(t.Context(), ended)
+				require.ErrorIs(t, err, enhanced.ErrLockExpired)
+				require.ErrorIs(t, s.ours.ReleaseLock(t.Context(), moved.ID), enhanced.ErrLockNotFound)
+				other := *ended
+				other.Project.Path = "another"
+				_, err = s.ours.AcquireLock(t.Context(), &other)
+				require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+				violations, err := s.ours.Verify(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, violations)
+
+				advance(time.Minute)
+				for range 10 {
+					churn(t, s)
+				}
+				require.ErrorIs(t, s.ours.ReleaseLock(t.Context(), released.ID), enhanced.ErrLockNotFound)
+				_, err = s.ours.AcquireLock(t.Context(), ended)
+				require.NoError(t, err)
+			})
+		})
+	}
 }
 
 func countKeys(t *testing.T, db *bbolt.DB, repository string, letter byte) (n int) {

@@ -18,21 +18,20 @@ func (b *BoltBackend) GetLock(ctx context.Context, lockID string) (*enhanced.Enh
 		return nil, enhanced.NewUnknownLockError(lockID)
 	}
 	var lock *enhanced.EnhancedLock
+	ended := false
 	err := b.viewNow(ctx, "get lock "+lockID, func(tx *bbolt.Tx, now int64) error {
 		name, found := repositoryName(tx, tag)
 		if !found {
 			return enhanced.NewUnknownLockError(lockID)
 		}
 		r := b.repository(tx, name, now)
-		known, _ := r.identify(token)
-		resource, err := enhanced.ParseResourceKey(r.name, known.resourceKey)
+		resource, err := enhanced.ParseResourceKey(r.name, r.heldUnder(token))
 		if err != nil {
+			ended = true
 			return enhanced.NewUnknownLockError(lockID)
 		}
 		f := r.inspect(resource)
 		switch {
-		case known.ending != nil:
-			return known.goneError(lockID, resource)
 		case f.status == unreadable:
 			return enhanced.NewCorruptError(resource, f.name)
 		case f.status == held && f.record.Token == token:
@@ -44,6 +43,10 @@ func (b *BoltBackend) GetLock(ctx context.Context, lockID string) (*enhanced.Enh
 			return enhanced.NewUnknownLockError(lockID)
 		}
 	})
+	if ended {
+		// Steps know how locks ended.
+		return b.changeLock(ctx, "get", lockID, func(*repositoryStep, *finding) error { return nil })
+	}
 	return lock, err
 }
 

@@ -206,6 +206,8 @@ type logRecord struct {
 	Waiter   string      `json:"u,omitzero"`
 	Before   *logSummary `json:"b,omitzero"`
 	After    *logSummary `json:"z,omitzero"`
+	// Ended is set where a lock ended: the request that had got it.
+	Ended *string `json:"i,omitzero"`
 	// Deadlock is set in records of [enhanced.EventDeadlock] only.
 	Deadlock *deadlockRecord `json:"d,omitzero"`
 }

@@ -132,6 +132,13 @@ func (e *editor) edit(b *bbolt.Bucket, key string, change func(fields map[string
 	e.put(b, key, string(value))
 }
 
+// remember keeps the end of a lock until a time, as where the log has lost it.
+func (e *editor) remember(l *enhanced.EnhancedLock, until time.Time) {
+	e.put(e.app(), "f"+num(until.UnixMicro())+num(l.Version), string(mustJSON(map[string]string{
+		"how": enhanced.EventReleased, "resource": l.Resource.Key(), "owner": l.Owner, "request": "request-of-it",
+	})))
+}
+
 // copyOf puts a value in the place of stock's copy of a lock, as if the lock
 // had been written with it.
 func (e *editor) copyOf(l *enhanced.EnhancedLock, value string) {

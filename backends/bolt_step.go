@@ -15,6 +15,8 @@ type repositoryStep struct {
 	*repository
 	backend *BoltBackend
 	batch   *batch
+	// ended is a lock whose end the next log record is of.
+	ended *endedLock
 }
 
 // change says who changes something, through what, and why.
@@ -161,7 +163,7 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 		s.log(event, resource, before, record, c),
 	)
 	if record.Request != "" {
-		err = errors.Join(err, s.put(requestKey(record.Request), appendNumber(nil, record.Token)))
+		s.memoryToChange().requests[record.Request] = record.Token
 	}
 	if err != nil {
 		return nil, err
@@ -286,6 +288,7 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 		Time: s.now, Type: event, Resource: resource.Key(),
 		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason, Waiter: c.waiter,
 		Deadlock: newDeadlockRecord(s.name, c.deadlock),
+		Ended:    s.requestOfEnded(before),
 	}
 	if before != nil {
 		record.Token, record.Before = before.Token, before.logSummary()

@@ -42,6 +42,8 @@ type storeState struct {
 	wall int64
 	// horizon is the latest time, and the largest token, that makes sense.
 	horizon int64
+	// old says that the file has the format before this one.
+	old bool
 }
 
 // maxAhead is how far the store's clock may be ahead of this machine's.
@@ -52,6 +54,7 @@ func readStoreState(tx *bbolt.Tx) storeState {
 	state := storeState{wall: now.UnixMicro(), horizon: now.Add(maxAhead).UnixMicro()}
 	if root := tx.Bucket(rootBucket()); root != nil {
 		state.clock, state.token = number(root.Get(clockKey())), number(root.Get(tokenKey()))
+		state.old = string(root.Get(formatKey())) == oldFormatVersion
 	}
 	return state
 }
@@ -110,10 +113,10 @@ func verifyRules(tx *bbolt.Tx) ([]enhanced.Violation, error) {
 func storeProblems(tx *bbolt.Tx) (problems []problem, stock []stockProblem, err error) {
 	claimed := make(map[string]struct{})
 	if root := tx.Bucket(rootBucket()); root != nil {
-		if version := string(root.Get(formatKey())); version != "" && version != formatVersion {
+		state := readStoreState(tx)
+		if version := string(root.Get(formatKey())); version != "" && version != formatVersion && !state.old {
 			return nil, nil, formatError(version)
 		}
-		state := readStoreState(tx)
 		problems = rootProblems(root, state)
 		eachRepository(tx, state.clock, func(r *repository) {
 			c := newInspection(r, state)

@@ -12,6 +12,9 @@ import (
 // checkEntry checks an entry that is no lock and no log record: what it leads
 // to has to be there.
 func (c *inspection) checkEntry(key, value []byte) {
+	if c.store.old && isOfOldFormat(key, value) {
+		return
+	}
 	switch key[0] {
 	case rangeLock:
 	case rangeClosing:
@@ -19,15 +22,13 @@ func (c *inspection) checkEntry(key, value []byte) {
 	case rangeDeadline:
 		c.checkDeadlineEntry(key)
 	case rangeForget:
-		c.checkForgetEntry(key)
+		c.checkForgetEntry(key, value)
 	case rangeID:
 		c.checkIDEntry(key, value)
 	case rangeOwner:
 		c.checkOwnerEntry(key)
 	case rangeQueue:
 		c.checkQueueEntry(key, value)
-	case rangeRequest:
-		c.checkRequestEntry(key, value)
 	case rangeWaits:
 		c.checkWaitsEntry(key, value)
 	case rangeWaiter:
@@ -131,10 +132,6 @@ func (c *inspection) checkIDEntry(key, value []byte) {
 	if _, ok := c.reclaimed[token]; ok {
 		return // its lock's repair writes it
 	}
-	if len(value) > 0 && value[0] == '{' {
-		c.checkEnding(key, token)
-		return
-	}
 	resourceKey := string(value)
 	if c.leadsToUnreadable(resourceKey, key) {
 		return
@@ -144,61 +141,29 @@ func (c *inspection) checkIDEntry(key, value []byte) {
 	}
 }
 
-// isSound reports whether all of an ending makes sense.
-func (e *ending) isSound(repository string) bool {
-	_, resourceErr := enhanced.ParseResourceKey(repository, e.Resource)
-	_, ownerErr := enhanced.ParseOwner(e.Owner)
-	return e.How != "" && resourceErr == nil && ownerErr == nil
-}
-
-// checkEnding checks what is remembered of an ended lock.
-func (c *inspection) checkEnding(key []byte, token int64) {
-	known, found := c.identify(token)
-	if !found || known.ending == nil || !known.ending.isSound(c.name) {
+// checkForgetEntry checks what is remembered of an ended lock.
+func (c *inspection) checkForgetEntry(key, value []byte) {
+	at, token, ok := splitForgetKey(key)
+	if !ok {
+		c.checkUnknown(key)
+		return
+	}
+	var e ending
+	if err := decode(value, &e); err != nil || !e.isSound(c.name) {
 		c.report(enhanced.RuleEnding, key, "how the lock ended can't be read").quarantinesEntry(c, key)
 		return
 	}
 	c.use(token)
-	resourceKey := known.ending.Resource
-	c.checkRequest(key, resourceKey, known.ending.Request, token)
-	if _, ok := c.forgotten[token]; !ok {
-		c.report(enhanced.RuleEnding, key, "it has no time to be forgotten").about(resourceKey).writes().
-			repairs("have it forgotten in "+memoryTime.String(), func(s *repositoryStep, _ change) error {
-				return s.put(forgetKey(s.now+memoryTime.Microseconds(), token), present())
-			})
-	}
-}
-
-func (c *inspection) checkForgetEntry(key []byte) {
-	at, token, ok := splitForgetKey(key)
-	known, found := c.identify(token)
-	_, held := c.reclaimed[token]
-	if !ok || !found || held || known.ending == nil || !known.ending.isSound(c.name) {
-		c.report(enhanced.RuleForgetStray, key, "no ended lock is to be forgotten then").removes(key)
+	if _, held := c.reclaimed[token]; held || c.heldUnder(token) != "" {
+		c.report(enhanced.RuleForgetStray, key, "the lock is held").about(e.Resource).removes(key)
 		return
 	}
-	// In the order of time: the last one counts.
-	if earlier, twice := c.forgotten[token]; twice {
-		earlierKey := forgetKey(earlier, token)
-		c.report(enhanced.RuleForgetStray, earlierKey, "the lock is to be forgotten later, too").removes(earlierKey)
-	}
-	c.forgotten[token] = at
 	if latest := c.now() + memoryTime.Microseconds(); at < 0 || at > latest {
-		key = bytes.Clone(key)
+		key, value = bytes.Clone(key), bytes.Clone(value)
 		c.report(enhanced.RuleForgetLate, key, "the lock is to be forgotten later than %s after its end", memoryTime).
-			about(known.ending.Resource).writes().
+			about(e.Resource).writes().
 			repairs("have it forgotten in "+memoryTime.String(), func(s *repositoryStep, _ change) error {
-				return errors.Join(s.delete(key), s.put(forgetKey(s.now+memoryTime.Microseconds(), token), present()))
+				return errors.Join(s.delete(key), s.put(forgetKey(s.now+memoryTime.Microseconds(), token), value))
 			})
-	}
-}
-
-func (c *inspection) checkRequestEntry(key, value []byte) {
-	token := number(value)
-	if known, found := c.identify(token); found && known.ending == nil && c.leadsToUnreadable(known.resourceKey, key) {
-		return
-	}
-	if request, ok := c.requestOf(token); !ok || request != string(key[1:]) {
-		c.report(enhanced.RuleRequestStray, key, "it leads to no lock that this request got").removes(key)
 	}
 }

@@ -34,9 +34,7 @@ func (c *inspection) checkLock(key, data []byte) {
 	}
 	c.seen[resourceKey] = &lockRecord{Token: record.Token, Owner: record.Owner, Expires: record.Expires, Request: record.Request}
 	c.checkContent(key, resource, record)
-	if c.checkID(key, resource, record) {
-		c.checkRequest(key, resourceKey, record.Request, record.Token)
-	}
+	c.checkID(key, resource, record)
 	c.checkOwner(key, resourceKey, record)
 	c.checkDeadline(key, resourceKey, record)
 	c.checkValues(key, resource, record)
@@ -101,30 +99,28 @@ func (c *inspection) checkMoved(key []byte, home string, record *lockRecord) {
 	c.checkLastWord(key, home, record)
 }
 
-// checkID checks that a lock has a token of its own, whose ID leads to it. It
-// reports whether the lock keeps its token.
-func (c *inspection) checkID(key []byte, resource enhanced.ResourceIdentifier, record *lockRecord) bool {
+// checkID checks that a lock has a token of its own, whose ID leads to it.
+func (c *inspection) checkID(key []byte, resource enhanced.ResourceIdentifier, record *lockRecord) {
 	resourceKey, token := resource.Key(), record.Token
 	renew := func(s *repositoryStep, _ change) error { return s.renewToken(resource) }
 	if c.isOfFuture(token) {
 		c.report(enhanced.RuleLockToken, key, "the lock's token %d is of the future; nobody has got it", token).
 			about(resourceKey).writes().repairs("give the lock a new token, and with it a new ID", renew)
-		return false
+		return
 	}
 	leads := string(c.get(idKey(token)))
 	if leads == resourceKey {
-		return true
+		return
 	}
 	_, taken := c.reclaimed[token]
 	if other := c.recordAt(leads); taken || other != nil && other.Token == token {
 		c.report(enhanced.RuleLockToken, key, "the lock's token %d is another lock's, too", token).
 			about(resourceKey).writes().repairs("give this lock a new token, and with it a new ID", renew)
-		return false
+		return
 	}
 	c.reclaimed[token] = reclaimedLock{resourceKey, record}
 	c.report(enhanced.RuleIDMissing, key, "the lock's ID does not lead to it").about(resourceKey).writes().
 		repairs("write the ID", func(s *repositoryStep, _ change) error { return s.put(idKey(token), []byte(resourceKey)) })
-	return true
 }
 
 // renewToken gives the lock on a resource a new token.
@@ -135,45 +131,7 @@ func (s *repositoryStep) renewToken(resource enhanced.ResourceIdentifier) error 
 		return fmt.Errorf("lock on %s: %w", resource, err)
 	}
 	record.Token = s.batch.nextToken()
-	err = errors.Join(s.put(idKey(record.Token), []byte(key)), s.putRecord(resource, record))
-	if record.Request != "" && s.get(requestKey(record.Request)) == nil {
-		err = errors.Join(err, s.put(requestKey(record.Request), appendNumber(nil, record.Token)))
-	}
-	return err
-}
-
-// checkRequest checks that the request of a lock, held or remembered, leads to it.
-func (c *inspection) checkRequest(key []byte, resourceKey, request string, token int64) {
-	if request == "" {
-		return
-	}
-	if leads, ok := c.requestOf(number(c.get(requestKey(request)))); ok && leads == request {
-		return
-	}
-	c.report(enhanced.RuleRequestMissing, key, "the request that got the lock does not lead to it: it could acquire again").
-		about(resourceKey).writes().
-		repairs("write the request's entry", func(s *repositoryStep, _ change) error {
-			return s.put(requestKey(request), appendNumber(nil, token))
-		})
-}
-
-// requestOf returns the request that got the lock with a token.
-func (c *inspection) requestOf(token int64) (string, bool) {
-	if lock, ok := c.reclaimed[token]; ok {
-		return lock.record.Request, true
-	}
-	known, found := c.identify(token)
-	if !found {
-		return "", false
-	}
-	if known.ending != nil {
-		return known.ending.Request, known.ending.isSound(c.name)
-	}
-	record := c.recordAt(known.resourceKey)
-	if record == nil || record.Token != token {
-		return "", false
-	}
-	return record.Request, true
+	return errors.Join(s.put(idKey(record.Token), []byte(key)), s.putRecord(resource, record))
 }
 
 func (c *inspection) checkOwner(key []byte, resourceKey string, record *lockRecord) {

@@ -26,8 +26,8 @@ func ReadBoltInventory(db *bbolt.DB) (*Inventory, error) {
 		if root == nil {
 			found.Stock = true
 		} else {
-			if version := string(root.Get(formatKey())); version != formatVersion {
-				return fmt.Errorf("the file has format %q, this version reads format %q only; use the version that wrote it", version, formatVersion)
+			if version := string(root.Get(formatKey())); version != formatVersion && version != oldFormatVersion {
+				return formatError(version)
 			}
 			found.addBolt(tx, claimed)
 		}
