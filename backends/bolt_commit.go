@@ -37,6 +37,10 @@ type committer struct {
 	// callers are answered.
 	ended func()
 
+	// telling is held while a transaction ends and those are told that it answers:
+	// who holds it for reading sees nothing of a commit that is still to be told.
+	telling sync.RWMutex
+
 	wake chan struct{} // tells a lingering loop that something has changed
 
 	mu      sync.Mutex // protects all below
@@ -259,11 +263,21 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 		}
 		decisions[i] = err
 	}
+	err = c.finish(b)
+	c.ended()
+	reply(steps, decisions, err)
+	return nil
+}
+
+// finish ends the batch's transaction and tells what came of it.
+func (c *committer) finish(b *batch) (err error) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
 	if b.dirty {
 		err = c.write(b)
 	} else {
 		// What has nothing to write says nothing of the disk.
-		err = tx.Rollback()
+		err = b.tx.Rollback()
 	}
 	switch {
 	case err != nil:
@@ -271,9 +285,7 @@ func (c *committer) commit(steps []*pendingStep) []*pendingStep {
 	case b.dirty:
 		c.committed(b)
 	}
-	c.ended()
-	reply(steps, decisions, err)
-	return nil
+	return err
 }
 
 // write commits the batch and notes how that went.

@@ -121,6 +121,8 @@ func (b *BoltBackend) watchSet(ctx context.Context, set lockSet) {
 
 // answerTheUnansweredSet is answerTheUnanswered for a set.
 func (b *BoltBackend) answerTheUnansweredSet(ctx context.Context, set lockSet) {
+	b.committer.telling.RLock()
+	defer b.committer.telling.RUnlock()
 	first := set.requests[0]
 	_ = b.viewNow(ctx, "look after a set that waits", func(tx *bbolt.Tx, now int64) error {
 		r := b.repository(tx, first.Resource.Namespace, now)

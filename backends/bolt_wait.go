@@ -68,6 +68,8 @@ func (b boltQueue) giveBack(ctx context.Context, lock *enhanced.EnhancedLock) er
 // requests, where nobody has: a transaction that failed can have reached the file
 // all the same, and a repair can have taken a waiter out.
 func (b *BoltBackend) answerTheUnanswered(ctx context.Context, resource enhanced.ResourceIdentifier) {
+	b.committer.telling.RLock()
+	defer b.committer.telling.RUnlock()
 	names := b.turns.unanswered(resource)
 	_ = b.viewNow(ctx, "look after those who wait for "+resource.String(), func(tx *bbolt.Tx, now int64) error {
 		r := b.repository(tx, resource.Namespace, now)
