@@ -9,16 +9,19 @@ import (
 
 // The format before this one kept the memory of requests in the file, in three
 // ranges of a repository: r REQUEST led to the token of the lock that it got,
-// i TOKEN said how a lock had ended, and f TIME TOKEN when that is forgotten.
+// i TOKEN said how a lock had ended, and f TIME TOKEN when that is forgotten. Its
+// log was in the last range.
 
-// rangeOldRequest is the range that is no more.
-const rangeOldRequest = 'r'
+const (
+	rangeOldLog     = 'z'
+	rangeOldRequest = 'r' // is no more
+)
 
-// isOfOldFormat reports whether an entry is of the memory of requests, as the
-// format before this one kept it.
+// isOfOldFormat reports whether an entry is of the log or the memory of requests, as
+// the format before this one kept it.
 func isOfOldFormat(key, value []byte) bool {
 	switch key[0] {
-	case rangeOldRequest, rangeForget:
+	case rangeOldLog, rangeOldRequest, rangeForget:
 		return true
 	case rangeID:
 		return bytes.HasPrefix(value, []byte{'{'})
@@ -47,6 +50,9 @@ func (r *repository) convert() error {
 			continue
 		}
 		removed = append(removed, bytes.Clone(key))
+		if key[0] == rangeOldLog {
+			kept[string(rangeLog)+string(key[1:])] = bytes.Clone(value)
+		}
 		var e ending
 		if _, token, ok := splitForgetKey(key); ok && decode(r.get(idKey(token)), &e) == nil && e.isSound(r.name) {
 			kept[string(key)] = bytes.Clone(r.get(idKey(token)))

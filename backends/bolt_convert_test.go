@@ -24,12 +24,20 @@ func (e *editor) age() {
 	// Of none.
 	e.put(e.app(), "f"+num(5)+num(17), "\x01")
 	e.put(e.app(), "rnone", num(17))
-	// Its log records do not say which requests ended.
-	cursor := e.app().Cursor()
-	for key, _ := cursor.Seek([]byte("z")); key != nil; key, _ = cursor.Next() {
-		e.edit(e.app(), string(key), func(f map[string]any) { delete(f, "i") })
+	for _, repository := range []string{"org/app", "org/other"} {
+		e.ageLog(e.root().Bucket([]byte(enhanced.RepositoryTag(repository))))
 	}
 	e.put(e.root(), "format", "1")
+}
+
+// ageLog makes the log what it was: the last range, and its records did not say which
+// requests ended.
+func (e *editor) ageLog(repository *bbolt.Bucket) {
+	for sequence := int64(1); repository.Get([]byte(logEntry(sequence))) != nil; sequence++ {
+		e.edit(repository, logEntry(sequence), func(f map[string]any) { delete(f, "i") })
+		e.put(repository, "z"+num(sequence), e.get(repository, logEntry(sequence)))
+		e.remove(repository, logEntry(sequence))
+	}
 }
 
 func TestAFileOfTheFormatBeforeIsConverted(t *testing.T) {
@@ -47,6 +55,8 @@ func TestAFileOfTheFormatBeforeIsConverted(t *testing.T) {
 	for range 2 { // it is converted once
 		s := open(t, sample.path, nil)
 		require.Zero(t, countKeys(t, s.db, "org/app", 'r'))
+		require.Zero(t, countKeys(t, s.db, "org/app", 'z'))
+		require.NotZero(t, countKeys(t, s.db, "org/app", 'a'))
 		require.Equal(t, 1, countKeys(t, s.db, "org/app", 'f'))
 		for _, lock := range sample.locks() {
 			found, err := s.ours.GetLock(t.Context(), lock.ID)

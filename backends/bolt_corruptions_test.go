@@ -248,7 +248,7 @@ func corruptions() map[string]corruption {
 				e.put(e.root(), "token", num(17))
 				for _, b := range []*bbolt.Bucket{e.app(), e.bucket("org/other")} {
 					e.put(b, "ycheckpoint", `{"sequence":"`+itoa(int64(b.Sequence()))+`","time":5}`)
-					e.removePrefix(b, "z")
+					e.removePrefix(b, "a")
 				}
 			},
 			rules: []string{enhanced.RuleTokenCounter},
@@ -294,7 +294,7 @@ func corruptions() map[string]corruption {
 			rules: []string{enhanced.RuleLogCheckpoint},
 		},
 		"the whole log gone": {
-			plant: func(e *editor) { e.removePrefix(e.app(), "z") },
+			plant: func(e *editor) { e.removePrefix(e.app(), "a") },
 			rules: []string{enhanced.RuleLogGap},
 		},
 		"checkpoint beyond the log's beginning": {
@@ -308,7 +308,7 @@ func corruptions() map[string]corruption {
 		"checkpoint unreadable, and no log": {
 			plant: func(e *editor) {
 				e.put(e.app(), "ycheckpoint", `{"sequence":3`)
-				e.removePrefix(e.app(), "z")
+				e.removePrefix(e.app(), "a")
 			},
 			rules: []string{enhanced.RuleLogCheckpoint},
 		},

@@ -51,7 +51,7 @@ func valueCorruptions() map[string]corruption {
 			plant: func(e *editor) {
 				e.edit(e.app(), lockEntry(e.plain), func(f map[string]any) { f["a"] = int64(7258118400000000) })
 				e.put(e.app(), "ycheckpoint", `{"sequence":"`+itoa(int64(e.app().Sequence()))+`","time":5}`)
-				e.removePrefix(e.app(), "z")
+				e.removePrefix(e.app(), "a")
 			},
 			rules: []string{enhanced.RuleLockTime}, left: []string{enhanced.RuleLockTime}, touched: plain,
 		},

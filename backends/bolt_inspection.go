@@ -196,7 +196,7 @@ func (c *inspection) findName() (string, bool) {
 					try(lock.Project.RepoFullName)
 				}
 			}
-		case rangeLog:
+		case c.rangeOfLog():
 			var record logRecord
 			if decode(value, &record) == nil {
 				tryOwner(record.Actor)

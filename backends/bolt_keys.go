@@ -18,6 +18,7 @@ import (
 //	  "fleet"           the mode of all adapters, JSON of [enhanced.Fleet]
 //	  "probe"           a try of HealthCheck that did not come to its end
 //	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
+//	    a SEQUENCE              log record
 //	    c OWNER                 a pull request that is being closed
 //	    d DEADLINE RESOURCE     when a lease ends
 //	    f TIME TOKEN            how a lock ended, until that time, once the log
@@ -35,13 +36,13 @@ import (
 //	    w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
 //	    y "aging"               PriorityAgingInterval that the ranks are by
 //	    y "name"|"checkpoint"
-//	    z SEQUENCE              log record
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
 // each: what one step changes then lies on few pages. Numbers are big-endian,
-// so that ranges are in numeric order. The log is last, so that it grows at the
-// tree's edge.
+// so that ranges are in numeric order. The log is first: what is appended to it
+// lies beside what else a step changes, mostly on one page.
 const (
+	rangeLog       = 'a'
 	rangeClosing   = 'c'
 	rangeDeadline  = 'd'
 	rangeForget    = 'f'
@@ -56,7 +57,6 @@ const (
 	rangeWaits     = 'u'
 	rangeReserved  = 'v'
 	rangeWaiter    = 'w'
-	rangeLog       = 'z'
 
 	// formatVersion is the only layout this code writes.
 	formatVersion = "2"

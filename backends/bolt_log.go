@@ -43,11 +43,8 @@ func (c *logCursor) sequence() uint64 { return binary.BigEndian.Uint64(c.key[1:]
 // logFromEnd starts with the latest record.
 func (r *repository) logFromEnd() logCursor {
 	c := logCursor{cursor: r.bucket.Cursor()}
-	if key, _ := c.cursor.Seek([]byte{rangeLog + 1}); key == nil {
-		c.key, c.data = c.cursor.Last()
-	} else {
-		c.previous()
-	}
+	c.cursor.Seek([]byte{rangeLog + 1}) // there is always more than the log
+	c.previous()
 	return c
 }
 

@@ -78,7 +78,7 @@ func num(n int64) string { return string(binary.BigEndian.AppendUint64(nil, uint
 
 func lockEntry(l *enhanced.EnhancedLock) string { return "l" + l.Resource.Key() }
 func idEntry(l *enhanced.EnhancedLock) string   { return "i" + num(l.Version) }
-func logEntry(sequence int64) string            { return "z" + num(sequence) }
+func logEntry(sequence int64) string            { return "a" + num(sequence) }
 func pullEntry(l *enhanced.EnhancedLock, number string) string {
 	return "op" + number + "/github.com\x00" + l.Resource.Key()
 }

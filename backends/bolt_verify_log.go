@@ -42,13 +42,21 @@ type lastWord struct {
 	after    *enhanced.LockSummary
 }
 
+// rangeOfLog is where the log is, which depends on the file's format.
+func (c *inspection) rangeOfLog() byte {
+	if c.store.old {
+		return rangeOldLog
+	}
+	return rangeLog
+}
+
 // checkLog checks the repository's log.
 func (c *inspection) checkLog() {
 	c.log.words, c.log.acquired = make(map[string]lastWord), make(map[string]int64)
 	var point checkpoint
 	c.log.pointErr = decode(c.get(checkpointKey()), &point)
 	c.log.previous, c.log.trimmed = point.Sequence, point.Time
-	c.eachEntry(rangeLog, func(key, value []byte) {
+	c.eachEntry(c.rangeOfLog(), func(key, value []byte) {
 		if len(key) == 9 {
 			c.checkLogRecord(key, value)
 		}
