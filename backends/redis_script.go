@@ -56,7 +56,7 @@ func loadScripts() scripts {
 	const now, earlier = false, true
 	return scripts{
 		acquire:     step("acquire", map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
-		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
+		release:     step("release", map[string]bool{"released": now, "reserved": now, "ended": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
