@@ -20,6 +20,7 @@ type EnhancedLockManager struct {
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
 	events  *dispatcher
+	told    toldChanges
 	options managerOptions
 	repeat  repeater
 

@@ -109,11 +109,13 @@ func (s *repositoryStep) reserve(f *finding, c change) error {
 	owner := f.owner()
 	key := f.resource.Key()
 	c.request = f.record.Request
-	return errors.Join(
+	err = errors.Join(
 		s.end(f, enhanced.EventReserved, c),
 		s.put(reservedKey(key), data),
 		s.put(reservesKey(owner, key), present()),
 	)
+	f.status = reserved
+	return err
 }
 
 // isWanted reports whether others wait for a resource that is held.
