@@ -6,7 +6,7 @@ SHELL := bash
 
 # Overridable: make test TESTFLAGS='-run TestName -v', make fuzz FUZZTIME=1m.
 TESTFLAGS ?=
-TIMEOUT   ?= 10m
+TIMEOUT   ?= 15m
 BENCH     ?= .
 BENCHTIME ?= 1s
 COUNT     ?= 1
