@@ -96,8 +96,7 @@ type LockEvent struct {
 // manager made, or a request that was refused or that the store failed. What
 // happens in queues, and leases that end, happen to others than the caller: a
 // manager that is started tells of those of the whole store, as subscribers see
-// them. A change that a call has awaited or made is told once, as what the log calls
-// it: a call that has waited has its lock by EventGranted.
+// them.
 type ManagerEvent struct {
 	LockEvent
 	// Priority is the request's or lock's; PriorityLow where the event is one of

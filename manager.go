@@ -20,7 +20,6 @@ type EnhancedLockManager struct {
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
 	events  *dispatcher
-	told    toldChanges
 	options managerOptions
 	repeat  repeater
 

@@ -1,7 +1,6 @@
 package enhanced
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -108,7 +107,7 @@ func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent)
 				m.logUnlessStopping(ctx, "the store ended its subscription; leases are ended by whoever comes next")
 				return
 			}
-			if isToldByStore(event.Type) && m.told.first(event.Type, event.LockID) {
+			if isToldByStore(event.Type) {
 				m.publish(&ManagerEvent{LockEvent: *event})
 			}
 			if at, ok := expiry(event); ok && at.Before(due) {
@@ -170,10 +169,7 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 	event.Owner = request.Owner().String()
 	switch {
 	case err == nil:
-		event.Type, event.LockID, event.Timestamp = cmp.Or(lock.Event, EventAcquired), lock.ID, lock.AcquiredAt
-		if !m.told.first(event.Type, event.LockID) {
-			return
-		}
+		event.Type, event.LockID, event.Timestamp = EventAcquired, lock.ID, lock.AcquiredAt
 	case errors.Is(err, ErrBackend), errors.Is(err, ErrOutcomeUnknown):
 		event.Type, event.Timestamp = EventFailed, time.Now()
 	default:
@@ -187,10 +183,7 @@ func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
 		return
 	}
 	event := &ManagerEvent{Priority: lock.Priority}
-	event.Type, event.LockID, event.Resource = cmp.Or(lock.Event, EventReleased), lock.ID, lock.Resource
-	if !m.told.first(event.Type, event.LockID) {
-		return
-	}
+	event.Type, event.LockID, event.Resource = EventReleased, lock.ID, lock.Resource
 	event.Owner, event.Timestamp = lock.Owner, time.Now()
 	if actor != "" && actor != lock.Owner {
 		event.Metadata = map[string]string{"actor": actor}

@@ -128,10 +128,6 @@ type EnhancedLock struct {
 	Version int64
 	// OriginalLock is the lock in stock Atlantis' form, without credentials.
 	OriginalLock *models.ProjectLock
-	// Event is what the log calls the change of which this lock is the answer, where
-	// that is neither EventAcquired nor EventReleased: EventGranted, EventClaimed or
-	// EventReserved. Empty otherwise, and in what is read.
-	Event string `json:"-"`
 }
 
 // ReleaseRequest names one lock and the right by which it is released.

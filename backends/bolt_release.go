@@ -42,21 +42,13 @@ func (b *BoltBackend) Release(ctx context.Context, request enhanced.ReleaseReque
 	}
 	var lock *enhanced.EnhancedLock
 	var err error
-	event := ""
 	if request.LockID != "" {
 		lock, err = b.changeLock(ctx, "release", request.LockID, func(s *repositoryStep, f *finding) error {
 			if request.Resource != (enhanced.ResourceIdentifier{}) && request.Resource.Normalized() != f.resource {
 				return enhanced.NewUnknownLockError(request.LockID)
 			}
-			err := s.release(f, request)
-			if f.status == reserved {
-				event = enhanced.EventReserved
-			}
-			return err
+			return s.release(f, request)
 		})
-		if err == nil {
-			lock.Event = event
-		}
 	} else {
 		lock, err = b.releaseResource(ctx, request)
 	}
@@ -87,9 +79,6 @@ func (b *BoltBackend) releaseResource(ctx context.Context, request enhanced.Rele
 		err = enhanced.NewNotFoundError(resource)
 		if f.status == held {
 			err = s.release(&f, request)
-			if f.status == reserved {
-				lock.Event = enhanced.EventReserved
-			}
 		}
 		if isDecision(err) {
 			if rival, rivalErr := s.endRequestedRival(&f, request); rival != nil || rivalErr != nil {

@@ -109,13 +109,11 @@ func (s *repositoryStep) reserve(f *finding, c change) error {
 	owner := f.owner()
 	key := f.resource.Key()
 	c.request = f.record.Request
-	err = errors.Join(
+	return errors.Join(
 		s.end(f, enhanced.EventReserved, c),
 		s.put(reservedKey(key), data),
 		s.put(reservesKey(owner, key), present()),
 	)
-	f.status = reserved
-	return err
 }
 
 // isWanted reports whether others wait for a resource that is held.

@@ -90,9 +90,6 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{waits: true}, nil
 	case "again", "claimed", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		if err == nil && a.status == "claimed" {
-			lock.Event = enhanced.EventClaimed
-		}
 		return acquisition{lock: lock, granted: (a.status == "again" || a.status == "claimed") && err == nil}, err
 	case "kept":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)

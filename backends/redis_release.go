@@ -123,7 +123,7 @@ func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
 }
 
 func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	if !slices.Contains([]string{"released", "reserved", "ended", "denied"}, a.status) {
+	if a.status != "released" && a.status != "ended" && a.status != "denied" {
 		return nil, b.refusal(a, request.LockID, resource)
 	}
 	lock, err := redisLock(a.value(0), a.value(1), b.repository(resource.Namespace).tag, resource)
@@ -143,11 +143,8 @@ func (b *RedisBackend) released(a answer, request enhanced.ReleaseRequest, resou
 		}
 		return nil, enhanced.NewDeniedError(resource, lock, actor)
 	}
-	switch a.status {
-	case "ended": // it was no lock any more
+	if a.status == "ended" { // it was no lock any more
 		lock.ID = ""
-	case "reserved":
-		lock.Event = enhanced.EventReserved
 	}
 	lock.State = enhanced.LockStateReleased
 	return lock, nil

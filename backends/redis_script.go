@@ -59,7 +59,7 @@ func loadScripts() scripts {
 	return scripts{
 		acquire:     named("acquire", prelude+file("waits")+file("acquire"), true, map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
 		endDeadlock: named("end_deadlock", prelude+file("waits")+file("end_deadlock"), true, map[string]bool{"ended": now}), waited: reading("waited"),
-		release:     step("release", map[string]bool{"released": now, "reserved": now, "ended": now, "gone": earlier}),
+		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
 		releasePull: step("release_pull", map[string]bool{"released": earlier}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),

@@ -239,9 +239,6 @@ func (c *waitingCall) result() (acquisition, error) {
 	for _, lock := range c.set {
 		a.set = append(a.set, copyOf(lock))
 	}
-	for _, lock := range append(a.set, a.lock) {
-		lock.Event = enhanced.EventGranted
-	}
 	return a, nil
 }
 

@@ -21,7 +21,6 @@ func RunQueueDetached(t *testing.T, newBackend NewBackend) {
 	testReplan(t, newBackend)
 	testClose(t, newBackend)
 	testSetsOfRuns(t, newBackend)
-	testCallbacks(t, newBackend)
 }
 
 // queueAdapter is an adapter with the queue on.

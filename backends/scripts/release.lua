@@ -8,7 +8,7 @@
 --       the pull request that gives it back, if others wait for it or it was not
 --       claimed
 --
--- Answers  released LOCK, reserved LOCK, ended LOCK for a reservation of what was that lock,
+-- Answers  released LOCK, ended LOCK for a reservation of what was that lock,
 --          denied LOCK, missing, unknown, gone HOW,
 --          unreadable KEY, stock VALUE, old VALUE
 local resource, token = ARGV[7], ARGV[8]
@@ -47,7 +47,7 @@ local actor, cause = ARGV[12] ~= '' and ARGV[12] or r.owner, forced and 'forced'
 if ARGV[14] == '1' and times().claim > 0 and sub(r.owner, 1, 3) == 'pr:' and
     (r.pending or S.waiters > 0 and S.queue().isWanted(resource)) then
   S.runs().reserve(resource, r, actor, cause, ARGV[13], mirror, stock)
-  return finish('reserved', r.header, r.details)
+  return finish('released', r.header, r.details)
 end
 prepare(true, r.expires ~= '0', true)
 finishLock(resource, r, 'released', actor, cause, ARGV[13], mirror, stock)
