@@ -65,7 +65,7 @@ func TestLogUnreadable(t *testing.T) {
 	decode[api.Unlocked](t, s.post(t, api.UnlockPath, lockByAlice), http.StatusOK)
 	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("acme/infra")))
-		return bucket.Put([]byte("z\x00\x00\x00\x00\x00\x00\x00\x01"), []byte(`{"hunter2`))
+		return bucket.Put([]byte("a\x00\x00\x00\x00\x00\x00\x00\x01"), []byte(`{"hunter2`))
 	}))
 	r := s.get(t, api.LogPath+"?repository=acme/infra")
 	require.NotContains(t, string(r.body), "hunter2")
