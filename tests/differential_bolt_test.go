@@ -34,11 +34,7 @@ const (
 // each on a file of its own, and get the same answers, but for the differences
 // that docs/compatibility.md lists. To run one seed only, with its shrunken
 // sequence when it fails: -run TestDifferentialBolt -rapid.seed=N.
-//
-// It runs beside tests that mostly wait; none of them may use rapid, whose settings
-// are the process's.
 func TestDifferentialBolt(t *testing.T) {
-	t.Parallel()
 	differentialRun{
 		seeds: differentialSeeds, sequences: sequencesPerSeed, steps: callsPerSequence, least: leastCalls,
 		expected: append(listedDifferences(), listedLong), open: newDifferential,
