@@ -169,7 +169,8 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	ends := 0
-	for round := range backendtest.Rounds(40) {
+	for round := 0; round < backendtest.Rounds(40) || ends == 0; round++ {
+		require.Less(t, round, 200, "no round has a deadlock to end")
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0))
 		config := preventingOn()
@@ -210,7 +211,6 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 			require.Empty(t, violations, "seed %d", seed)
 		}
 	}
-	require.Positive(t, ends)
 }
 
 // end ends a deadlock, and says what the store has done.
