@@ -45,7 +45,8 @@ type EnhancedConfig struct {
 	// Backend is BackendBoltDB (default) or BackendRedis. The backend that is
 	// passed to a constructor decides; a different name here is logged.
 	Backend string `mapstructure:"backend" file:"enhanced-locking.backend" doc:"Where the locks are: boltdb, a file of one process, or redis, which any number of servers share." enum:"boltdb,redis" atlantis:"locking-db-type" restart:"true"`
-	// DefaultTimeout is the lease of enhanced requests that name none. Default 30m.
+	// DefaultTimeout is the lease of enhanced requests that name none, except on
+	// Redis, where it is RedisLockTTL. Default 30m.
 	DefaultTimeout time.Duration `mapstructure:"default_timeout" file:"enhanced-locking.default-timeout" doc:"Lease of a request that names none, on boltdb."`
 	// MaxTimeout is the longest lease that can be asked for. Default 2h.
 	MaxTimeout time.Duration `mapstructure:"max_timeout" file:"enhanced-locking.max-timeout" doc:"Longest lease that can be asked for."`

@@ -146,7 +146,7 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return nil, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err != nil {
 		return nil, false, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, false, err
 	}
@@ -231,8 +231,8 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 }
 
 // Lock locks a project for a user with the priority that PriorityRules give, which
-// is PriorityNormal without any, and DefaultTimeout. A
-// held lock, the user's own included, answers LOCK_EXISTS with the holder.
+// is PriorityNormal without any, and the backend's default lease: DefaultTimeout, on
+// Redis RedisLockTTL. A held lock, the user's own included, answers LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error) {
 	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), 0)
 }

@@ -93,7 +93,7 @@ func (m *EnhancedLockManager) prepareSet(ctx context.Context, requests []*Enhanc
 	if !ok {
 		return nil, nil, NewInvalidError("the backend %T can't lock sets", m.backend)
 	}
-	set, err := NormalizeSet(requests, config.DefaultTimeout, config.MaxTimeout)
+	set, err := NormalizeSet(requests, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -321,7 +321,8 @@ type Backend interface {
 // for concurrent use. The first group is for people: by project and user.
 type LockManager interface {
 	// Lock locks a project for a user with the priority that PriorityRules give
-	// (PriorityNormal without any) and DefaultTimeout.
+	// (PriorityNormal without any) and the backend's default lease: DefaultTimeout,
+	// on Redis RedisLockTTL.
 	Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error)
 	// Unlock releases the user's lock; PERMISSION_DENIED if somebody else
 	// holds it, LOCK_NOT_FOUND if nobody does.
