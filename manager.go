@@ -24,6 +24,7 @@ type EnhancedLockManager struct {
 	repeat  repeater
 
 	updates   sync.Mutex // serialises UpdateConfiguration
+	updated   chan struct{}
 	lifecycle sync.Mutex // serialises Start and Stop
 	cancel    context.CancelFunc
 	done      chan struct{}
@@ -62,6 +63,7 @@ func NewEnhancedLockManager(backend Backend, config *EnhancedConfig, logger logg
 	m := &EnhancedLockManager{
 		backend: backend,
 		logger:  LoggerOrNoop(logger),
+		updated: make(chan struct{}, 1),
 	}
 	m.repeat.state = &m.state
 	m.events = newDispatcher(m.logger)
@@ -95,6 +97,10 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 		return err
 	}
 	m.state.Store(newConfigState(config))
+	select {
+	case m.updated <- struct{}{}:
+	default: // one that has not been seen tells of this one too
+	}
 	return nil
 }
 
