@@ -150,9 +150,6 @@ func (s *repositoryStep) dropReservation(resource enhanced.ResourceIdentifier) (
 	if v == nil {
 		return nil, s.delete(reservedKey(key))
 	}
-	if v.isLapse() {
-		return v, s.delete(reservedKey(key))
-	}
 	owner, err := enhanced.ParseOwner(v.Lock.Owner)
 	if err != nil {
 		return nil, err
