@@ -53,6 +53,12 @@ type EnhancedConfig struct {
 	// LegacyLockTimeout is the lease of locks taken through Atlantis' own
 	// methods. Default 0: they never expire.
 	LegacyLockTimeout time.Duration `mapstructure:"legacy_lock_timeout" file:"enhanced-locking.legacy-lock-timeout" doc:"Lease of locks that Atlantis takes; 0 for locks that stay until they are released."`
+	// UncleanReleaseDelay is how long a lock whose lease ends stays closed to other
+	// owners, counted from that end by the store's clock: a holder that has stalled
+	// can notice its loss before somebody else begins (the lock-delay of Chubby and
+	// Consul). Its last owner can take it again at once. A release, a transfer and a
+	// forced unlock leave no delay. Give all processes of a store the same. Default 0.
+	UncleanReleaseDelay time.Duration `mapstructure:"unclean_release_delay" file:"enhanced-locking.unclean-release-delay" doc:"How long a lock whose lease ended without a release stays closed to other owners; 0 for not at all."`
 	// OperationTimeout bounds the methods of db.Database, which have no
 	// context. Default 5s.
 	OperationTimeout time.Duration `mapstructure:"operation_timeout" file:"enhanced-locking.operation-timeout" doc:"Limit of a call of Atlantis to the store."`

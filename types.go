@@ -50,7 +50,8 @@ const (
 	LockStateAcquired LockState = "acquired"
 	// LockStatePending: granted to a waiter that has not claimed it yet; ExpiresAt
 	// is until when it can. In the answer to a refused request also a lock that is
-	// reserved for a pull request that plans again; that has no ID.
+	// reserved, for a pull request that plans again or after a lease that ended
+	// unclean; that has no ID. Of the latter ExpiresAt is when it is open again.
 	LockStatePending LockState = "pending"
 	// LockStateExpired: the lease ran out.
 	LockStateExpired LockState = "expired"

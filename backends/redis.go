@@ -242,6 +242,7 @@ func scriptTimes(config *enhanced.EnhancedConfig) string {
 	text := strconv.AppendInt(nil, config.LogMaxAge.Microseconds(), 10)
 	for _, micros := range []int64{
 		claim, config.DetachedQueueTimeout.Microseconds(), config.ReplanWindow.Microseconds(), config.TombstoneTTL.Microseconds(),
+		config.UncleanReleaseDelay.Microseconds(),
 	} {
 		text = strconv.AppendInt(append(text, ' '), micros, 10)
 	}

@@ -55,7 +55,7 @@ end
 local fields = { 'HMGET', KEYS[1] }
 for i = 1, total do fields[2 + i] = 'l' .. resourceAt(i) end
 for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[6 + 8 * i] end
-local headers = call(unpack(fields))
+local headers = total > 0 and call(unpack(fields)) or {}
 local tokens, known = { 'HMGET', KEYS[1] }, {}
 for i = 1, count do
   local token = headers[total + i]
