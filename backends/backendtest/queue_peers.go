@@ -16,7 +16,8 @@ func testPeers(t *testing.T, newBackend NewBackend) {
 	// Redisson's fair lock took the time from its clients: one whose clock was fast
 	// put live waiters out of the queue.
 	t.Run("a client's clock orders nobody and takes nobody out", func(t *testing.T) {
-		b := newBackend(t, queueConfig(nil))
+		// With ageing the time counts by which somebody came.
+		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.PriorityAgingInterval = time.Hour }))
 		lock := acquire(t, b, userRequest("holder", "."))
 		var waiters []*waiter
 		for i, skew := range []time.Duration{0, 24 * time.Hour, -24 * time.Hour, 20 * 365 * 24 * time.Hour, -time.Hour} {
