@@ -104,6 +104,7 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 	testTurns(t, newBackend)
 	testLeaving(t, newBackend)
 	testPeers(t, newBackend)
+	testTold(t, newBackend)
 }
 
 // testTurns is about who gets the lock, and when.
