@@ -17,6 +17,7 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	RunSetsDeadlock(t, newBackend, enhanced.ErrDeadlock)
 	testSetsLeave(t, newBackend)
 	testSetsTold(t, newBackend)
+	testSetsPlace(t, newBackend)
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
