@@ -20,6 +20,7 @@ type EnhancedLockManager struct {
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
 	events  *dispatcher
+	told    toldGrants
 	options managerOptions
 	repeat  repeater
 
@@ -162,8 +163,9 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, err
 	}
+	ctx, got := m.hearGrant(ctx)
 	lock, err := take(ctx, normalized)
-	m.publishAcquire(normalized, lock, err == nil, err)
+	m.publishAcquire(normalized, lock, got(), err == nil, err)
 	return lock, err
 }
 
@@ -182,8 +184,9 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 		return nil, false, err
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
+	ctx, got := m.hearGrant(ctx)
 	lock, acquired, err := m.tryAcquire(ctx, normalized)
-	m.publishAcquire(normalized, lock, acquired, err)
+	m.publishAcquire(normalized, lock, got(), acquired, err)
 	return lock, acquired, err
 }
 

@@ -25,6 +25,7 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 	start := time.Now()
 	a, err := b.acquire(ctx, r, false)
 	countRequest(&b.recorder, a.granted, time.Since(start), err)
+	a.report(ctx, err)
 	return a.lock, a.granted, err
 }
 
@@ -94,7 +95,8 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{waits: true}, nil
 	case "again", "claimed", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		return acquisition{lock: lock, granted: (a.status == "again" || a.status == "claimed") && err == nil}, err
+		claimed := a.status == "claimed"
+		return acquisition{lock: lock, granted: (a.status == "again" || claimed) && err == nil, claimed: claimed}, err
 	case "kept":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
 		if err == nil { // it is no lock any more

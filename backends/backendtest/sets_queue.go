@@ -16,6 +16,8 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsWait(t, newBackend)
 	RunSetsDeadlock(t, newBackend, enhanced.ErrDeadlock)
 	testSetsLeave(t, newBackend)
+	testSetsTold(t, newBackend)
+	testSetsPlace(t, newBackend)
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
