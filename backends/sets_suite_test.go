@@ -37,11 +37,13 @@ func TestRedisSets(t *testing.T) {
 func TestRedisClusterSets(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartCluster(t, 3, 0, redistest.Options{}).Client()
-	backendtest.RunSets(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
 			return node.FlushAll(ctx).Err()
 		}))
 		return openRedis(t, client, config)
-	})
+	}
+	backendtest.RunSets(t, newBackend)
+	backendtest.RunSetsQueue(t, newBackend)
 }

@@ -14,7 +14,7 @@ import (
 func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	t.Helper()
 	testSetsWait(t, newBackend)
-	RunSetsDeadlock(t, newBackend, enhanced.ErrDeadlock)
+	testSetsDeadlock(t, newBackend)
 	testSetsLeave(t, newBackend)
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)

@@ -45,6 +45,8 @@ S.queue = function()
     return 'q' .. w.resource .. '\n' .. w.rank .. w.process .. '\n' .. w.request
   end
 
+  Q.place = place
+
   function Q.recordOf(w)
     return w.resource .. '\n' .. w.rank .. '\n' .. w.owner .. '\n' .. w.priority .. '\n' .. w.enqueued .. '\n' .. w.lease .. '\n' ..
       (w.mark or w.flag) .. '\n' .. w.process .. '\n' .. w.note .. '\n' .. w.details
@@ -52,17 +54,18 @@ S.queue = function()
 
   -- read takes the record of a request's waiter apart; nil when it can't.
   function Q.read(request, text)
-    local l = cut(text or '', 9)
-    if not l or #l[2] ~= 33 or not (tonumber(l[2]) and tonumber(l[4]) and tonumber(l[5]) and tonumber(l[6])) then return nil end
+    local resource, rank, owner, priority, enqueued, lease, mark, process, note, details = string.match(text or '',
+      '^([^\n]*)\n(%d+)\n([^\n]*)\n(%-?%d+)\n(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+    if not rank or #rank ~= 33 then return nil end
     local w = {
-      resource = l[1], rank = l[2], owner = l[3], priority = l[4], enqueued = l[5], lease = l[6], flag = l[7], process = l[8],
-      note = l[9], details = l[10], request = request,
+      resource = resource, rank = rank, owner = owner, priority = priority, enqueued = enqueued, lease = lease, flag = mark,
+      process = process, note = note, details = details, request = request,
     }
-    if #l[7] == 1 then return w end
+    if #mark == 1 then return w end
     -- It is of a set, see whole.lua.
-    local flag, size, set, present, before = string.match(l[7], '^([m-])\t(%d+)\t([^\t]+)\t([^\t]*)\t([^\t]*)$')
+    local flag, size, set, present, before = string.match(mark, '^([m-])\t(%d+)\t([^\t]+)\t([^\t]*)\t([^\t]*)$')
     if not flag then return nil end
-    w.mark, w.flag, w.size, w.set = l[7], flag, size + 0, set
+    w.mark, w.flag, w.size, w.set = mark, flag, size + 0, set
     w.stock = { present ~= '' and present or nil, before ~= '' and before or nil }
     return w
   end

@@ -86,12 +86,11 @@ S.whole = function()
   end
 
   local function remove(members)
-    local fields, places = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }
-    for _, w in ipairs(members) do
-      fields[#fields + 1] = 'q' .. w.request
-      local found = {}
-      Q.put(w, found)
-      places[#places + 1], places[#places + 2], places[#places + 3] = found[2], found[4], ageOf(w)
+    local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }, sub(bounds(members[1].owner), 2)
+    for i, w in ipairs(members) do
+      local resource, n = w.resource, 3 * i
+      fields[2 + i] = 'q' .. w.request
+      places[n], places[n + 1], places[n + 2] = Q.place(w), low .. resource .. '\n' .. w.request, ageOf(w)
     end
     S.waiters, S.sets = math.max(S.waiters - #members, 0), math.max(S.sets - #members, 0)
     call(unpack(fields))
@@ -114,6 +113,11 @@ S.whole = function()
     for _, w in ipairs(members) do S.unserved[#S.unserved + 1] = w end
   end
 
+  -- isWanted reports whether somebody may wait for a resource.
+  local function isWanted(resource)
+    return call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0
+  end
+
   -- dequeue takes a set out without locks, and tells it why.
   function W.dequeue(w, event, actor, cause, ...)
     local members = membersOf(w)
@@ -124,7 +128,9 @@ S.whole = function()
       append(event, m.resource, actor, cause, m.request, reason, { owner = m.owner, token = '0', expires = '0' }, nil)
     end
     remove(members)
-    if isOld(w) then leave(members) end
+    for _, m in ipairs(S.waiters > 0 and isOld(w) and members or {}) do
+      if isWanted(m.resource) then leave({ m }) end
+    end
     if ... then Q.tell(w, ...) end
   end
 
@@ -240,10 +246,11 @@ S.whole = function()
     if w and w.set and not Q.isAlive(w.process) then Q.dequeueDead(w) end
   end
 
-  -- take writes the locks of free resources, in few commands. Each item has the
+  -- take writes the locks of an owner on free resources, in few commands. Each item has the
   -- resource, stock's key, and the lock without a token.
   function W.take(items, event, cause)
     local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[3] }, { 'ZADD', KEYS[2] }, { 'MSET' }
+    local entry = ownerEntry(items[1].lock.owner, '')
     for _, item in ipairs(items) do
       local resource, r = item.resource, item.lock
       r.token = nextToken()
@@ -253,7 +260,7 @@ S.whole = function()
       states[n + 3], states[n + 4] = 'd' .. resource, r.details
       states[n + 5], states[n + 6] = 'i' .. r.token, resource
       states[n + 7], states[n + 8] = 'r' .. r.request, r.token
-      entries[#entries + 1], entries[#entries + 2] = '0', ownerEntry(r.owner, resource)
+      entries[#entries + 1], entries[#entries + 2] = '0', entry .. resource
       if r.expires ~= '0' then leases[#leases + 1], leases[#leases + 2] = r.expires, resource end
       if r.flag == 'm' and item.mirror then mirrors[#mirrors + 1], mirrors[#mirrors + 2] = item.mirror, formOf(r) end
     end
