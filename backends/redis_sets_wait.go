@@ -91,8 +91,10 @@ func (b redisSetQueue) leave(ctx context.Context, r *enhanced.EnhancedLockReques
 		return departure{}, err
 	}
 	var left departure
-	left.ended = a.status == "ended"
 	switch a.status {
+	case "ended":
+		left.ended = true
+		return left, b.giveBackRest(ctx, b.set, a)
 	case "has":
 		// They are told here: turns know of one lock only.
 		return left, b.tell(b.set, a)
@@ -107,14 +109,31 @@ func (b redisSetQueue) leave(ctx context.Context, r *enhanced.EnhancedLockReques
 }
 
 // giveBack releases all locks of the set.
-func (b redisSetQueue) giveBack(ctx context.Context, lock *enhanced.EnhancedLock) error {
-	for _, one := range b.turns.setOf(nameOf(b.set.requests[0])) {
-		_, err := b.Release(ctx, enhanced.ReleaseRequest{LockID: one.ID, Owner: lock.Owner, Reason: deserted})
+func (b redisSetQueue) giveBack(ctx context.Context, _ *enhanced.EnhancedLock) error {
+	return b.releaseEach(ctx, b.turns.setOf(nameOf(b.set.requests[0])))
+}
+
+// releaseEach releases locks that nobody was told of.
+func (b *RedisBackend) releaseEach(ctx context.Context, locks []*enhanced.EnhancedLock) error {
+	for _, lock := range locks {
+		_, err := b.Release(ctx, enhanced.ReleaseRequest{LockID: lock.ID, Owner: lock.Owner, Reason: deserted})
 		if err != nil && !errors.Is(err, errReleased) && !isDecision(err) { // else it has ended already
 			return err
 		}
 	}
 	return nil
+}
+
+// giveBackRest releases what is left of a set's locks, of which one had ended before its
+// call was told of them.
+func (b *RedisBackend) giveBackRest(ctx context.Context, set lockSet, a answer) error {
+	var rest []*enhanced.EnhancedLock
+	for i, r := range set.requests {
+		if lock, err := b.lockIn(a.value(2*i), a.value(2*i+1), r.Resource); err == nil {
+			rest = append(rest, lock)
+		}
+	}
+	return b.releaseEach(ctx, rest)
 }
 
 // namesOf are two arguments for each request of a set: resource and ID.
@@ -158,7 +177,7 @@ func (b *RedisBackend) watchSet(ctx context.Context, set lockSet) {
 // attendSet looks after a set that waits once, and returns when to do it again.
 func (b *RedisBackend) attendSet(ctx context.Context, set lockSet) time.Duration {
 	often := min(watchInterval, b.config.Load().WaiterLiveness/4)
-	until, err := b.lookAtSet(ctx, set)
+	until, err := b.lookAtSet(ctx, set, true)
 	if err != nil && ctx.Err() == nil {
 		b.logger.Err("looking after a set that waits: %v", err)
 	}
@@ -169,8 +188,9 @@ func (b *RedisBackend) attendSet(ctx context.Context, set lockSet) time.Duration
 }
 
 // lookAtSet returns how long the next lease on the set's resources lasts, 0 when
-// there is none.
-func (b *RedisBackend) lookAtSet(ctx context.Context, set lockSet) (time.Duration, error) {
+// there is none. One that has its locks is told. One that waits no more is, too, with
+// waits set, which says that it has.
+func (b *RedisBackend) lookAtSet(ctx context.Context, set lockSet, waits bool) (time.Duration, error) {
 	first := set.requests[0]
 	s := &redisSet{
 		lockSet: set, RedisBackend: b, operation: "look after " + set.operation(), repository: first.Resource.Namespace, owner: first.Owner(),
@@ -191,11 +211,10 @@ func (b *RedisBackend) lookAtSet(ctx context.Context, set lockSet) (time.Duratio
 			return max(time.Duration(expires-now)*time.Microsecond, time.Millisecond), nil
 		case "has":
 			return 0, b.tell(set, a)
-		case "ended":
-			b.turns.answer(nameOf(first), nil, endedRequestError(first))
-			return 0, nil
-		case "gone":
-			b.turns.answer(nameOf(first), nil, b.goneError(ctx, first.Resource, first.ID))
+		case "ended", "gone":
+			if waits {
+				return 0, b.setGone(ctx, set, a)
+			}
 			return 0, nil
 		}
 		// What is held elsewhere is waited for like all else.
@@ -204,6 +223,20 @@ func (b *RedisBackend) lookAtSet(ctx context.Context, set lockSet) (time.Duratio
 		}
 	}
 	return 0, nil // it is looked at again
+}
+
+// setGone answers a call whose set waits no more, and has not got its locks.
+func (b *RedisBackend) setGone(ctx context.Context, set lockSet, a answer) error {
+	first := set.requests[0]
+	if a.status == "gone" {
+		b.turns.answer(nameOf(first), nil, b.goneError(ctx, first.Resource, first.ID))
+		return nil
+	}
+	err := b.giveBackRest(ctx, set, a)
+	if err == nil {
+		b.turns.answer(nameOf(first), nil, endedRequestError(first))
+	}
+	return err
 }
 
 // heardOfSet answers a call by a message of the scripts about its set: see heard,
@@ -220,7 +253,9 @@ func (b *RedisBackend) heardOfSet(name requestName, message string) {
 		go func() {
 			defer b.calls.Done()
 			for _, set := range sets {
-				b.attendSet(b.ending, set)
+				if _, err := b.lookAtSet(b.ending, set, false); err != nil && b.ending.Err() == nil {
+					b.logger.Err("looking at a set that was granted: %v", err)
+				}
 			}
 		}()
 		return

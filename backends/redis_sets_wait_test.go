@@ -106,22 +106,55 @@ func TestRedisSetsSentElsewhere(t *testing.T) {
 	requireSound(t, one)
 }
 
-// Without the channel a set looks for itself.
-func TestRedisSetsWithoutPubSub(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t, redistest.Options{})
-	admin := server.Client()
-	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+// muted is a client that may not listen to the channel of its turns.
+func muted(t *testing.T, server *redistest.Server) *redis.Client {
+	t.Helper()
+	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
 	options := server.Options()
 	options.Username, options.Password = "mute", "mute-secret"
 	client := redis.NewClient(options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	b := openRedis(t, client, queueOn())
-	lock, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
-	require.NoError(t, err)
-	answer := waitsForSet(t, b, requestsOf("a", "b"))
-	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
-	require.NoError(t, <-answer)
+	return client
+}
+
+// Without the channel a set looks for itself. Where one of its locks has ended by then,
+// the others are given back.
+func TestRedisSetsWithoutPubSub(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	b, other := openRedis(t, muted(t, server), queueOn()), openRedis(t, server.Client(), queueOn())
+	granted, ended := false, false
+	for round := 0; round < 20 && !(granted && ended); round++ {
+		lock, err := other.AcquireLock(t.Context(), by("org/app", "a", "ann"))
+		require.NoError(t, err)
+		set := requestsOf("a", "b", "c")
+		for _, r := range set {
+			r.ID = ""
+		}
+		answer := waitsForSet(t, b, set)
+		require.NoError(t, other.ReleaseLock(t.Context(), lock.ID))
+		if granted {
+			_, err := other.Release(t.Context(), enhanced.ReleaseRequest{
+				Resource: resourceOf(stockLock("org/app", 5, "b")), Force: true, Actor: "user:admin", Reason: "a test",
+			})
+			require.NoError(t, err)
+		}
+		err = <-answer
+		if granted && err != nil { // it has not looked before
+			require.ErrorIs(t, err, enhanced.ErrLockExpired)
+			locks, err := other.ListLocks(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, locks)
+			ended = true
+			continue
+		}
+		require.NoError(t, err)
+		granted = true
+		_, err = other.ReleaseByPull(t.Context(), "org/app", 5, enhanced.SystemAtlantis)
+		require.NoError(t, err)
+	}
+	require.True(t, granted && ended)
+	requireSound(t, other)
 }
 
 // A set waits for what stock has locked, too, and stock sees what it gets, whichever

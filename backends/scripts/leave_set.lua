@@ -7,7 +7,8 @@
 -- Answers  left PLACE LENGTH RESOURCE LOCK  its first waiter stood there; RESOURCE is
 --                        the first that is held, by LOCK; these are empty for none
 --          has LOCK ...  it has got the locks
---          ended         it had got locks, and one of them has ended
+--          ended LOCK ...  it had got locks, and one of them has ended, which has two
+--                      empty parts
 --          gone          it is not in the queue, and will not be, see leave.lua
 load()
 local set = ARGV[11]

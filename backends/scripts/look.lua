@@ -9,7 +9,8 @@
 --                             resources ends, 0 for none
 --          due RESOURCE ...   these are to be settled before
 --          has LOCK ...       it has got the locks
---          ended              it had got locks, and one of them has ended
+--          ended LOCK ...     it had got locks, and one of them has ended, which
+--                             has two empty parts
 --          gone               none of these
 load()
 local process, resources = ARGV[7], {}

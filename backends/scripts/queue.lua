@@ -179,6 +179,7 @@ S.queue = function()
       end
     until not goesOn or #page == 0 or not visit and #dead > 0
     for _, w in ipairs(dead) do
+      if w.set and S.whole().isEnough() then break end
       Q.dequeueDead(w)
     end
   end

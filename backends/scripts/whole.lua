@@ -122,6 +122,7 @@ S.whole = function()
   function W.dequeue(w, event, actor, cause, ...)
     local members = membersOf(w)
     if #members == 0 then return end
+    S.left = (S.left or 0) + #members
     prepare(true, false, true)
     local reason = event == 'deadlock' and select(2, ...) or ''
     for _, m in ipairs(members) do
@@ -132,6 +133,12 @@ S.whole = function()
       if isWanted(m.resource) then leave({ m }) end
     end
     if ... then Q.tell(w, ...) end
+  end
+
+  -- isEnough reports whether a step has taken out so many that it leaves those that have
+  -- died besides to others: they are passed over.
+  function W.isEnough()
+    return (S.left or 0) >= 500
   end
 
   -- dequeueDamaged takes out what is left of a set whose other waiters are lost.
@@ -243,7 +250,7 @@ S.whole = function()
   -- sweep takes out the set to which a member of the queue leads, if it has died.
   function W.sweep(member)
     local w = Q.load(match(member, '\n([^\n]*)$'))
-    if w and w.set and not Q.isAlive(w.process) then Q.dequeueDead(w) end
+    if w and w.set and not Q.isAlive(w.process) and not W.isEnough() then Q.dequeueDead(w) end
   end
 
   -- take writes the locks of an owner on free resources, in few commands. Each item has the
@@ -332,8 +339,8 @@ S.whole = function()
   end
 
   -- got returns what became of the requests of a set that does not wait: "has" with
-  -- the parts of their locks, "ended" when one of these has, or "gone". They come
-  -- after their resources, in ARGV from a place on.
+  -- the parts of their locks, "ended" when one of these has, with two empty parts for
+  -- it, or "gone". They come after their resources, in ARGV from a place on.
   function W.got(first)
     local fields, requests, locks, known = { 'HMGET', KEYS[1] }, { 'HMGET', KEYS[1] }, {}, false
     for i = first, #ARGV, 2 do
@@ -343,12 +350,12 @@ S.whole = function()
     local parts, tokens, all = call(unpack(fields)), call(unpack(requests)), true
     for i, token in ipairs(tokens) do
       local header, details = parts[2 * i - 1], parts[2 * i]
-      known = known or token
-      all = all and token and header and details and sub(header, 1, #token + 1) == token .. '\n'
-      locks[2 * i - 1], locks[2 * i] = header, details
+      local is = token and header and details and sub(header, 1, #token + 1) == token .. '\n'
+      known, all = known or token, all and is
+      locks[2 * i - 1], locks[2 * i] = is and header or '', is and details or ''
     end
-    if all then return 'has', unpack(locks) end
-    return known and 'ended' or 'gone'
+    if not known then return 'gone' end
+    return all and 'has' or 'ended', unpack(locks)
   end
 
   return W
