@@ -268,6 +268,27 @@ func testSetsWait(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	t.Run("an owner that waits for more than a set", func(t *testing.T) {
+		b := newBackend(t, queueConfig(nil))
+		a, c := acquire(t, b, userRequest("holder", "a")), acquire(t, b, userRequest("holder", "c"))
+		other := acquire(t, b, userRequest("holder", "other"))
+		one := enqueue(t, b, pullRequest(5, "other"))
+		w, shares := enqueueSet(t, b, setOf(ofPull(5), "a", "b", "c")), enqueueSet(t, b, setOf(ofPull(5), "c", "d"))
+		release(t, b, a)
+		w.requireWaits(t)
+		requireCount(t, b, 2)
+		release(t, b, c)
+		locks := w.requireGranted(t)
+		_, err := shares.result(t)
+		require.ErrorIs(t, err, enhanced.ErrLockExists, "nobody waits behind himself")
+		one.requireWaits(t)
+		require.Equal(t, 1, queueLength(t, b))
+		requireVerified(t, b)
+		release(t, b, other)
+		one.requireGranted(t)
+		release(t, b, locks...)
+	})
+
 	t.Run("a full queue", func(t *testing.T) {
 		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = 1 }))
 		acquire(t, b, userRequest("holder", "a"))
