@@ -38,28 +38,28 @@ type modes struct {
 }
 
 // modeStores are where the legacy database and the store are.
-func modeStores() map[string]func(t testing.TB) *modes {
-	return map[string]func(t testing.TB) *modes{
-		"two files": func(t testing.TB) *modes {
-			t.Helper()
-			stock, err := boltdb.New(t.TempDir())
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, stock.Close()) })
-			return &modes{legacy: stock, newBackend: boltBackends(t, openFile(t))}
+func modeStores() map[string]func(tb testing.TB) *modes {
+	return map[string]func(tb testing.TB) *modes{
+		"two files": func(tb testing.TB) *modes {
+			tb.Helper()
+			stock, err := boltdb.New(tb.TempDir())
+			require.NoError(tb, err)
+			tb.Cleanup(func() { require.NoError(tb, stock.Close()) })
+			return &modes{legacy: stock, newBackend: boltBackends(tb, openFile(tb))}
 		},
-		"one file": func(t testing.TB) *modes {
-			t.Helper()
-			file := openFile(t)
+		"one file": func(tb testing.TB) *modes {
+			tb.Helper()
+			file := openFile(tb)
 			stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
-			require.NoError(t, err)
-			return &modes{legacy: stock, newBackend: boltBackends(t, file), mirrored: true}
+			require.NoError(tb, err)
+			return &modes{legacy: stock, newBackend: boltBackends(tb, file), mirrored: true}
 		},
-		"file and Redis": func(t testing.TB) *modes {
-			t.Helper()
-			stock, err := boltdb.New(t.TempDir())
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, stock.Close()) })
-			server := redistest.Start(t, redistest.Options{})
+		"file and Redis": func(tb testing.TB) *modes {
+			tb.Helper()
+			stock, err := boltdb.New(tb.TempDir())
+			require.NoError(tb, err)
+			tb.Cleanup(func() { require.NoError(tb, stock.Close()) })
+			server := redistest.Start(tb, redistest.Options{})
 			return &modes{legacy: stock, newBackend: func(config *enhanced.EnhancedConfig) enhanced.Backend {
 				return backends.NewRedisBackend(server.Client(), config, nil)
 			}}
@@ -67,19 +67,19 @@ func modeStores() map[string]func(t testing.TB) *modes {
 	}
 }
 
-func openFile(t testing.TB) *bbolt.DB {
-	t.Helper()
-	file, err := bbolt.Open(filepath.Join(t.TempDir(), "ours.db"), 0o600, nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, file.Close()) })
+func openFile(tb testing.TB) *bbolt.DB {
+	tb.Helper()
+	file, err := bbolt.Open(filepath.Join(tb.TempDir(), "ours.db"), 0o600, nil)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, file.Close()) })
 	return file
 }
 
-func boltBackends(t testing.TB, file *bbolt.DB) func(*enhanced.EnhancedConfig) enhanced.Backend {
-	t.Helper()
+func boltBackends(tb testing.TB, file *bbolt.DB) func(*enhanced.EnhancedConfig) enhanced.Backend {
+	tb.Helper()
 	return func(config *enhanced.EnhancedConfig) enhanced.Backend {
 		backend, err := backends.NewBoltBackend(file, config, nil)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		return backend
 	}
 }
@@ -93,50 +93,50 @@ func (f *modes) config(name string) *enhanced.EnhancedConfig {
 }
 
 // start makes the adapters.
-func (f *modes) start(t testing.TB, adapters int) *modes {
-	t.Helper()
+func (f *modes) start(tb testing.TB, adapters int) *modes {
+	tb.Helper()
 	f.legacy = newKept(f.legacy)
 	f.backend = f.newBackend(f.config(""))
-	t.Cleanup(func() { require.NoError(t, f.backend.(interface{ Close() error }).Close()) })
+	tb.Cleanup(func() { require.NoError(tb, f.backend.(interface{ Close() error }).Close()) })
 	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
 	if adapters > 0 {
-		_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "first")
-		require.NoError(t, err)
+		_, err := f.manager.SwitchMode(tb.Context(), enhanced.ModeFull, "user:ops", "first")
+		require.NoError(tb, err)
 	}
 	for i := range adapters {
-		f.adapters = append(f.adapters, f.newAdapter(t, fmt.Sprintf("atlantis-%d", i)))
+		f.adapters = append(f.adapters, f.newAdapter(tb, fmt.Sprintf("atlantis-%d", i)))
 	}
 	return f
 }
 
 // newAdapter makes an adapter that is in the fleet.
-func (f *modes) newAdapter(t testing.TB, name string) *enhanced.LockingAdapter {
-	t.Helper()
+func (f *modes) newAdapter(tb testing.TB, name string) *enhanced.LockingAdapter {
+	tb.Helper()
 	config := f.config(name)
 	backend := f.newBackend(config)
 	adapter := enhanced.NewLockingAdapter(enhanced.NewEnhancedLockManager(backend, config, nil), backend, config, f.legacy, nil)
-	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
-	_, err := adapter.Mode(t.Context())
-	require.NoError(t, err)
+	tb.Cleanup(func() { require.NoError(tb, adapter.Close()) })
+	_, err := adapter.Mode(tb.Context())
+	require.NoError(tb, err)
 	return adapter
 }
 
 // set switches the mode; it returns when all adapters have followed.
-func (f *modes) set(t testing.TB, mode enhanced.Mode) {
-	t.Helper()
-	_, err := f.manager.SwitchMode(t.Context(), mode, "user:ops", "test")
-	require.NoError(t, err)
-	f.settle(t)
+func (f *modes) set(tb testing.TB, mode enhanced.Mode) {
+	tb.Helper()
+	_, err := f.manager.SwitchMode(tb.Context(), mode, "user:ops", "test")
+	require.NoError(tb, err)
+	f.settle(tb)
 }
 
-func (f *modes) settle(t testing.TB) {
-	t.Helper()
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		fleet, err := f.manager.Fleet(t.Context())
+func (f *modes) settle(tb testing.TB) {
+	tb.Helper()
+	require.EventuallyWithT(tb, func(c *assert.CollectT) {
+		fleet, err := f.manager.Fleet(tb.Context())
 		require.NoError(c, err)
 		require.Empty(c, fleet.Behind())
 		for _, a := range f.adapters {
-			seen, err := a.Mode(t.Context())
+			seen, err := a.Mode(tb.Context())
 			require.NoError(c, err)
 			require.Equal(c, fleet.Epoch, seen.Epoch)
 			require.Equal(c, fleet.Deciders(), seen.Deciders())
@@ -306,11 +306,11 @@ type modeLoad struct {
 	failed error
 }
 
-func newModeLoad(t testing.TB, f *modes, paths int) *modeLoad {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+func newModeLoad(tb testing.TB, f *modes, paths int) *modeLoad {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(tb.Context())
 	l := &modeLoad{cancel: cancel, holders: make([]atomic.Int64, paths)}
-	t.Cleanup(l.stop)
+	tb.Cleanup(l.stop)
 	for worker := range 8 {
 		l.workers.Go(func() {
 			for ctx.Err() == nil {
