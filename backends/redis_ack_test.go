@@ -4,7 +4,6 @@ import (
 	"context"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -50,7 +49,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	require.NoError(t, err)
 
 	for _, replica := range sentinel.Replicas {
-		replica.Signal(syscall.SIGSTOP)
+		replica.Signal(redistest.Stop)
 	}
 	requireUnconfirmed := func(err error) {
 		t.Helper()
@@ -91,7 +90,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	require.False(t, acquired)
 
 	for _, replica := range sentinel.Replicas {
-		replica.Signal(syscall.SIGCONT)
+		replica.Signal(redistest.Continue)
 	}
 	backendtest.Eventually(t, "replicas confirm again", func() bool { return b.ReleaseLock(ctx, held.ID) == nil })
 	lock, acquired, err := b.TryAcquireLock(ctx, again)
@@ -117,7 +116,7 @@ func TestRedisMinReplicasAckOnCluster(t *testing.T) {
 	// frozen: this one has asked already.
 	require.NoError(t, b.HealthCheck(t.Context()))
 	for _, replica := range cluster.Nodes[3:] {
-		replica.Signal(syscall.SIGSTOP)
+		replica.Signal(redistest.Stop)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -126,7 +125,7 @@ func TestRedisMinReplicasAckOnCluster(t *testing.T) {
 		require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown, repository)
 	}
 	for _, replica := range cluster.Nodes[3:] {
-		replica.Signal(syscall.SIGCONT)
+		replica.Signal(redistest.Continue)
 	}
 	backendtest.Eventually(t, "replicas confirm", func() bool {
 		_, _, err := b.TryAcquireLock(ctx, by("org/a", ".", "ann"))

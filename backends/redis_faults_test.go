@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,8 +28,8 @@ func TestRedisFrozenServer(t *testing.T) {
 	b := openRedis(t, server.Client(), nil)
 	held, err := b.AcquireLock(t.Context(), by("org/app", "held", "ann"))
 	require.NoError(t, err)
-	server.Signal(syscall.SIGSTOP)
-	defer server.Signal(syscall.SIGCONT)
+	server.Signal(redistest.Stop)
+	defer server.Signal(redistest.Continue)
 	const patience = 100 * time.Millisecond
 	for name, call := range map[string]func(context.Context) error{
 		"acquire": func(ctx context.Context) error { _, err := b.AcquireLock(ctx, by("org/app", ".", "ann")); return err },

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -49,12 +48,12 @@ func TestRedisCircuitBreaker(t *testing.T) {
 			heal: func(t *testing.T, server *redistest.Server) { t.Helper(); require.NoError(t, server.Run()) },
 		},
 		"frozen": {
-			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGSTOP) },
-			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGCONT) },
+			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(redistest.Stop) },
+			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(redistest.Continue) },
 		},
 		"frozen, with replicas": {
-			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGSTOP) },
-			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(syscall.SIGCONT) },
+			fail: func(_ *testing.T, server *redistest.Server) { server.Signal(redistest.Stop) },
+			heal: func(_ *testing.T, server *redistest.Server) { server.Signal(redistest.Continue) },
 			acks: 1,
 		},
 	} {
@@ -174,7 +173,7 @@ func TestRedisAdaptiveTimeout(t *testing.T) {
 		_, err := b.AcquireLock(t.Context(), by("org/app", strconv.Itoa(i), "ann"))
 		require.NoError(t, err)
 	}
-	server.Signal(syscall.SIGSTOP)
+	server.Signal(redistest.Stop)
 	start := time.Now()
 	r := by("org/app", "frozen", "ann")
 	r.ID = "one"
@@ -189,7 +188,7 @@ func TestRedisAdaptiveTimeout(t *testing.T) {
 	_, err = b.AcquireLock(ctx, by("org/app", "hurried", "ann"))
 	require.ErrorIs(t, err, enhanced.ErrTimeout)
 	require.NotContains(t, err.Error(), "long for the script")
-	server.Signal(syscall.SIGCONT)
+	server.Signal(redistest.Continue)
 	_, err = b.AcquireLock(t.Context(), r)
 	require.NoError(t, err, "the same request has what the late one got")
 }

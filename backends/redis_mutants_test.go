@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -108,8 +107,8 @@ func confirmedByNobody(t *testing.T, sentinel *redistest.Sentinel, client *redis
 		return err
 	}
 	for _, replica := range sentinel.Replicas {
-		replica.Signal(syscall.SIGSTOP)
-		defer replica.Signal(syscall.SIGCONT)
+		replica.Signal(redistest.Stop)
+		defer replica.Signal(redistest.Continue)
 	}
 	for i := range 3 {
 		lock, err := b.AcquireLock(t.Context(), by(repository, fmt.Sprint("p", i), "ann"))

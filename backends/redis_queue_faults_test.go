@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
@@ -93,8 +92,8 @@ func TestRedisQueueListenHonoursContexts(t *testing.T) {
 	b := openRedis(t, server.Client(), queueOn())
 	_, _, err := b.TryAcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
-	server.Signal(syscall.SIGSTOP)
-	defer server.Signal(syscall.SIGCONT)
+	server.Signal(redistest.Stop)
+	defer server.Signal(redistest.Continue)
 	answers := make(chan error, 2)
 	for _, user := range []string{"bob", "eve"} {
 		go func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,8 +36,8 @@ func TestRetryOutlivesAnOutage(t *testing.T) {
 			heal: func(s *redistest.Server) error { return s.Run() },
 		},
 		"freeze": {
-			fail: func(s *redistest.Server) error { s.Signal(syscall.SIGSTOP); return nil },
-			heal: func(s *redistest.Server) error { s.Signal(syscall.SIGCONT); return nil },
+			fail: func(s *redistest.Server) error { s.Signal(redistest.Stop); return nil },
+			heal: func(s *redistest.Server) error { s.Signal(redistest.Continue); return nil },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -178,8 +177,8 @@ func sentinelFrozen(t *testing.T) *broken {
 	t.Helper()
 	s := redistest.StartSentinel(t, failing())
 	b := newBrokenSentinel(t, s, s.Primary.Addr)
-	b.fail = func() { s.Primary.Signal(syscall.SIGSTOP) }
-	b.heal = func() { s.Primary.Signal(syscall.SIGCONT) }
+	b.fail = func() { s.Primary.Signal(redistest.Stop) }
+	b.heal = func() { s.Primary.Signal(redistest.Continue) }
 	b.stuck = func() redis.UniversalClient { return s.Primary.Client() }
 	return b
 }
@@ -238,8 +237,8 @@ func clusterFrozen(replicasEach int) func(t *testing.T) *broken {
 	return func(t *testing.T) *broken {
 		t.Helper()
 		b, victim := newBrokenCluster(t, replicasEach, readTime)
-		b.fail = func() { victim.Signal(syscall.SIGSTOP) }
-		b.heal = func() { victim.Signal(syscall.SIGCONT) }
+		b.fail = func() { victim.Signal(redistest.Stop) }
+		b.heal = func() { victim.Signal(redistest.Continue) }
 		// It asks nobody where slots are now, and goes nowhere else when it is told.
 		// It has to know the other nodes, which have keys that every client reads.
 		slots, err := victim.Client().ClusterSlots(t.Context()).Result() //nolint:staticcheck // the library takes slots in this form only

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -103,11 +102,11 @@ func TestDelayAfterAStoppedProcess(t *testing.T) {
 	child.Stderr = os.Stderr
 	require.NoError(t, child.Start())
 	require.Eventually(t, func() bool { return client.Exists(t.Context(), "test:newest").Val() == 1 }, 20*time.Second, time.Millisecond)
-	require.NoError(t, child.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, child.Process.Signal(redistest.Stop))
 	b := backends.NewRedisBackend(client, delayedConfig(), nil)
 	defer b.Close()
 	requireDelayed(t, b)
-	require.NoError(t, child.Process.Signal(syscall.SIGCONT))
+	require.NoError(t, child.Process.Signal(redistest.Continue))
 	require.NoError(t, child.Wait(), "it knows that it has lost the lock")
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -95,7 +94,7 @@ func TestHandleOfAStoppedProcess(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 
 	stopped := time.Now()
-	require.NoError(t, child.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, child.Process.Signal(redistest.Stop))
 	var bob *enhanced.Handle
 	require.Eventually(t, func() bool {
 		bob, err = enhanced.AcquireHandle(t.Context(), manager, handleRequest("bob"), enhanced.HandleOptions{})
@@ -108,7 +107,7 @@ func TestHandleOfAStoppedProcess(t *testing.T) {
 	before, err := client.HGetAll(t.Context(), "test:writes").Result()
 	require.NoError(t, err)
 	<-time.After(2*handleLease - time.Since(stopped))
-	require.NoError(t, child.Process.Signal(syscall.SIGCONT))
+	require.NoError(t, child.Process.Signal(redistest.Continue))
 	require.NoError(t, child.Wait())
 
 	says := output.String()

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -120,8 +119,7 @@ func (s *Server) Run() error {
 	s.process.Env = append(os.Environ(), s.options.Env...)
 	var output bytes.Buffer
 	s.process.Stdout, s.process.Stderr = &output, &output
-	// A test that is killed takes its servers along.
-	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	endWithTest(s.process)
 	if err := s.process.Start(); err != nil {
 		return err
 	}
@@ -176,7 +174,7 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// Signal sends a signal to the process, such as SIGSTOP.
+// Signal sends a signal to the process, such as [Stop].
 func (s *Server) Signal(signal os.Signal) {
 	s.tb.Helper()
 	require.NoError(s.tb, s.process.Process.Signal(signal))
