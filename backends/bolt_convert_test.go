@@ -1,9 +1,14 @@
 package backends_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/stretchr/testify/require"
@@ -24,17 +29,58 @@ func (e *editor) age() {
 	// Of none.
 	e.put(e.app(), "f"+num(5)+num(17), "\x01")
 	e.put(e.app(), "rnone", num(17))
+	for _, l := range e.locks() {
+		e.edit(e.bucket(l.Resource.Namespace), lockEntry(l), func(f map[string]any) {
+			f["o"], f["a"] = l.Owner, l.AcquiredAt.UnixMicro()
+			lengthenRequest(f, "u")
+			delete(f, "h")
+			delete(f, "w")
+		})
+	}
 	for _, repository := range []string{"org/app", "org/other"} {
-		e.ageLog(e.root().Bucket([]byte(enhanced.RepositoryTag(repository))))
+		e.ageLog(repository, e.root().Bucket([]byte(enhanced.RepositoryTag(repository))))
 	}
 	e.put(e.root(), "format", "1")
 }
 
-// ageLog makes the log what it was: the last range, and its records did not say which
-// requests ended.
-func (e *editor) ageLog(repository *bbolt.Bucket) {
+// lengthenRequest writes a request ID as it was, not in its short form.
+func lengthenRequest(f map[string]any, short string) {
+	text, found := f[short].(string)
+	if !found {
+		return
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		panic(err)
+	}
+	f["q"] = uuid.UUID(raw).String()
+	delete(f, short)
+}
+
+// ageLog makes the log what it was: the last range, its records had no short forms,
+// and did not say which requests ended.
+func (e *editor) ageLog(name string, repository *bbolt.Bucket) {
 	for sequence := int64(1); repository.Get([]byte(logEntry(sequence))) != nil; sequence++ {
-		e.edit(repository, logEntry(sequence), func(f map[string]any) { delete(f, "i") })
+		e.edit(repository, logEntry(sequence), func(f map[string]any) {
+			delete(f, "i")
+			lengthenRequest(f, "s")
+			if f["c"] == nil {
+				f["c"] = enhanced.CauseRequest
+			}
+			if past, found := f["k"].(json.Number); found {
+				p, err := past.Int64()
+				require.NoError(e.t, err)
+				at, err := f["t"].(json.Number).Int64()
+				require.NoError(e.t, err)
+				f["n"] = itoa(at + p)
+				delete(f, "k")
+			}
+			if after, found := f["z"].(map[string]any); found && after["h"] != nil {
+				host, number, _ := strings.Cut(after["h"].(string), "/")
+				after["o"] = "pr:" + host + "/" + url.PathEscape(name) + "/" + number
+				delete(after, "h")
+			}
+		})
 		e.put(repository, "z"+num(sequence), e.get(repository, logEntry(sequence)))
 		e.remove(repository, logEntry(sequence))
 	}

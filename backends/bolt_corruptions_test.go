@@ -234,7 +234,7 @@ func corruptions() map[string]corruption {
 		},
 		"token of the future": {
 			plant: func(e *editor) {
-				e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) { f["n"] = "9000000000000000000" })
+				e.edit(e.app(), lockEntry(e.leased), func(f map[string]any) { f["n"], f["a"] = "9000000000000000000", e.leased.AcquiredAt.UnixMicro() })
 			},
 			rules:   []string{enhanced.RuleIDStray, enhanced.RuleLockToken, enhanced.RuleLogLock},
 			touched: leased, rewritten: true,
@@ -325,7 +325,7 @@ func corruptions() map[string]corruption {
 		},
 		"log time altered": {
 			plant: func(e *editor) {
-				e.edit(e.app(), logEntry(3), func(f map[string]any) { f["t"] = 5 })
+				e.edit(e.app(), logEntry(3), func(f map[string]any) { f["t"], f["n"] = 5, itoa(e.custom.Version) })
 			},
 			rules: []string{enhanced.RuleLogTime}, left: []string{enhanced.RuleLogTime},
 		},

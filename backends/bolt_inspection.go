@@ -190,17 +190,19 @@ func (c *inspection) findName() (string, bool) {
 	c.eachEntry(0, func(key, value []byte) {
 		switch key[0] {
 		case rangeLock:
-			if record, err := decodeLockRecord(value); err == nil {
+			if record, err := decodeLockRecord(c.name, value); err == nil {
 				tryOwner(record.Owner)
 				if lock, err := decodeProjectLock(record.Lock); err == nil {
 					try(lock.Project.RepoFullName)
 				}
 			}
 		case c.rangeOfLog():
-			var record logRecord
-			if decode(value, &record) == nil {
+			if record, err := readLogRecord(c.name, value); err == nil {
 				tryOwner(record.Actor)
 				tryOwner(record.owner())
+				if record.Before != nil {
+					tryOwner(record.Before.Owner)
+				}
 			}
 		}
 	})
@@ -230,7 +232,7 @@ func (c *inspection) recordAt(resourceKey string) *lockRecord {
 	if _, err := enhanced.ParseResourceKey(c.name, resourceKey); err != nil {
 		return nil
 	}
-	record, err := decodeLockRecord(c.get(lockKey(resourceKey)))
+	record, err := decodeLockRecord(c.name, c.get(lockKey(resourceKey)))
 	if err != nil || c.home(resourceKey, record) != resourceKey {
 		return nil
 	}

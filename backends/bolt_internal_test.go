@@ -246,7 +246,7 @@ func fillFields(v reflect.Value) {
 func TestDecodeLockRecordRefusesDamage(t *testing.T) {
 	t.Parallel()
 	good := `{"n":"5","o":"user:a","p":1,"a":7,"s":"x"}`
-	_, err := decodeLockRecord([]byte(good))
+	_, err := decodeLockRecord("org/app", []byte(good))
 	require.NoError(t, err)
 	for _, bad := range []string{
 		``, `null`, `[]`, `{}`, `"x"`, good[:20],
@@ -257,8 +257,13 @@ func TestDecodeLockRecordRefusesDamage(t *testing.T) {
 		`{"n":"5","o":"user:a","a":0,"s":"x"}`,
 		`{"n":"5","o":"user:a","a":7,"x":-1,"s":"x"}`,
 		`{"n":"5","o":"user:a","a":7}`,
+		`{"n":"5","h":"github.com","a":7,"s":"x"}`,
+		`{"n":"5","h":"github.com/x","a":7,"s":"x"}`,
+		`{"n":"5","o":"user:a","w":5,"s":"x"}`,
+		`{"n":"5","o":"user:a","a":7,"u":"AAAA","s":"x"}`,
+		`{"n":"5","o":"user:a","a":7,"u":"*","s":"x"}`,
 	} {
-		_, err := decodeLockRecord([]byte(bad))
+		_, err := decodeLockRecord("org/app", []byte(bad))
 		require.Error(t, err, bad)
 	}
 }

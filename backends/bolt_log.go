@@ -117,10 +117,11 @@ func (s *repositoryStep) trim(limit int) error {
 // trimRecord removes a record. What is to be remembered longer is kept.
 func (s *repositoryStep) trimRecord(record outdatedRecord) error {
 	key := logKey(record.sequence)
-	var stored logRecord
 	var err error
-	if record.time+memoryTime.Microseconds() > s.now && decode(s.get(key), &stored) == nil {
-		err = s.keepEnding(&stored)
+	if record.time+memoryTime.Microseconds() > s.now {
+		if stored, readErr := readLogRecord(s.name, s.get(key)); readErr == nil {
+			err = s.keepEnding(stored)
+		}
 	}
 	return errors.Join(err, s.delete(key))
 }

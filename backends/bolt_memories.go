@@ -125,8 +125,15 @@ func (r *repository) readMemory() *memory {
 		var lock struct {
 			Token   int64  `json:"n,string"`
 			Request string `json:"q"`
+			Short   string `json:"u"`
 		}
-		if json.Unmarshal(value, &lock) == nil && lock.Request != "" {
+		if json.Unmarshal(value, &lock) != nil {
+			continue
+		}
+		if id, ok := longRequest(lock.Short); ok && lock.Request == "" {
+			lock.Request = id
+		}
+		if lock.Request != "" {
 			m.requests[lock.Request] = lock.Token
 		}
 	}
@@ -136,15 +143,15 @@ func (r *repository) readMemory() *memory {
 // recentEndings returns the log records of the ends that are remembered still.
 func (r *repository) recentEndings() (records []*logRecord) {
 	for c := r.logFromEnd(); c.valid(); c.previous() {
-		var record logRecord
-		if json.Unmarshal(c.data, &record) != nil {
+		record, err := readLogRecord(r.name, c.data)
+		if err != nil {
 			continue
 		}
 		if record.Time+memoryTime.Microseconds() <= r.now {
 			break
 		}
 		if _, _, _, ok := record.ending(); ok {
-			records = append(records, &record)
+			records = append(records, record)
 		}
 	}
 	slices.Reverse(records)

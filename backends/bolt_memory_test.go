@@ -126,6 +126,32 @@ func TestTheMemoryOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// IDs that are UUIDs, as ours are, have a short form in the file.
+func TestUUIDsOutliveTheProcess(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	s := open(t, path, nil)
+	held, ended := request(stockLock("org/app", 5, "held")), request(stockLock("org/app", 5, "ended"))
+	held.ID, ended.ID = "01a2280e-db2b-79bb-b23f-81fb7fa3af2d", "01a2280e-db2b-79bb-b23f-81fb7fa3af2e"
+	lock, err := s.ours.AcquireLock(t.Context(), held)
+	require.NoError(t, err)
+	released, err := s.ours.AcquireLock(t.Context(), ended)
+	require.NoError(t, err)
+	require.NoError(t, s.ours.ReleaseLock(t.Context(), released.ID))
+	s.close(t)
+
+	s = open(t, path, nil)
+	again, err := s.ours.AcquireLock(t.Context(), held)
+	require.NoError(t, err)
+	require.Equal(t, lock, again)
+	_, err = s.ours.AcquireLock(t.Context(), ended)
+	require.ErrorIs(t, err, enhanced.ErrLockExpired)
+	page, err := s.ours.ReadLog(t.Context(), "org/app", 0, 10)
+	require.NoError(t, err)
+	require.Equal(t, held.ID, page.Records[0].RequestID)
+	require.Equal(t, lock.Version, page.Records[0].Token)
+}
+
 func countKeys(t *testing.T, db *bbolt.DB, repository string, letter byte) (n int) {
 	t.Helper()
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {

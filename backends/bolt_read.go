@@ -216,7 +216,7 @@ func (b *BoltBackend) countLocks(ctx context.Context, stats *enhanced.BackendSta
 					stats.UnreadableRecords = append(stats.UnreadableRecords, err.Error())
 					return
 				}
-				switch record, err := decodeLockRecord(data); {
+				switch record, err := decodeLockRecord(r.name, data); {
 				case err != nil:
 					stats.UnreadableRecords = append(stats.UnreadableRecords, recordName(r.tag, resource.Key()))
 				case !record.expiredAt(now) && !overtaken[resource]:

@@ -78,7 +78,7 @@ func drift(tx *bbolt.Tx, now int64, preserve bool, only string) (d difference) {
 			if err != nil {
 				return
 			}
-			record, err := decodeLockRecord(data)
+			record, err := decodeLockRecord(r.name, data)
 			if err != nil || record.Mirror == "" {
 				return
 			}

@@ -20,9 +20,9 @@ type lockRecord struct {
 	// Token is a decimal string, as everywhere in the store: readers in other
 	// languages lose digits of large numbers.
 	Token    int64             `json:"n,string"`
-	Owner    string            `json:"o"`
+	Owner    string            `json:"o,omitzero"`
 	Priority enhanced.Priority `json:"p,omitzero"`
-	Acquired int64             `json:"a"`
+	Acquired int64             `json:"a,omitzero"`
 	Expires  int64             `json:"x,omitzero"`
 	Request  string            `json:"q,omitzero"`
 	Metadata map[string]string `json:"m,omitempty"`
@@ -36,6 +36,43 @@ type lockRecord struct {
 	// empty there is no such copy, and Lock holds the form itself.
 	Mirror string         `json:"s,omitzero"`
 	Lock   jsontext.Value `json:"l,omitzero"`
+	// The short forms of Owner, Acquired and Request. They are in the file only.
+	ShortOwner   string `json:"h,omitzero"`
+	After        *int64 `json:"w,omitzero"` // from Acquired to Token
+	ShortRequest string `json:"u,omitzero"`
+}
+
+// encodeLockRecord writes a record of a repository, as short as it can be.
+func encodeLockRecord(repository string, record *lockRecord) ([]byte, error) {
+	r := *record
+	if r.ShortOwner = shortOwner(repository, r.Owner); r.ShortOwner != "" {
+		r.Owner = ""
+	}
+	if r.After = after(r.Token, r.Acquired); r.After != nil {
+		r.Acquired = 0
+	}
+	if r.ShortRequest = shortRequest(r.Request); r.ShortRequest != "" {
+		r.Request = ""
+	}
+	return encode(&r)
+}
+
+// lengthen puts the long forms in the place of the short ones.
+func (r *lockRecord) lengthen(repository string) error {
+	if r.Owner == "" && r.ShortOwner != "" {
+		r.Owner = longOwner(repository, r.ShortOwner)
+	}
+	if r.Acquired == 0 && r.After != nil {
+		r.Acquired = r.Token - *r.After
+	}
+	if r.Request == "" && r.ShortRequest != "" {
+		var ok bool
+		if r.Request, ok = longRequest(r.ShortRequest); !ok {
+			return fmt.Errorf("request %q is no UUID", r.ShortRequest)
+		}
+	}
+	r.ShortOwner, r.After, r.ShortRequest = "", nil, ""
+	return nil
 }
 
 func (r *lockRecord) expiredAt(now int64) bool {
@@ -57,9 +94,12 @@ func (r *lockRecord) logSummary() *logSummary {
 
 // decodeLockRecord refuses what this code never writes, so that a damaged
 // record counts as held instead of as something else.
-func decodeLockRecord(data []byte) (*lockRecord, error) {
+func decodeLockRecord(repository string, data []byte) (*lockRecord, error) {
 	var r lockRecord
 	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	if err := r.lengthen(repository); err != nil {
 		return nil, err
 	}
 	if _, err := enhanced.ParseOwner(r.Owner); err != nil {
@@ -197,11 +237,11 @@ func decodeProjectLock(value []byte) (*models.ProjectLock, error) {
 type logRecord struct {
 	Time     int64       `json:"t"`
 	Type     string      `json:"e"`
-	Token    int64       `json:"n,string"`
+	Token    int64       `json:"n,omitzero,string"`
 	Resource string      `json:"r"`
 	Request  string      `json:"q,omitzero"`
 	Actor    string      `json:"a,omitzero"`
-	Cause    string      `json:"c"`
+	Cause    string      `json:"c,omitzero"` // [enhanced.CauseRequest] is left out
 	Reason   string      `json:"w,omitzero"`
 	Waiter   string      `json:"u,omitzero"`
 	Before   *logSummary `json:"b,omitzero"`
@@ -210,14 +250,19 @@ type logRecord struct {
 	Ended *string `json:"i,omitzero"`
 	// Deadlock is set in records of [enhanced.EventDeadlock] only.
 	Deadlock *deadlockRecord `json:"d,omitzero"`
+	// The short forms of Token and Request. They are in the file only.
+	Past         *int64 `json:"k,omitzero"` // from Time to Token
+	ShortRequest string `json:"s,omitzero"`
 }
 
 // logSummary is the stored form of [enhanced.LockSummary].
 type logSummary struct {
-	Owner   string `json:"o"`
+	Owner   string `json:"o,omitzero"`
 	Token   int64  `json:"n,omitzero,string"`
 	Expires int64  `json:"x,omitzero"`
 	Note    string `json:"k,omitzero"`
+	// ShortOwner is the short form of Owner, in the file only.
+	ShortOwner string `json:"h,omitzero"`
 }
 
 // owner returns the lock's owner after the change, or before it when it ended.
@@ -241,23 +286,78 @@ func (r *logRecord) waiter() string {
 	return ""
 }
 
-// compact leaves out what repeats: an actor that is the owner, and in the
-// summaries the record's own token.
-func (r *logRecord) compact() {
+// encodeLogRecord writes a record of a repository's log, and leaves out what
+// repeats: an actor that is the owner, in the summaries the record's own token,
+// and the most frequent cause. The owner of a lock that ended is kept in full: in a
+// damaged file it can prove the repository's name.
+func encodeLogRecord(repository string, r logRecord) ([]byte, error) {
 	if r.Actor == r.owner() {
 		r.Actor = ""
 	}
 	if r.Waiter == r.Actor {
 		r.Waiter = ""
 	}
-	for _, s := range []*logSummary{r.Before, r.After} {
-		if s != nil && s.Token == r.Token {
-			s.Token = 0
+	r.Before, r.After = r.short(r.Before), r.short(r.After)
+	if r.After != nil {
+		if r.After.ShortOwner = shortOwner(repository, r.After.Owner); r.After.ShortOwner != "" {
+			r.After.Owner = ""
 		}
 	}
+	if r.Past = after(r.Token, r.Time); r.Past != nil {
+		r.Token = 0
+	}
+	if r.ShortRequest = shortRequest(r.Request); r.ShortRequest != "" {
+		r.Request = ""
+	}
+	if r.Cause == enhanced.CauseRequest {
+		r.Cause = ""
+	}
+	return encode(r)
 }
 
-// summary puts back what compact has left out.
+// short returns a copy of a summary without the record's own token.
+func (r *logRecord) short(s *logSummary) *logSummary {
+	if s == nil {
+		return nil
+	}
+	short := *s
+	if short.Token == r.Token {
+		short.Token = 0
+	}
+	return &short
+}
+
+// readLogRecord reverses encodeLogRecord, but for what [logRecord.summary] and
+// [logRecord.owner] put back.
+func readLogRecord(repository string, data []byte) (*logRecord, error) {
+	var r logRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	for _, s := range []*logSummary{r.Before, r.After} {
+		if s == nil {
+			continue
+		}
+		if s.Owner == "" && s.ShortOwner != "" {
+			s.Owner = longOwner(repository, s.ShortOwner)
+		}
+		s.ShortOwner = ""
+	}
+	if r.Token == 0 && r.Past != nil {
+		r.Token = r.Time + *r.Past
+	}
+	if r.Request == "" && r.ShortRequest != "" {
+		var ok bool
+		if r.Request, ok = longRequest(r.ShortRequest); !ok {
+			return nil, fmt.Errorf("request %q is no UUID", r.ShortRequest)
+		}
+	}
+	r.Cause = cmp.Or(r.Cause, enhanced.CauseRequest)
+	r.Past, r.ShortRequest = nil, ""
+	return &r, nil
+}
+
+// summary puts back what was left out of a summary.
 func (r *logRecord) summary(s *logSummary) *enhanced.LockSummary {
 	if s == nil {
 		return nil
@@ -268,8 +368,8 @@ func (r *logRecord) summary(s *logSummary) *enhanced.LockSummary {
 }
 
 func decodeLogRecord(repository string, sequence uint64, data []byte) (*enhanced.LogRecord, error) {
-	var r logRecord
-	if err := json.Unmarshal(data, &r); err != nil {
+	r, err := readLogRecord(repository, data)
+	if err != nil {
 		return nil, err
 	}
 	resource, err := enhanced.ParseResourceKey(repository, r.Resource)

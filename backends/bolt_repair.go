@@ -180,7 +180,7 @@ func (s *repositoryStep) logRepair(p problem, by change) error {
 		return s.log(enhanced.EventRepaired, enhanced.ResourceIdentifier{}, nil, nil, by)
 	}
 	before, after := p.lost, (*lockRecord)(nil)
-	if record, err := decodeLockRecord(s.get(lockKey(p.resourceKey))); err == nil {
+	if record, err := decodeLockRecord(s.name, s.get(lockKey(p.resourceKey))); err == nil {
 		before, after = record, record
 	}
 	return s.log(enhanced.EventRepaired, resource, before, after, by)

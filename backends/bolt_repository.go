@@ -116,7 +116,7 @@ func (r *repository) entry(resource enhanced.ResourceIdentifier, data []byte) en
 // judge reads an entry. It does not use the transaction, so that entries can
 // be judged side by side.
 func (e entry) judge() finding {
-	record, err := decodeLockRecord(e.data)
+	record, err := decodeLockRecord(e.resource.Namespace, e.data)
 	if err != nil {
 		return finding{status: unreadable, resource: e.resource, name: recordName(e.tag, e.resource.Key())}
 	}

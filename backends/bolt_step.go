@@ -199,7 +199,7 @@ func (s *repositoryStep) putPayload(resource enhanced.ResourceIdentifier, record
 
 // putRecord writes a record with its owner's entry and its deadline.
 func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record *lockRecord) error {
-	data, err := encode(record)
+	data, err := encodeLockRecord(s.name, record)
 	if err != nil {
 		return err
 	}
@@ -296,8 +296,7 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	if after != nil {
 		record.Token, record.After = after.Token, after.logSummary()
 	}
-	record.compact()
-	data, err := encode(record)
+	data, err := encodeLogRecord(s.name, record)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (c *inspection) isCopyOf(resource enhanced.ResourceIdentifier, original *mo
 	if other == resource || other.LegacyKey() != resource.LegacyKey() {
 		return false
 	}
-	record, err := decodeLockRecord(c.sibling(other.Namespace).get(lockKey(other.Key())))
+	record, err := decodeLockRecord(other.Namespace, c.sibling(other.Namespace).get(lockKey(other.Key())))
 	return err == nil && record.Mirror == mirror
 }
 
@@ -137,7 +137,7 @@ func contentFor(resource enhanced.ResourceIdentifier, record *lockRecord) (*mode
 // replaceContent writes another stock's form of the lock on a resource: as its
 // copy in stock's bucket, or in the record.
 func (s *repositoryStep) replaceContent(resource enhanced.ResourceIdentifier, content *models.ProjectLock, mirrored bool) error {
-	record, err := decodeLockRecord(s.get(lockKey(resource.Key())))
+	record, err := decodeLockRecord(s.name, s.get(lockKey(resource.Key())))
 	if err != nil {
 		return fmt.Errorf("lock on %s: %w", resource, err)
 	}

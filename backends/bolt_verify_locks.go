@@ -11,7 +11,7 @@ import (
 // checkLock checks a lock record and what has to lead to it.
 func (c *inspection) checkLock(key, data []byte) {
 	resourceKey := string(key[1:])
-	record, err := decodeLockRecord(data)
+	record, err := decodeLockRecord(c.name, data)
 	if err != nil {
 		c.setAside(enhanced.RuleLockUnreadable, key, "the record can't be read; its resource counts as held")
 		return
@@ -126,7 +126,7 @@ func (c *inspection) checkID(key []byte, resource enhanced.ResourceIdentifier, r
 // renewToken gives the lock on a resource a new token.
 func (s *repositoryStep) renewToken(resource enhanced.ResourceIdentifier) error {
 	key := resource.Key()
-	record, err := decodeLockRecord(s.get(lockKey(key)))
+	record, err := decodeLockRecord(s.name, s.get(lockKey(key)))
 	if err != nil {
 		return fmt.Errorf("lock on %s: %w", resource, err)
 	}

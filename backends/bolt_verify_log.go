@@ -170,7 +170,7 @@ func records(first, last uint64) string {
 
 // putMarker writes a record in the place of one that is lost.
 func (s *repositoryStep) putMarker(sequence uint64, at int64, what string, by change) error {
-	data, err := encode(logRecord{
+	data, err := encodeLogRecord(s.name, logRecord{
 		Time: at, Type: enhanced.EventRepaired, Resource: noResource(),
 		Actor: by.actor, Cause: by.cause, Reason: what + " (" + by.reason + ")",
 	})

@@ -71,7 +71,7 @@ func (c *inspection) lastWordOn(resourceKey string, record *lockRecord) (*enhanc
 
 // editRecord changes the record of the lock on a resource.
 func (s *repositoryStep) editRecord(resource enhanced.ResourceIdentifier, edit func(*lockRecord)) error {
-	record, err := decodeLockRecord(s.get(lockKey(resource.Key())))
+	record, err := decodeLockRecord(s.name, s.get(lockKey(resource.Key())))
 	if err != nil {
 		return fmt.Errorf("lock on %s: %w", resource, err)
 	}

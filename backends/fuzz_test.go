@@ -23,18 +23,19 @@ func FuzzDecodeLockRecord(f *testing.F) {
 		`{"n":"5","o":"pr:h/o%2Fr/5","p":0,"a":7,"x":8,"q":"r","m":{"note":"<b>"},"l":{"Project":{}}}`,
 		`{"n":"9223372036854775807","o":"user:%00","a":9223372036854775807,"l":null}`,
 		`{"n":"5","n":"6","o":"user:a","a":7,"S":"x"}`,
+		`{"n":"9","h":"h/5","p":1,"w":2,"u":"AZ9fAAAAcACAAAAAAAAAAA","s":"x"}`,
 		`null`, `[]`, `{`, "{\"token\":\"5\",\"owner\":\"user:\xff\"}",
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		record, err := decodeLockRecord(data)
+		record, err := decodeLockRecord("o/r", data)
 		if err != nil {
 			return
 		}
-		written, err := encode(record)
+		written, err := encodeLockRecord("o/r", record)
 		require.NoError(t, err)
-		again, err := decodeLockRecord(written)
+		again, err := decodeLockRecord("o/r", written)
 		require.NoError(t, err)
 		record.Lock, again.Lock = compacted(t, record.Lock), compacted(t, again.Lock)
 		if len(record.Metadata) == 0 {
@@ -64,6 +65,7 @@ func FuzzDecodeLogRecord(f *testing.F) {
 		`{"e":"deadlock","n":"0","r":"project/a//","d":{"k":"victim","p":"random","c":[{"o":"user:a","r":"project/a//","n":"","q":"1","t":5,"f":"user:b"}],"m":[{"o":"","r":"x///","q":""}]}}`,
 		`{"t":-5,"e":"released","n":"-1","r":"///","a":"","c":"","w":"why","b":{"o":"","n":"0"}}`,
 		`{"t":9223372036854775807,"n":"0","r":"x/%00/%FF/"}`,
+		`{"t":5,"e":"acquired","k":7,"r":"project/a%2Fb/default/","s":"AZ9fAAAAcACAAAAAAAAAAA","z":{"h":"h/5"}}`,
 		`{"r":"project/a%2fb/default/"}`, `null`, `{}`, `[`,
 	} {
 		f.Add("org/app", uint64(7), []byte(seed))
@@ -73,7 +75,7 @@ func FuzzDecodeLogRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		written, err := encode(logRecord{
+		written, err := encodeLogRecord(repository, logRecord{
 			Time: record.Time.UnixMicro(), Type: record.Type, Token: record.Token,
 			Resource: record.Resource.Key(), Request: record.RequestID,
 			Actor: record.Actor, Cause: record.Cause, Reason: record.Reason,

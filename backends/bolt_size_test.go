@@ -1,0 +1,50 @@
+package backends_test
+
+import (
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// A held lock takes about one KB of the file, with stock's copy of it, its log
+// record and all that leads to it.
+func TestBytesOfTheFileALock(t *testing.T) {
+	t.Parallel()
+	locks := backendtest.Rounds(100_000)
+	repositories := locks / 2_000
+	path := filepath.Join(t.TempDir(), "a.db")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true})
+	require.NoError(t, err)
+	ours, err := backends.NewBoltBackend(db, nil, nil)
+	require.NoError(t, err)
+	var next atomic.Int64
+	together(256, func(int) {
+		for i := int(next.Add(1)) - 1; i < locks; i = int(next.Add(1)) - 1 {
+			if _, err := ours.AcquireLock(t.Context(), request(heldLock(i, repositories))); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	var used int
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		stats := db.Stats()
+		used = int(tx.Size()) - (stats.FreePageN+stats.PendingPageN)*os.Getpagesize()
+		return nil
+	}))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	t.Logf("%d locks: %d bytes a lock in pages that are in use, %d of the file", locks, used/locks, int(info.Size())/locks)
+	require.LessOrEqual(t, used/locks, 950)
+	if locks == 100_000 { // bbolt makes a file longer by 16 MB at a time
+		require.LessOrEqual(t, int(info.Size())/locks, 1_024)
+	}
+	require.NoError(t, ours.Close())
+	require.NoError(t, db.Close())
+}
