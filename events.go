@@ -219,6 +219,11 @@ type LockSummary struct {
 	Note      string     `json:"note,omitempty"`
 }
 
+// ReasonUncleanRelease is the reason in the log record of a lease that ended and
+// leaves its resource closed to others for UncleanReleaseDelay; a record of
+// EventReservationEnded, or of its last owner's next lock, ends that.
+const ReasonUncleanRelease = "closed to other owners for unclean_release_delay"
+
 // Causes of a change.
 const (
 	// CauseRequest: the owner asked.

@@ -42,7 +42,7 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return Foreseen{Err: err}
 	}
-	r, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	r, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return Foreseen{Err: err}
 	}

@@ -25,6 +25,7 @@ type EnhancedLockManager struct {
 	repeat  repeater
 
 	updates   sync.Mutex // serialises UpdateConfiguration
+	updated   chan struct{}
 	lifecycle sync.Mutex // serialises Start and Stop
 	cancel    context.CancelFunc
 	done      chan struct{}
@@ -63,6 +64,7 @@ func NewEnhancedLockManager(backend Backend, config *EnhancedConfig, logger logg
 	m := &EnhancedLockManager{
 		backend: backend,
 		logger:  LoggerOrNoop(logger),
+		updated: make(chan struct{}, 1),
 	}
 	m.repeat.state = &m.state
 	m.events = newDispatcher(m.logger)
@@ -96,6 +98,10 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 		return err
 	}
 	m.state.Store(newConfigState(config))
+	select {
+	case m.updated <- struct{}{}:
+	default: // one that has not been seen tells of this one too
+	}
 	return nil
 }
 
@@ -147,7 +153,7 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return nil, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +176,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err != nil {
 		return nil, false, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, false, err
 	}
@@ -234,8 +240,8 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 }
 
 // Lock locks a project for a user with the priority that PriorityRules give, which
-// is PriorityNormal without any, and DefaultTimeout. A
-// held lock, the user's own included, answers LOCK_EXISTS with the holder.
+// is PriorityNormal without any, and the backend's default lease: DefaultTimeout, on
+// Redis RedisLockTTL. A held lock, the user's own included, answers LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error) {
 	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), 0)
 }

@@ -18,8 +18,8 @@ import (
 // With the queue enabled, and where it is used for all of them, the set waits for
 // what others hold; it holds nothing meanwhile, and is granted in one step. Other
 // requests may pass it until it has waited for SetReserveAfter; from then on what
-// is free of it is kept for it. The queue of the Redis backend has no sets yet:
-// there LockAll answers at once, as with the queue off.
+// is free of it is kept for it. With DeadlockPrevention one that would close a cycle
+// of waits answers DEADLOCK.
 //
 // Several repositories are locked one after the other, in the order of their
 // names. When one is refused, what was taken before is released; where that fails,
@@ -96,7 +96,7 @@ func (m *EnhancedLockManager) prepareSet(ctx context.Context, requests []*Enhanc
 	if !ok {
 		return nil, nil, NewInvalidError("the backend %T can't lock sets", m.backend)
 	}
-	set, err := NormalizeSet(requests, config.DefaultTimeout, config.MaxTimeout)
+	set, err := NormalizeSet(requests, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -53,6 +53,7 @@ type RedisBackend struct {
 	// process names this backend among all that use the store.
 	process   string
 	turns     *turns
+	sets      redisSetCalls
 	listening sync.Once
 	listened  chan struct{} // closed once that was tried
 
@@ -242,6 +243,8 @@ func scriptTimes(config *enhanced.EnhancedConfig) string {
 	text := strconv.AppendInt(nil, config.LogMaxAge.Microseconds(), 10)
 	for _, micros := range []int64{
 		claim, config.DetachedQueueTimeout.Microseconds(), config.ReplanWindow.Microseconds(), config.TombstoneTTL.Microseconds(),
+		config.UncleanReleaseDelay.Microseconds(),
+		config.SetReserveAfter.Microseconds(),
 	} {
 		text = strconv.AppendInt(append(text, ' '), micros, 10)
 	}

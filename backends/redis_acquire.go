@@ -29,10 +29,14 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 	return a.lock, a.granted, err
 }
 
-// normalized is a request with the defaults of a configuration. RedisLockTTL is
-// the lease of one that names none.
+// DefaultLease implements [enhanced.DefaultLeaser]: RedisLockTTL, at most MaxTimeout.
+func (b *RedisBackend) DefaultLease(config *enhanced.EnhancedConfig) time.Duration {
+	return min(config.RedisLockTTL, config.MaxTimeout)
+}
+
+// normalized is a request with the defaults of a configuration.
 func (b *RedisBackend) normalized(config *enhanced.EnhancedConfig, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLockRequest, error) {
-	return enhanced.NormalizeRequest(request, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout)
+	return enhanced.NormalizeRequest(request, b.DefaultLease(config), config.MaxTimeout)
 }
 
 // acquire decides a request. One that can wait, and has to, enters the queue.
