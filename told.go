@@ -24,22 +24,22 @@ type toldGrants struct {
 type toldKind uint8
 
 const (
-	// toldGranted: it was granted to who waited.
-	toldGranted toldKind = 1 << iota
-	// toldTaken: its owner has it: it was acquired or claimed.
-	toldTaken
+	toldAcquired toldKind = 1 << iota
+	toldGranted
+	toldClaimed
 )
 
 // first reports whether callbacks are still to be told of an event, and remembers
 // that they are. Other events than those of grants are always to be told.
 func (g *toldGrants) first(eventType, lockID string) bool {
-	kind, unlessTold := toldTaken, toldGranted|toldTaken
+	var kind, unlessTold toldKind
 	switch eventType {
-	case EventAcquired:
+	case EventAcquired: // from a call, where nothing better is known
+		kind, unlessTold = toldAcquired, toldAcquired|toldGranted|toldClaimed
 	case EventGranted:
-		kind = toldGranted
-	case EventClaimed:
-		unlessTold = toldTaken // who claims was granted it before
+		kind, unlessTold = toldGranted, toldAcquired|toldGranted
+	case EventClaimed: // of what was granted before
+		kind, unlessTold = toldClaimed, toldAcquired|toldClaimed
 	default:
 		return true
 	}

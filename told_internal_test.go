@@ -30,7 +30,8 @@ func TestEachGrantIsToldOnce(t *testing.T) {
 		{[]string{EventGranted, EventAcquired}, []string{EventGranted}},
 		{[]string{EventGranted, EventGranted}, []string{EventGranted}},
 		{[]string{EventGranted, EventClaimed, EventClaimed}, []string{EventGranted, EventClaimed}},
-		{[]string{EventClaimed, EventGranted, EventClaimed}, []string{EventClaimed}},
+		{[]string{EventClaimed, EventGranted, EventClaimed}, []string{EventClaimed, EventGranted}},
+		{[]string{EventClaimed, EventAcquired}, []string{EventClaimed}},
 		{[]string{EventAcquired, EventClaimed}, []string{EventAcquired}},
 		{[]string{EventReserved, EventReserved}, []string{EventReserved, EventReserved}},
 	} {

@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runSets(os.Args[1], os.Args[2], os.Args[3]))
 	case "callers":
 		runCallers(os.Args[1])
+	case "serve":
+		runServe(os.Args[1])
 	case "full":
 		os.Exit(runFullDisk(os.Args[1]))
 	case "grow":
