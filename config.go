@@ -45,13 +45,20 @@ type EnhancedConfig struct {
 	// Backend is BackendBoltDB (default) or BackendRedis. The backend that is
 	// passed to a constructor decides; a different name here is logged.
 	Backend string `mapstructure:"backend" file:"enhanced-locking.backend" doc:"Where the locks are: boltdb, a file of one process, or redis, which any number of servers share." enum:"boltdb,redis" atlantis:"locking-db-type" restart:"true"`
-	// DefaultTimeout is the lease of enhanced requests that name none. Default 30m.
+	// DefaultTimeout is the lease of enhanced requests that name none, except on
+	// Redis, where it is RedisLockTTL. Default 30m.
 	DefaultTimeout time.Duration `mapstructure:"default_timeout" file:"enhanced-locking.default-timeout" doc:"Lease of a request that names none, on boltdb."`
 	// MaxTimeout is the longest lease that can be asked for. Default 2h.
 	MaxTimeout time.Duration `mapstructure:"max_timeout" file:"enhanced-locking.max-timeout" doc:"Longest lease that can be asked for."`
 	// LegacyLockTimeout is the lease of locks taken through Atlantis' own
 	// methods. Default 0: they never expire.
 	LegacyLockTimeout time.Duration `mapstructure:"legacy_lock_timeout" file:"enhanced-locking.legacy-lock-timeout" doc:"Lease of locks that Atlantis takes; 0 for locks that stay until they are released."`
+	// UncleanReleaseDelay is how long a lock whose lease ends stays closed to other
+	// owners, counted from that end by the store's clock: a holder that has stalled
+	// can notice its loss before somebody else begins (the lock-delay of Chubby and
+	// Consul). Its last owner can take it again at once. A release, a transfer and a
+	// forced unlock leave no delay. Give all processes of a store the same. Default 0.
+	UncleanReleaseDelay time.Duration `mapstructure:"unclean_release_delay" file:"enhanced-locking.unclean-release-delay" doc:"How long a lock whose lease ended without a release stays closed to other owners; 0 for not at all."`
 	// OperationTimeout bounds the methods of db.Database, which have no
 	// context. Default 5s.
 	OperationTimeout time.Duration `mapstructure:"operation_timeout" file:"enhanced-locking.operation-timeout" doc:"Limit of a call of Atlantis to the store."`

@@ -3,6 +3,7 @@ package enhanced
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Codes of [LockError]. They are stable: programs and the HTTP API match on
@@ -97,10 +98,19 @@ func (e *LockError) Is(target error) bool {
 func NewHeldError(resource ResourceIdentifier, holder *EnhancedLock) *LockError {
 	return &LockError{
 		Code:     ErrCodeLockExists,
-		Message:  fmt.Sprintf("%s is locked by %s", resource, describeHolder(holder)),
+		Message:  resource.String() + " is " + describeHeld(holder),
 		Resource: resource,
 		Holder:   holder,
 	}
+}
+
+// describeHeld says by whom something is locked, or until when it is reserved.
+func describeHeld(holder *EnhancedLock) string {
+	if holder.ID == "" && holder.State == LockStatePending && holder.ExpiresAt != nil {
+		return fmt.Sprintf("reserved for %s until %s, since its lease ended without a release",
+			describeHolder(holder), holder.ExpiresAt.Format(time.RFC3339Nano))
+	}
+	return "locked by " + describeHolder(holder)
 }
 
 // NewNotFoundError returns the LOCK_NOT_FOUND error for a resource.

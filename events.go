@@ -97,10 +97,15 @@ type LockEvent struct {
 // happens in queues, and leases that end, happen to others than the caller: a
 // manager that is started tells of those of the whole store, as subscribers see
 // them.
+// A grant is told of once. A call that gets the lock at once is told as
+// EventAcquired; one that has waited as EventQueued, by a started manager only,
+// and EventGranted; one that takes what was granted to its owner as EventClaimed.
+// Of the last two it is either the call or the store's log that tells, whichever is
+// first.
 type ManagerEvent struct {
 	LockEvent
-	// Priority is the request's or lock's; PriorityLow where the event is one of
-	// the store's log, which has none.
+	// Priority is the request's or lock's; PriorityLow where the store's log tells,
+	// which has none.
 	Priority Priority
 	// Err says why a request was refused or failed, nil otherwise.
 	Err error
@@ -213,6 +218,11 @@ type LockSummary struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	Note      string     `json:"note,omitempty"`
 }
+
+// ReasonUncleanRelease is the reason in the log record of a lease that ended and
+// leaves its resource closed to others for UncleanReleaseDelay; a record of
+// EventReservationEnded, or of its last owner's next lock, ends that.
+const ReasonUncleanRelease = "closed to other owners for unclean_release_delay"
 
 // Causes of a change.
 const (

@@ -113,7 +113,8 @@ func (f *fallback) handle(event *LockEvent) {
 	case event.Type == EventSkipped:
 		f.lost(errors.New("records of the store's log are gone that were not read"))
 		return
-	case event.Type == EventReserved, event.Resource.Type != ResourceTypeProject:
+	case event.Type == EventReserved, event.Type == EventTimeout && event.Metadata["reason"] == ReasonUncleanRelease,
+		event.Resource.Type != ResourceTypeProject:
 		return // what is reserved stays with its last owner
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, f.store.state.Load().config.OperationTimeout)

@@ -21,7 +21,9 @@ type Foreseen struct {
 }
 
 // Foresee says what TryAcquire would answer to the requests, one after the
-// other, and takes nothing. The Authorizer is asked as it would be.
+// other, and takes nothing. The Authorizer is asked as it would be. What is granted
+// or reserved is foreseen for its owner only. It does not know that a free resource
+// can be kept for a set that waits, see EnhancedConfig.SetReserveAfter.
 func (m *EnhancedLockManager) Foresee(ctx context.Context, requests []*EnhancedLockRequest) []Foreseen {
 	answers := make([]Foreseen, len(requests))
 	var granted []*EnhancedLock
@@ -40,7 +42,7 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return Foreseen{Err: err}
 	}
-	r, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	r, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return Foreseen{Err: err}
 	}
@@ -48,7 +50,10 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 		return Foreseen{Err: err}
 	}
 	holder, err := m.holderOf(ctx, r.Resource)
-	if err != nil || holder != nil {
+	if err == nil && holder == nil {
+		holder, err = m.reservationOf(ctx, r.Resource)
+	}
+	if err != nil || holder != nil && !isPendingFor(holder, r) {
 		return Foreseen{Lock: holder, Err: err}
 	}
 	for _, lock := range granted {
@@ -61,6 +66,16 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 		Resource: r.Resource, State: LockStateAcquired, Priority: r.Priority,
 		Owner: r.Owner().String(), Metadata: r.Metadata, OriginalLock: &original,
 	}}
+}
+
+// isPendingFor reports whether a grant or a reservation is one that the request
+// takes.
+func isPendingFor(lock *EnhancedLock, r *EnhancedLockRequest) bool {
+	if lock.State != LockStatePending {
+		return false
+	}
+	owner, err := ParseOwner(lock.Owner)
+	return err == nil && (owner == r.Owner() || owner.SamePull(r.Owner()) || r.Owner().SamePull(owner))
 }
 
 // holderOf returns the lock that stands in the way of one on a resource, nil

@@ -67,7 +67,8 @@ type HandleOptions struct {
 // write can be on its way for that long, and a store whose own clock jumps, or
 // that forgets a lock in a fail-over, gives the lock away early. So a resource
 // that must never be changed by two has to compare fencing tokens, see
-// [Handle.Token].
+// [Handle.Token]. Where it can't, [EnhancedConfig.UncleanReleaseDelay] has the next
+// owner wait for longer than such pauses last.
 type Handle struct {
 	leaser  Leaser
 	lock    *EnhancedLock

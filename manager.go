@@ -20,10 +20,12 @@ type EnhancedLockManager struct {
 	logger  logging.SimpleLogging
 	state   atomic.Pointer[configState]
 	events  *dispatcher
+	told    toldGrants
 	options managerOptions
 	repeat  repeater
 
 	updates   sync.Mutex // serialises UpdateConfiguration
+	updated   chan struct{}
 	lifecycle sync.Mutex // serialises Start and Stop
 	cancel    context.CancelFunc
 	done      chan struct{}
@@ -62,6 +64,7 @@ func NewEnhancedLockManager(backend Backend, config *EnhancedConfig, logger logg
 	m := &EnhancedLockManager{
 		backend: backend,
 		logger:  LoggerOrNoop(logger),
+		updated: make(chan struct{}, 1),
 	}
 	m.repeat.state = &m.state
 	m.events = newDispatcher(m.logger)
@@ -95,6 +98,10 @@ func (m *EnhancedLockManager) UpdateConfiguration(config *EnhancedConfig) error 
 		return err
 	}
 	m.state.Store(newConfigState(config))
+	select {
+	case m.updated <- struct{}{}:
+	default: // one that has not been seen tells of this one too
+	}
 	return nil
 }
 
@@ -146,7 +153,7 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err != nil {
 		return nil, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +163,9 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, err
 	}
+	ctx, got := m.hearGrant(ctx)
 	lock, err := take(ctx, normalized)
-	m.publishAcquire(normalized, lock, err == nil, err)
+	m.publishAcquire(normalized, lock, got(), err == nil, err)
 	return lock, err
 }
 
@@ -168,7 +176,7 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err != nil {
 		return nil, false, err
 	}
-	normalized, err := NormalizeRequest(request, config.DefaultTimeout, config.MaxTimeout)
+	normalized, err := NormalizeRequest(request, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, false, err
 	}
@@ -176,8 +184,9 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 		return nil, false, err
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
+	ctx, got := m.hearGrant(ctx)
 	lock, acquired, err := m.tryAcquire(ctx, normalized)
-	m.publishAcquire(normalized, lock, acquired, err)
+	m.publishAcquire(normalized, lock, got(), acquired, err)
 	return lock, acquired, err
 }
 
@@ -231,8 +240,8 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 }
 
 // Lock locks a project for a user with the priority that PriorityRules give, which
-// is PriorityNormal without any, and DefaultTimeout. A
-// held lock, the user's own included, answers LOCK_EXISTS with the holder.
+// is PriorityNormal without any, and the backend's default lease: DefaultTimeout, on
+// Redis RedisLockTTL. A held lock, the user's own included, answers LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error) {
 	return m.lock(ctx, project, workspace, user, m.priorityFor(project, workspace, user), 0)
 }

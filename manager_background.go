@@ -108,7 +108,7 @@ func (m *EnhancedLockManager) run(ctx context.Context, events <-chan *LockEvent)
 				return
 			}
 			if isToldByStore(event.Type) {
-				m.publish(&ManagerEvent{LockEvent: *event})
+				m.publishOnce(&ManagerEvent{LockEvent: *event})
 			}
 			if at, ok := expiry(event); ok && at.Before(due) {
 				due = at
@@ -157,7 +157,9 @@ func expiry(event *LockEvent) (time.Time, bool) {
 	return time.Now().Add(expires.Sub(event.Timestamp)), true
 }
 
-func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, acquired bool, err error) {
+// publishAcquire tells of a call that acquires: got is how it got the lock if it
+// has it.
+func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, got string, acquired bool, err error) {
 	if !m.state.Load().config.EnableEvents {
 		return // to make an event takes a while
 	}
@@ -169,13 +171,13 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 	event.Owner = request.Owner().String()
 	switch {
 	case err == nil:
-		event.Type, event.LockID, event.Timestamp = EventAcquired, lock.ID, lock.AcquiredAt
+		event.Type, event.LockID, event.Timestamp = got, lock.ID, lock.AcquiredAt
 	case errors.Is(err, ErrBackend), errors.Is(err, ErrOutcomeUnknown):
 		event.Type, event.Timestamp = EventFailed, time.Now()
 	default:
 		event.Type, event.Timestamp = EventRefused, time.Now()
 	}
-	m.publish(event)
+	m.publishOnce(event)
 }
 
 func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
@@ -189,6 +191,13 @@ func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
 		event.Metadata = map[string]string{"actor": actor}
 	}
 	m.publish(event)
+}
+
+// publishOnce tells of an event that a call and the store's log both tell of.
+func (m *EnhancedLockManager) publishOnce(event *ManagerEvent) {
+	if m.state.Load().config.EnableEvents && m.told.first(event.Type, event.LockID) {
+		m.publish(event)
+	}
 }
 
 func (m *EnhancedLockManager) publish(event *ManagerEvent) {

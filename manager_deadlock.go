@@ -81,7 +81,7 @@ func (l listedWaits) EndDeadlock(_ context.Context, ending DeadlockEnding) (*Dea
 }
 
 // watchDeadlocks looks for deadlocks after each DeadlockCheckInterval until ctx
-// ends, while EnableDeadlockDetection is set.
+// ends, while EnableDeadlockDetection is set. A new interval counts from the last look.
 func (m *EnhancedLockManager) watchDeadlocks(ctx context.Context) {
 	store, can := m.backend.(DeadlockStore)
 	if !can {
@@ -92,10 +92,14 @@ func (m *EnhancedLockManager) watchDeadlocks(ctx context.Context) {
 	defer w.lease.end(ctx)
 	timer := time.NewTimer(m.state.Load().config.DeadlockCheckInterval)
 	defer timer.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-m.updated:
+			timer.Reset(time.Until(last.Add(m.state.Load().config.DeadlockCheckInterval)))
+			continue
 		case <-timer.C:
 		}
 		config := m.state.Load().config
@@ -104,6 +108,7 @@ func (m *EnhancedLockManager) watchDeadlocks(ctx context.Context) {
 		} else if err := w.look(ctx, config); err != nil {
 			m.logUnlessStopping(ctx, "%v", err)
 		}
+		last = time.Now()
 		timer.Reset(config.DeadlockCheckInterval)
 	}
 }

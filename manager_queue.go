@@ -19,7 +19,8 @@ type RequestMover interface {
 
 // GetQueuePosition returns the place, from 1, of the owner that the context
 // names (see [ContextWithOwner]), 0 if it does not wait. Without an owner it
-// returns the length of the resource's queue.
+// returns the length of the resource's queue. [EnhancedLockManager.FindPlace] also
+// says what those who wait there wait for.
 func (m *EnhancedLockManager) GetQueuePosition(ctx context.Context, project models.Project, workspace string) (int, error) {
 	if owner, named := OwnerFromContext(ctx); named {
 		return m.GetQueuePositionOf(ctx, project, workspace, owner)

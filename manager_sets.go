@@ -60,17 +60,20 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 		retryable = mayPassOrBeFreed(set[0])
 	}
 	taken := make(map[ResourceIdentifier]*EnhancedLock, len(set))
+	how := make(map[string]string, len(parts))
 	for _, repository := range slices.Sorted(maps.Keys(parts)) {
-		locks, err := repeated(ctx, &m.repeat, retryable, func(ctx context.Context) ([]*EnhancedLock, error) {
+		hearing, got := m.hearGrant(ctx)
+		locks, err := repeated(hearing, &m.repeat, retryable, func(ctx context.Context) ([]*EnhancedLock, error) {
 			return locker.AcquireAll(ctx, parts[repository], wait)
 		})
 		if err != nil {
 			err = m.giveBack(ctx, slices.Collect(maps.Values(taken)), err)
 			for _, r := range set {
-				m.publishAcquire(r, nil, false, err)
+				m.publishAcquire(r, nil, "", false, err)
 			}
 			return nil, err
 		}
+		how[repository] = got()
 		for _, lock := range locks {
 			taken[lock.Resource] = lock
 		}
@@ -78,7 +81,7 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 	locks := make([]*EnhancedLock, len(set))
 	for i, r := range set {
 		locks[i] = taken[r.Resource]
-		m.publishAcquire(r, locks[i], true, nil)
+		m.publishAcquire(r, locks[i], how[r.Resource.Namespace], true, nil)
 	}
 	return locks, nil
 }
@@ -93,7 +96,7 @@ func (m *EnhancedLockManager) prepareSet(ctx context.Context, requests []*Enhanc
 	if !ok {
 		return nil, nil, NewInvalidError("the backend %T can't lock sets", m.backend)
 	}
-	set, err := NormalizeSet(requests, config.DefaultTimeout, config.MaxTimeout)
+	set, err := NormalizeSet(requests, m.defaultLease(config), config.MaxTimeout)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -162,13 +165,13 @@ func (m *EnhancedLockManager) ReplaceLocks(ctx context.Context, owner Owner, wan
 	})
 	if err != nil {
 		for _, r := range set {
-			m.publishAcquire(r, nil, false, err)
+			m.publishAcquire(r, nil, "", false, err)
 		}
 		return nil, err
 	}
 	for _, lock := range replaced.Taken {
 		at := slices.IndexFunc(set, func(r *EnhancedLockRequest) bool { return r.Resource == lock.Resource })
-		m.publishAcquire(set[at], lock, true, nil)
+		m.publishAcquire(set[at], lock, EventAcquired, true, nil)
 	}
 	for _, lock := range replaced.Freed {
 		m.publishRelease(lock, lock.Owner)

@@ -3,7 +3,6 @@ package enhanced
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -84,16 +83,16 @@ func (m *member) operations(fleet *Fleet) projectLocks {
 }
 
 // take takes a lock in the store for whom the legacy database has granted it. Mine
-// says that the pull request has it now, or had it already; if not, holder is who
-// has.
-func (s *storeLocks) take(ctx context.Context, lock models.ProjectLock) (holder *EnhancedLock, mine bool, err error) {
+// says that the pull request has it now, and fresh that it had not; if it is not
+// mine, holder is who has.
+func (s *storeLocks) take(ctx context.Context, lock models.ProjectLock, metadata map[string]string) (holder *EnhancedLock, mine, fresh bool, err error) {
 	request := s.request(lock)
-	request.Detached = false
+	request.Detached, request.Metadata = false, metadata
 	holder, acquired, err := s.manager.TryAcquire(ctx, request)
 	if err != nil || acquired {
-		return holder, acquired, err
+		return holder, acquired, acquired, err
 	}
-	return holder, request.Owner().SamePull(ownerOf(holder)), nil
+	return holder, request.Owner().SamePull(ownerOf(holder)), false, nil
 }
 
 // ownerOf returns a lock's owner, the zero value where it can't be read.
@@ -101,100 +100,6 @@ func ownerOf(lock *EnhancedLock) Owner {
 	owner, _ := ParseOwner(lock.Owner)
 	return owner
 }
-
-// bothLocks needs the grants of both databases: the legacy database's comes first
-// and goes last, so that whoever asks that one alone is kept out, too.
-type bothLocks struct {
-	member *member
-	mode   Mode
-	store  *storeLocks
-}
-
-func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
-	legacy := l.member.adapter.legacy
-	granted, held, err := legacy.TryLock(newLock)
-	if err != nil || !granted && held.Pull.Num != newLock.Pull.Num {
-		return false, held, err
-	}
-	ctx, cancel := l.member.adapter.operationContext()
-	defer cancel()
-	holder, mine, err := l.store.take(ctx, newLock)
-	if err == nil && mine {
-		return granted, SanitizeProjectLock(held), nil
-	}
-	if granted {
-		if _, undo := legacy.UnlockIfOwnedByPull(newLock.Project, newLock.Workspace, newLock.Pull.Num); undo != nil {
-			// It stays locked for this pull request, which can ask again.
-			err = errors.Join(err, undo)
-		}
-	}
-	if err != nil {
-		return false, models.ProjectLock{}, err
-	}
-	if err := mistakable(l.store.request(newLock), holder); err != nil {
-		return false, models.ProjectLock{}, err
-	}
-	return false, *holder.OriginalLock, nil
-}
-
-func (l bothLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	lock, err := l.store.Unlock(project, workspace)
-	if err != nil {
-		return nil, err
-	}
-	return firstLock(lock)(l.member.adapter.legacy.Unlock(project, workspace))
-}
-
-func (l bothLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	lock, err := l.store.UnlockIfOwnedByPull(project, workspace, pullNum)
-	if err != nil {
-		return nil, err
-	}
-	return firstLock(lock)(l.member.adapter.legacy.UnlockIfOwnedByPull(project, workspace, pullNum))
-}
-
-// firstLock returns the lock that the store has released, else the legacy
-// database's.
-func firstLock(lock *models.ProjectLock) func(*models.ProjectLock, error) (*models.ProjectLock, error) {
-	return func(other *models.ProjectLock, err error) (*models.ProjectLock, error) {
-		if lock != nil || other == nil {
-			return lock, err
-		}
-		clean := SanitizeProjectLock(*other)
-		return &clean, err
-	}
-}
-
-func (l bothLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
-	locks, err := l.store.UnlockByPull(repoFullName, pullNum)
-	if err != nil {
-		return locks, err
-	}
-	others, err := l.member.adapter.legacy.UnlockByPull(repoFullName, pullNum)
-	known := keysOf(locks)
-	for _, other := range others {
-		if _, found := slices.BinarySearch(known, keysOf([]models.ProjectLock{other})[0]); !found {
-			locks = append(locks, SanitizeProjectLock(other))
-		}
-	}
-	return locks, err
-}
-
-func (l bothLocks) List() ([]models.ProjectLock, error) {
-	if l.readsStore() {
-		return l.store.List()
-	}
-	return l.member.adapter.legacy.List()
-}
-
-func (l bothLocks) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	if l.readsStore() {
-		return l.store.GetLock(project, workspace)
-	}
-	return l.member.adapter.legacy.GetLock(project, workspace)
-}
-
-func (l bothLocks) readsStore() bool { return l.mode == ModeRead || l.mode == ModeFull }
 
 // shadowLocks has the legacy database decide. The store is told, and what it says
 // is compared. Another adapter may have told the legacy database something and not
@@ -240,7 +145,7 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 		return granted, held, nil
 	}
 	l.compared("lock", resource, func(ctx context.Context) (legacy, store string) {
-		holder, mine, err := l.store.take(ctx, newLock)
+		holder, mine, _, err := l.store.take(ctx, newLock, nil)
 		if err == nil && mine {
 			return "", ""
 		}

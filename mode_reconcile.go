@@ -55,12 +55,12 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	for _, lock := range locks {
 		wanted[ProjectResource(lock.Project, lock.Workspace)] = lock.Pull.Num
 	}
+	there := make(map[ResourceIdentifier]bool)
 	for _, lock := range stored {
 		owner := ownerOf(lock)
-		if !releases {
-			break
-		}
-		if number, held := wanted[lock.Resource]; lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull || held && number == owner.Number {
+		number, held := wanted[lock.Resource]
+		there[lock.Resource] = held && owner.Kind == OwnerPull && number == owner.Number
+		if !releases || there[lock.Resource] || lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull {
 			continue
 		}
 		if err := m.releaseStale(ctx, lock); err != nil {
@@ -68,12 +68,86 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 		}
 	}
 	var problems []error
+	var copies []*EnhancedLock
 	for _, lock := range locks {
-		if err := m.copyToStore(ctx, lock); err != nil {
-			problems = append(problems, err)
+		if there[ProjectResource(lock.Project, lock.Workspace)] {
+			continue
+		}
+		made, err := m.copyToStore(ctx, lock)
+		if made != nil {
+			copies = append(copies, made)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(append(problems, m.checkStoreCopies(ctx, copies))...)
+}
+
+// checkStoreCopies takes back the copies of locks that were released meanwhile.
+func (m *member) checkStoreCopies(ctx context.Context, copies []*EnhancedLock) error {
+	if len(copies) == 0 {
+		return nil
+	}
+	locks, err := m.listLegacy()
+	if err != nil {
+		return fmt.Errorf("the legacy database's locks: %w", err)
+	}
+	held := make(map[ResourceIdentifier]int)
+	for _, lock := range locks {
+		held[ProjectResource(lock.Project, lock.Workspace)] = lock.Pull.Num
+	}
+	for _, made := range copies {
+		if held[made.Resource] != ownerOf(made).Number {
+			err = errors.Join(err, m.takeBack(ctx, made))
 		}
 	}
-	return errors.Join(problems...)
+	return err
+}
+
+// takeBack releases the copy of a lock that the legacy database does not hold any
+// longer. Who has taken it there meanwhile may have met the copy, and is to have the
+// lock here, too. If somebody else is faster, one of them finds that.
+func (m *member) takeBack(ctx context.Context, made *EnhancedLock) error {
+	for {
+		if err := m.releaseStale(ctx, made); err != nil {
+			return err
+		}
+		lock, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
+		if err != nil || lock == nil {
+			return err
+		}
+		holder, _, fresh, err := m.adapter.store.take(ctx, *lock, copied())
+		if err != nil || !fresh {
+			return err
+		}
+		now, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
+		if err != nil || now != nil && now.Pull.Num == lock.Pull.Num {
+			return err
+		}
+		made = holder
+	}
+}
+
+// afterRelease looks at the store when the legacy database has released a lock that
+// the store had released before, or did not hold: it may hold a copy of it now, or
+// the pull request's next lock, which has met the one that was released.
+func (m *member) afterRelease(released models.ProjectLock) error {
+	ctx, cancel := m.adapter.operationContext()
+	defer cancel()
+	lock, err := m.adapter.store.repeat.lookupLock(ctx, m.adapter.backend, ProjectResource(released.Project, released.Workspace))
+	if errors.Is(err, ErrLockNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if owner := ownerOf(lock); owner.Kind != OwnerPull || owner.Number != released.Pull.Num {
+		return nil
+	}
+	if lock.Metadata[copiedKey] != "" {
+		return m.takeBack(ctx, lock)
+	}
+	_, _, err = m.adapter.legacy.TryLock(*lock.OriginalLock)
+	return err
 }
 
 // listLegacy lists the legacy database while no operation of this adapter is under
@@ -86,9 +160,12 @@ func (m *member) listLegacy() ([]models.ProjectLock, error) {
 
 // releaseStale releases exactly this lock.
 func (m *member) releaseStale(ctx context.Context, lock *EnhancedLock) error {
+	return m.releaseExactly(ctx, lock, "the legacy database, which decides, does not hold it")
+}
+
+func (m *member) releaseExactly(ctx context.Context, lock *EnhancedLock, reason string) error {
 	_, err := m.adapter.manager.Release(ctx, ReleaseRequest{
-		LockID: lock.ID, Resource: lock.Resource, Force: true, Actor: SystemAtlantis,
-		Reason: "the legacy database, which decides, does not hold it",
+		LockID: lock.ID, Resource: lock.Resource, Force: true, Actor: SystemAtlantis, Reason: reason,
 	})
 	if errors.Is(err, ErrLockNotFound) || errors.Is(err, ErrLockExpired) {
 		return nil
@@ -96,14 +173,42 @@ func (m *member) releaseStale(ctx context.Context, lock *EnhancedLock) error {
 	return err
 }
 
-func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) error {
-	holder, mine, err := m.adapter.store.take(ctx, lock)
-	if err != nil || mine {
-		return err
+// copiedKey marks the metadata of a lock that was copied from the legacy database.
+const copiedKey = "copied_from"
+
+func copied() map[string]string { return map[string]string{copiedKey: "legacy database"} }
+
+// copyToStore returns the lock that it had to take, nil if the pull request had it.
+func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) (*EnhancedLock, error) {
+	resource := ProjectResource(lock.Project, lock.Workspace)
+	if m.mirrored() {
+		// What has come since the store was listed the store has, too. Looked for
+		// in the other order, a copy would be found as the lock itself.
+		held, err := m.adapter.store.repeat.lookupLock(ctx, m.adapter.backend, resource)
+		if err == nil && ownerOf(held).Kind == OwnerPull && ownerOf(held).Number == lock.Pull.Num {
+			return nil, nil
+		}
+		now, err := m.adapter.legacy.GetLock(lock.Project, lock.Workspace)
+		if err != nil || now == nil || now.Pull.Num != lock.Pull.Num {
+			return nil, err
+		}
+	}
+	holder, mine, fresh, err := m.adapter.store.take(ctx, lock, copied())
+	switch {
+	case err != nil:
+		return nil, err
+	case fresh:
+		return holder, nil
+	case mine:
+		return nil, nil
 	}
 	// If it has changed hands since it was listed, the next try finds that.
-	return fmt.Errorf("%s: the legacy database says %s, the store %s", holder.Resource, heldBy(&lock), storeSays(holder, nil))
+	return nil, fmt.Errorf("%s: the legacy database says %s, the store %s", holder.Resource, heldBy(&lock), storeSays(holder, nil))
 }
+
+// mirrored says that the legacy database may be in the store itself, which then
+// writes what it decides in both forms.
+func (m *member) mirrored() bool { return m.adapter.state.Load().config.PreserveLegacyFormat }
 
 // reconcileLegacy has the legacy database hold the store's locks of pull requests
 // and, when it releases, no other lock.
@@ -136,12 +241,61 @@ func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 		return err
 	}
 	m.orphans = nil
-	for _, lock := range held {
-		if err := m.copyToLegacy(lock); err != nil {
-			problems = append(problems, err)
+	for _, lock := range locks {
+		resource := ProjectResource(lock.Project, lock.Workspace)
+		if holder := held[resource]; holder != nil && ownerOf(holder).Number == lock.Pull.Num && holder.State != LockStatePending {
+			delete(held, resource)
 		}
 	}
+	var copies []*EnhancedLock
+	for _, lock := range held {
+		made, err := m.copyToLegacy(ctx, lock)
+		if made {
+			copies = append(copies, lock)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(append(problems, m.checkLegacyCopies(ctx, copies))...)
+}
+
+// checkLegacyCopies takes back the copies of locks that were released meanwhile.
+func (m *member) checkLegacyCopies(ctx context.Context, copies []*EnhancedLock) error {
+	var problems []error
+	for _, lock := range copies {
+		problems = append(problems, m.checkLegacyCopy(ctx, lock))
+	}
 	return errors.Join(problems...)
+}
+
+func (m *member) checkLegacyCopy(ctx context.Context, lock *EnhancedLock) error {
+	for {
+		if held, err := m.heldInStore(ctx, lock); err != nil || held != nil {
+			return err
+		}
+		original := lock.OriginalLock
+		if _, err := m.adapter.legacy.UnlockIfOwnedByPull(original.Project, original.Workspace, original.Pull.Num); err != nil {
+			return err
+		}
+		// Who has taken it meanwhile may have met the copy: so it is copied again.
+		held, err := m.heldInStore(ctx, lock)
+		if err != nil || held == nil {
+			return err
+		}
+		if made, err := m.copyToLegacy(ctx, held); err != nil || !made {
+			return err
+		}
+		lock = held
+	}
+}
+
+// heldInStore returns what the owner of a lock holds of its resource now, nil for
+// nothing.
+func (m *member) heldInStore(ctx context.Context, lock *EnhancedLock) (*EnhancedLock, error) {
+	held, err := m.adapter.store.repeat.lookupLock(ctx, m.adapter.backend, lock.Resource)
+	if errors.Is(err, ErrLockNotFound) || err == nil && held.Owner != lock.Owner {
+		return nil, nil
+	}
+	return held, err
 }
 
 // releaseOrphan releases a lock of the legacy database that the store does not
@@ -163,15 +317,25 @@ func (m *member) releaseOrphan(resource ResourceIdentifier, lock models.ProjectL
 	return err
 }
 
-func (m *member) copyToLegacy(lock *EnhancedLock) error {
+// copyToLegacy says whether it had to take the lock.
+func (m *member) copyToLegacy(ctx context.Context, lock *EnhancedLock) (made bool, err error) {
 	owner := ownerOf(lock)
 	if owner.Kind != OwnerPull || lock.State == LockStatePending {
-		return fmt.Errorf("%s: %s holds it in the store; the legacy database knows locks of pull requests only, so it must be released first",
+		return false, fmt.Errorf("%s: %s holds it in the store; the legacy database knows locks of pull requests only, so it must be released first",
 			lock.Resource, describeHolder(lock))
+	}
+	if m.mirrored() { // see copyToStore
+		now, err := m.adapter.legacy.GetLock(lock.OriginalLock.Project, lock.OriginalLock.Workspace)
+		if err != nil || now != nil && now.Pull.Num == owner.Number {
+			return false, err
+		}
+		if held, err := m.heldInStore(ctx, lock); err != nil || held == nil {
+			return false, err
+		}
 	}
 	granted, holder, err := m.adapter.legacy.TryLock(*lock.OriginalLock)
 	if err != nil || granted || holder.Pull.Num == owner.Number {
-		return err
+		return granted, err
 	}
-	return fmt.Errorf("%s: the store says %s, the legacy database %s", lock.Resource, heldBy(lock.OriginalLock), heldBy(&holder))
+	return false, fmt.Errorf("%s: the store says %s, the legacy database %s", lock.Resource, heldBy(lock.OriginalLock), heldBy(&holder))
 }

@@ -9,6 +9,21 @@ import (
 	"github.com/runatlantis/atlantis/server/events/models"
 )
 
+// DefaultLeaser is a backend with a default lease of its own.
+type DefaultLeaser interface {
+	// DefaultLease is the lease of requests that name none, by a configuration.
+	DefaultLease(config *EnhancedConfig) time.Duration
+}
+
+// defaultLease is the lease of requests that name none: the backend's, or
+// DefaultTimeout.
+func (m *EnhancedLockManager) defaultLease(config *EnhancedConfig) time.Duration {
+	if leaser, ok := m.backend.(DefaultLeaser); ok {
+		return leaser.DefaultLease(config)
+	}
+	return config.DefaultTimeout
+}
+
 // NormalizeRequest returns a validated copy of request as a backend is to
 // decide it: with ID, RequestedAt, Resource, Project and Workspace filled in,
 // and with a Timeout that is either a lease or NoTimeout. A zero Timeout

@@ -50,7 +50,8 @@ const (
 	LockStateAcquired LockState = "acquired"
 	// LockStatePending: granted to a waiter that has not claimed it yet; ExpiresAt
 	// is until when it can. In the answer to a refused request also a lock that is
-	// reserved for a pull request that plans again; that has no ID.
+	// reserved, for a pull request that plans again or after a lease that ended
+	// unclean; that has no ID. Of the latter ExpiresAt is when it is open again.
 	LockStatePending LockState = "pending"
 	// LockStateExpired: the lease ran out.
 	LockStateExpired LockState = "expired"
@@ -321,7 +322,8 @@ type Backend interface {
 // for concurrent use. The first group is for people: by project and user.
 type LockManager interface {
 	// Lock locks a project for a user with the priority that PriorityRules give
-	// (PriorityNormal without any) and DefaultTimeout.
+	// (PriorityNormal without any) and the backend's default lease: DefaultTimeout,
+	// on Redis RedisLockTTL.
 	Lock(ctx context.Context, project models.Project, workspace string, user models.User) (*models.ProjectLock, error)
 	// Unlock releases the user's lock; PERMISSION_DENIED if somebody else
 	// holds it, LOCK_NOT_FOUND if nobody does.

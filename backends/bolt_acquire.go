@@ -22,6 +22,7 @@ func (b *BoltBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enha
 		return b.repositoryStep(batch, r.Resource.Namespace).acquire(r, false)
 	})
 	countRequest(&b.recorder, a.granted, time.Since(start), err)
+	a.report(ctx, err)
 	return a.lock, a.granted, err
 }
 
@@ -35,6 +36,15 @@ type acquisition struct {
 	// known is set when the request had got the lock before.
 	known bool
 	waits bool
+	// claimed is set when the owner had been given the lock, and now has claimed it.
+	claimed bool
+}
+
+// report says how a call got the lock that it answers with.
+func (a acquisition) report(ctx context.Context, err error) {
+	if err == nil && a.granted && a.claimed {
+		enhanced.ReportGrant(ctx, enhanced.EventClaimed)
+	}
 }
 
 // countRequest counts a decided request.

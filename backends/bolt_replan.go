@@ -13,7 +13,8 @@ import (
 // A reservation is a lock that its pull request has given back to plan again,
 // while others wait for it. It is no lock any more, and nobody but that pull
 // request can have the resource. It ends when the run does, some time after the
-// run's last request, or after ReplanWindow.
+// run's last request, or after ReplanWindow. A lapse is one of another kind, see
+// bolt_lapse.go.
 
 // lastTryTime is how long after its last request a run that has reservations
 // is taken to want no more locks.
@@ -24,7 +25,8 @@ type reservation struct {
 	Since int64 `json:"t"`
 	// Until is when it ends if nothing else ends it.
 	Until int64 `json:"x"`
-	// Lock is the lock that was given back, without lease.
+	// Lock is the lock that was given back, without lease, or that of a lapse, with
+	// when its lease ended.
 	Lock lockRecord `json:"r"`
 }
 
@@ -37,7 +39,7 @@ func decodeReservation(data []byte) (*reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if owner.Kind != enhanced.OwnerPull || v.Since <= 0 || v.Until < v.Since || v.Lock.Token <= 0 || v.Lock.Expires != 0 {
+	if !v.isLapse() && owner.Kind != enhanced.OwnerPull || v.Since < max(v.Lock.Expires, 1) || v.Until < v.Since || v.Lock.Token <= 0 {
 		return nil, fmt.Errorf("reservation of %s since %d, of token %d", v.Lock.Owner, v.Since, v.Lock.Token)
 	}
 	_, err = decodeProjectLock(v.Lock.Lock)
@@ -72,6 +74,9 @@ func (r *repository) reservationOf(resourceKey string) *reservation {
 // reservationEnd returns when a reservation ends.
 func (r *repository) reservationEnd(v *reservation) int64 {
 	end := v.Until
+	if v.isLapse() {
+		return end
+	}
 	if last := number(r.get(lastTryKey(v.Lock.Owner))); last > v.Since {
 		end = min(end, last+lastTryTime.Microseconds())
 	}
@@ -89,31 +94,34 @@ func (r *repository) inspectReservation(resource enhanced.ResourceIdentifier) fi
 	if r.reservationEnd(v) <= r.now {
 		f.status = reservationOver
 	}
+	if v.isLapse() {
+		v.Lock.Expires = v.Until // what is shown
+	}
 	f.original, _ = decodeProjectLock(v.Lock.Lock) //nolint:errcheck // it was read before
 	return f
 }
 
 // reserve gives a lock back that its pull request may want again.
 func (s *repositoryStep) reserve(f *finding, c change) error {
-	window := s.backend.config.Load().ReplanWindow.Microseconds()
-	v := reservation{Since: s.now, Until: s.now + window, Lock: *f.record}
+	v := reservation{Since: s.now, Until: s.now + s.backend.config.Load().ReplanWindow.Microseconds(), Lock: *f.record}
+	v.Lock.Expires = 0
+	c.request = f.record.Request
+	return errors.Join(
+		s.end(f, enhanced.EventReserved, c),
+		s.putReservation(f, &v),
+		s.put(reservesKey(f.owner(), f.resource.Key()), present()),
+	)
+}
+
+// putReservation writes the reservation that follows the lock that was found.
+func (s *repositoryStep) putReservation(f *finding, v *reservation) error {
 	payload, err := encodeProjectLock(*f.original)
 	if err != nil {
 		return err
 	}
-	v.Lock.Mirror, v.Lock.Lock, v.Lock.Expires, v.Lock.Pending = "", payload, 0, false
+	v.Lock.Mirror, v.Lock.Lock, v.Lock.Pending, v.Lock.Disputed = "", payload, false, false
 	data, err := encode(v)
-	if err != nil {
-		return err
-	}
-	owner := f.owner()
-	key := f.resource.Key()
-	c.request = f.record.Request
-	return errors.Join(
-		s.end(f, enhanced.EventReserved, c),
-		s.put(reservedKey(key), data),
-		s.put(reservesKey(owner, key), present()),
-	)
+	return errors.Join(err, s.put(reservedKey(f.resource.Key()), data))
 }
 
 // isWanted reports whether others wait for a resource that is held.

@@ -61,7 +61,7 @@ const (
 	// expired: our record is there, and its lease has run out.
 	expired
 	// reserved: nothing is held, and the resource is kept for a pull request that
-	// plans again. record is what that held.
+	// plans again, or for who has let its lease end. record is what that held.
 	reserved
 	// reservationOver: as reserved, and the time for that has run out.
 	reservationOver

@@ -101,7 +101,7 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 		switch f.status {
 		case expired:
 			ended = f.record
-			err = s.end(&f, f.record.expiryEvent(), change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
+			err = s.expire(&f)
 		case releasedByStock:
 			ended = f.record
 			err = s.end(&f, enhanced.EventReleased, change{actor: enhanced.SystemAtlantis, cause: enhanced.CauseLegacy})
@@ -120,7 +120,7 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 		case reservationOver:
 			err = s.endReservation(resource, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})
 		case reserved:
-			if s.backend.config.Load().EnablePriorityQueue {
+			if f.isLapse() || s.backend.config.Load().EnablePriorityQueue {
 				return f, ended, nil
 			}
 			err = s.endReservation(resource, change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired})

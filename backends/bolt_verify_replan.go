@@ -19,6 +19,9 @@ func (c *inspection) checkReservedEntry(key, value []byte) {
 		c.report(enhanced.RuleReservation, key, "%s is locked, and reserved at the same time", resource).about(resourceKey).removes(key)
 		return
 	}
+	if v.isLapse() {
+		return
+	}
 	owner, _ := enhanced.ParseOwner(v.Lock.Owner) // checked with the record
 	if entry := reservesKey(owner, resourceKey); c.get(entry) == nil {
 		c.report(enhanced.RuleReservation, key, "no entry of %s leads to the reservation: closing the pull request would leave it", owner).
@@ -31,7 +34,7 @@ func (c *inspection) checkReservedEntry(key, value []byte) {
 // owner.
 func (c *inspection) checkReservesEntry(key []byte) {
 	_, resourceKey, _ := bytes.Cut(key, []byte{0})
-	if v := c.reservationOf(string(resourceKey)); v != nil {
+	if v := c.reservationOf(string(resourceKey)); v != nil && !v.isLapse() {
 		owner, _ := enhanced.ParseOwner(v.Lock.Owner) // checked with the record
 		if bytes.Equal(key, reservesKey(owner, string(resourceKey))) {
 			return

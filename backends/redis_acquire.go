@@ -25,13 +25,18 @@ func (b *RedisBackend) TryAcquireLock(ctx context.Context, request *enhanced.Enh
 	start := time.Now()
 	a, err := b.acquire(ctx, r, false)
 	countRequest(&b.recorder, a.granted, time.Since(start), err)
+	a.report(ctx, err)
 	return a.lock, a.granted, err
 }
 
-// normalized is a request with the defaults of a configuration. RedisLockTTL is
-// the lease of one that names none.
+// DefaultLease implements [enhanced.DefaultLeaser]: RedisLockTTL, at most MaxTimeout.
+func (b *RedisBackend) DefaultLease(config *enhanced.EnhancedConfig) time.Duration {
+	return min(config.RedisLockTTL, config.MaxTimeout)
+}
+
+// normalized is a request with the defaults of a configuration.
 func (b *RedisBackend) normalized(config *enhanced.EnhancedConfig, request *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLockRequest, error) {
-	return enhanced.NormalizeRequest(request, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout)
+	return enhanced.NormalizeRequest(request, b.DefaultLease(config), config.MaxTimeout)
 }
 
 // acquire decides a request. One that can wait, and has to, enters the queue.
@@ -90,7 +95,8 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{waits: true}, nil
 	case "again", "claimed", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		return acquisition{lock: lock, granted: (a.status == "again" || a.status == "claimed") && err == nil}, err
+		claimed := a.status == "claimed"
+		return acquisition{lock: lock, granted: (a.status == "again" || claimed) && err == nil, claimed: claimed}, err
 	case "kept":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
 		if err == nil { // it is no lock any more

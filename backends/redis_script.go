@@ -30,7 +30,7 @@ type script struct {
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, raise script
 	leave, cancel, move, attend, endRun, closePull                                        script
-	read, locate, list, line, owned, recorded, log, due, snapshot                         script
+	read, locate, list, line, owned, recorded, log, due, snapshot, reserved               script
 	status, touch, listen, check                                                          script
 	// endDeadlock ends a deadlock, and waited reads what it is found in.
 	endDeadlock, waited script
@@ -75,7 +75,7 @@ func loadScripts() scripts {
 		attend:   step("attend", map[string]bool{"attended": earlier}),
 		endRun:   step("end_run", map[string]bool{"ended": now}), closePull: step("close", map[string]bool{"marked": now, "closed": now}),
 		read: reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
-		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"),
+		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"), reserved: reading("reserved"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
 		touch:  named("touch", file("touch"), true, nil),
 		common: named("common", file("common"), true, nil),

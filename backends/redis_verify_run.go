@@ -15,6 +15,9 @@ type redisReservation struct {
 	lock         *redisRecord
 }
 
+// isLapse reports whether it follows a lease that its holder has let end.
+func (v *redisReservation) isLapse() bool { return v.lock.Expires != 0 }
+
 // reservationLines is how many lines a reservation has before the details of its
 // lock.
 const reservationLines = 2 + headerLines
@@ -36,7 +39,7 @@ func decodeRedisReservation(text string) (*redisReservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if owner.Kind != enhanced.OwnerPull || v.since <= 0 || v.until < v.since || v.lock.Expires != 0 {
+	if !v.isLapse() && owner.Kind != enhanced.OwnerPull || v.since < max(v.lock.Expires, 1) || v.until < v.since {
 		return nil, fmt.Errorf("reservation of %s since %d until %d", v.lock.Owner, v.since, v.until)
 	}
 	_, err = decodeProjectLock([]byte(v.lock.payload))
@@ -91,18 +94,18 @@ func (c *redisInspection) checkReservation(key string, leads map[string]bool) {
 		return
 	}
 	entry := "s" + ownerEntry(v.lock.Owner, key)
-	leads[entry] = true
+	leads[entry] = !v.isLapse()
 	if _, locked := c.locks[key]; locked {
 		c.report(enhanced.RuleReservation, "state", field, "%s is locked, and reserved at the same time", resource).about(key, c.read[key]).
 			repairs("remove it", redisChange{"HDEL", "state", field, ""}, redisChange{"ZREM", "queue", entry, ""})
 		return
 	}
 	c.kept[key] = v
-	if !c.queue[entry] {
+	if leads[entry] && !c.queue[entry] {
 		c.report(enhanced.RuleReservation, "queue", entry, "it is missing: closing %s would leave the reservation", enhanced.DescribeOwner(v.lock.Owner)).
 			about(key, nil).repairs("write it", redisChange{"ZADD", "queue", entry, "0"})
 	}
-	if at := c.deadlines[key]; at <= 0 || at > v.until {
+	if at := c.deadlines[key]; at <= 0 || at > v.until || v.isLapse() && at != v.until {
 		c.report(enhanced.RuleReservation, "deadlines", key, "it is not when the reservation ends").
 			about(key, nil).repairs("set it", redisChange{"ZADD", "deadlines", key, strconv.FormatInt(v.until, 10)})
 	}

@@ -100,9 +100,13 @@ func (t *turns) inTurn(ctx context.Context, limit time.Duration, r *enhanced.Enh
 		_ = t.desert(ctx, r, call) // the error says it already
 		return acquisition{}, err
 	case err == nil && a.waits:
-		return t.wait(ctx, limit, r, call)
+		if a, err = t.wait(ctx, limit, r, call); err == nil {
+			enhanced.ReportGrant(ctx, enhanced.EventGranted)
+		}
+		return a, err
 	}
 	t.waiting.leave(r, call, err == nil && a.granted)
+	a.report(ctx, err)
 	if err == nil && !a.granted {
 		err = enhanced.NewHeldError(a.lock.Resource, a.lock)
 	}

@@ -21,6 +21,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runContend(os.Args[1], os.Args[2], os.Args[3]))
 	case "hold":
 		os.Exit(runHold(os.Args[1]))
+	case "keep":
+		os.Exit(runKeep(os.Args[1]))
 	case "detect":
 		runDetect(os.Args[1])
 	case "sets":

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
 
@@ -23,7 +24,12 @@ func TestModesKeepALockThatIsBeingTaken(t *testing.T) {
 		require.True(t, granted)
 	}
 	taken()
-	_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeRead, "user:ops", "test")
+	// A look between release and lock must not end the switch.
+	keeps, err := f.manager.Acquire(t.Context(), &enhanced.EnhancedLockRequest{
+		Project: lockOf(project, 8, "b").Project, Workspace: "default", User: models.User{Username: "ops"},
+	})
+	require.NoError(t, err)
+	_, err = f.manager.SwitchMode(t.Context(), enhanced.ModeRead, "user:ops", "test")
 	require.NoError(t, err)
 	f.until(t, func(fleet enhanced.Fleet) bool { return fleet.Adapter("atlantis-0").Problem != "" })
 
@@ -37,6 +43,8 @@ func TestModesKeepALockThatIsBeingTaken(t *testing.T) {
 		require.NotNil(t, released, "released while its pull request had it")
 		taken()
 	}
+	_, err = f.manager.Release(t.Context(), enhanced.ReleaseRequest{LockID: keeps.ID, Actor: "user:ops"})
+	require.NoError(t, err)
 	f.settle(t) // now it stays, so it is one that was left there
 	f.requireHolders(t, "a", 0, 0)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The tests that the pages on compatibility name are there.
+// The tests that the pages name are there.
 func TestNamedTestsExist(t *testing.T) {
 	t.Parallel()
 	module := os.DirFS("..")
@@ -23,8 +23,8 @@ func TestNamedTestsExist(t *testing.T) {
 		code.Write(text)
 		return err
 	}))
-	name := regexp.MustCompile("`(?:(Test\\w+)|(?:Adapter|TestExpectations/\\.\\.\\.)/([^`]+))`")
-	for _, page := range []string{"compatibility.md", "compatibility-expectations.md", "modes.md", "tuning.md"} {
+	name := regexp.MustCompile("`(?:(Test\\w+)|(?:Adapter|Suite|TestExpectations/\\.\\.\\.)/([^`]+))`")
+	for _, page := range []string{"compatibility.md", "compatibility-expectations.md", "modes.md", "tuning.md", "peers.md"} {
 		text, err := fs.ReadFile(module, "docs/"+page)
 		require.NoError(t, err)
 		for line := range strings.Lines(string(text)) {

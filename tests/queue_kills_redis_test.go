@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,12 +88,21 @@ func (c *caller) work(ctx context.Context, b *backends.RedisBackend) {
 	}
 }
 
+// clusterOf begins the addresses of a cluster's nodes; others are of sentinels.
+const clusterOf = "cluster:"
+
 // runCallers is the process that is killed.
-func runCallers(sentinels string) {
-	client := redis.NewFailoverClient(&redis.FailoverOptions{
-		MasterName: redistest.SentinelMaster, SentinelAddrs: strings.Split(sentinels, ","), DisableIdentity: true,
+func runCallers(servers string) {
+	nodes, isCluster := strings.CutPrefix(servers, clusterOf)
+	addrs, config := strings.Split(nodes, ","), shortLives()
+	config.RedisClusterMode = isCluster
+	var client redis.UniversalClient = redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: redistest.SentinelMaster, SentinelAddrs: addrs, DisableIdentity: true,
 	})
-	b := backends.NewRedisBackend(client, shortLives(), nil)
+	if isCluster {
+		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, DisableIdentity: true})
+	}
+	b := backends.NewRedisBackend(client, config, nil)
 	backendtest.Together(deadCallers, func(i int) {
 		(&caller{name: deadName + strconv.Itoa(i)}).work(context.Background(), b)
 	})
@@ -103,17 +113,74 @@ func runCallers(sentinels string) {
 // their order.
 func TestQueueOrderWhileServersAreKilled(t *testing.T) {
 	t.Parallel()
-	for range backendtest.Rounds(20) {
-		testQueueKills(t)
+	for name, start := range map[string]func(*testing.T) *killable{"sentinel": killableSentinel, "cluster": killableCluster} {
+		t.Run(name, func(t *testing.T) {
+			for range backendtest.Rounds(20) {
+				testQueueKills(t, start(t))
+			}
+		})
 	}
 }
 
-func testQueueKills(t *testing.T) {
+// killable are servers of which the primary is killed.
+type killable struct {
+	connect func() redis.UniversalClient
+	config  *enhanced.EnhancedConfig
+	// servers are their addresses, for runCallers.
+	servers string
+	primary *redistest.Server
+	// failed reports whether another server has the primary's place.
+	failed func() bool
+}
+
+func killableSentinel(t *testing.T) *killable {
 	t.Helper()
 	s := redistest.StartSentinel(t, failing())
+	return &killable{
+		connect: func() redis.UniversalClient { return s.Client() }, config: shortLives(),
+		servers: strings.Join(s.Options().SentinelAddrs, ","), primary: s.Primary,
+		failed: func() bool {
+			now, err := s.Current(t.Context())
+			return err == nil && now != s.Primary.Addr
+		},
+	}
+}
+
+// killableCluster has six nodes. A primary has one replica, so nothing is confirmed
+// after it has died, until it is back.
+func killableCluster(t *testing.T) *killable {
+	t.Helper()
+	c := redistest.StartCluster(t, 3, 1, failing())
+	victim := c.PrimaryOf("{" + enhanced.RepositoryTag("org/app") + "}")
+	witness := c.Nodes[0]
+	if witness == victim {
+		witness = c.Nodes[1]
+	}
+	k := &killable{config: shortLives(), servers: clusterOf + strings.Join(c.Addrs(), ","), primary: victim}
+	k.config.RedisClusterMode = true
+	k.connect = func() redis.UniversalClient {
+		options := c.Options()
+		options.ReadTimeout = readTime
+		client := redis.NewClusterClient(options)
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		return client
+	}
+	k.failed = func() bool {
+		primaries, err := witness.Primaries(t.Context())
+		if err != nil || len(primaries) != 3 || slices.Contains(primaries, victim.Addr) {
+			return false
+		}
+		require.NoError(t, victim.Run())
+		return true
+	}
+	return k
+}
+
+func testQueueKills(t *testing.T, s *killable) {
+	t.Helper()
 	executable, err := os.Executable()
 	require.NoError(t, err)
-	child := exec.CommandContext(t.Context(), executable, strings.Join(s.Options().SentinelAddrs, ","))
+	child := exec.CommandContext(t.Context(), executable, s.servers)
 	child.Env = append(os.Environ(), childMode+"=callers")
 	child.Stderr = os.Stderr
 	require.NoError(t, child.Start())
@@ -129,7 +196,7 @@ func testQueueKills(t *testing.T) {
 	var callers []*caller
 	var processes []*backends.RedisBackend
 	for i := range 2 {
-		b := backends.NewRedisBackend(s.Client(), shortLives(), nil)
+		b := backends.NewRedisBackend(s.connect(), s.config, nil)
 		processes = append(processes, b)
 		for k := range 3 {
 			c := &caller{name: fmt.Sprintf("caller%d%d", i, k)}
@@ -159,7 +226,7 @@ func testQueueKills(t *testing.T) {
 			return true
 		})
 	}
-	b := backends.NewRedisBackend(s.Client(), shortLives(), nil)
+	b := backends.NewRedisBackend(s.connect(), s.config, nil)
 	defer func() { require.NoError(t, b.Close()) }()
 	backendtest.Eventually(t, "the one that is killed holds the lock, and waits", func() bool {
 		locks, err := b.ListLocks(t.Context())
@@ -176,11 +243,8 @@ func testQueueKills(t *testing.T) {
 	})
 	kill()
 	requireServed("after a process was killed")
-	s.Primary.Kill()
-	backendtest.Eventually(t, "another server takes over", func() bool {
-		now, err := s.Current(t.Context())
-		return err == nil && now != s.Primary.Addr
-	})
+	s.primary.Kill()
+	backendtest.Eventually(t, "another server takes over", s.failed)
 	requireServed("after the primary was killed")
 	stop()
 	done.Wait()

@@ -12,7 +12,7 @@ import (
 func (s *server) registerQueuePlaces() {
 	register(s, operationTimeout, huma.Operation{
 		OperationID: "queue-position",
-		Summary:     "Get the place of an owner in a queue",
+		Summary:     "Get the place of an owner in a queue, and what those in it wait for",
 		Description: "Give either user, or pull and host.",
 		Method:      http.MethodGet,
 		Path:        api.PositionPath,
@@ -49,15 +49,25 @@ func (s *server) position(ctx context.Context, input *positionInput) (*body[api.
 		return nil, err
 	}
 	resource := resourceFrom(input.Repository, input.Path, input.Workspace, input.Project)
-	place, err := s.manager.GetQueuePositionOf(ctx, resource.Project(), resource.Workspace, owner)
+	place, err := s.manager.FindPlace(ctx, resource.Project(), resource.Workspace, owner)
 	if err != nil {
 		return nil, err
 	}
-	length, err := s.manager.GetQueuePosition(ctx, resource.Project(), resource.Workspace)
-	if err != nil {
-		return nil, err
+	return &body[api.Position]{api.Position{
+		OwnerID: owner.String(), Place: place.Number, Length: place.Length, Blocker: blockerView(place.Blocker),
+	}}, nil
+}
+
+func blockerView(b *enhanced.Blocker) *api.Blocker {
+	if b == nil {
+		return nil
 	}
-	return &body[api.Position]{api.Position{OwnerID: owner.String(), Place: place, Length: length}}, nil
+	view := &api.Blocker{Kind: b.Kind, Owner: ownerView(b.Owner), OwnerID: b.Owner, Note: b.Note}
+	if b.Until != nil {
+		until := b.Until.UTC()
+		view.Until = &until
+	}
+	return view
 }
 
 type moveInput struct {

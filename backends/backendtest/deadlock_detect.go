@@ -252,6 +252,16 @@ func testDetectors(t *testing.T, newBackend NewBackend) {
 		_, err := alice.result(t)
 		require.ErrorIs(t, err, enhanced.ErrDeadlock)
 	})
+
+	t.Run("a shorter interval counts at once", func(t *testing.T) {
+		config := detecting(func(c *enhanced.EnhancedConfig) { c.DeadlockCheckInterval = time.Hour })
+		b := newBackend(t, config)
+		m, _ := detect(t, b, config)
+		alice, _, _, _ := waitInCircle(t, b)
+		require.NoError(t, m.UpdateConfiguration(detecting(nil)))
+		_, err := alice.result(t)
+		require.ErrorIs(t, err, enhanced.ErrDeadlock)
+	})
 }
 
 // testPhantoms is about cycles that are not there any more when they are to be

@@ -103,6 +103,8 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 	t.Helper()
 	testTurns(t, newBackend)
 	testLeaving(t, newBackend)
+	testPeers(t, newBackend)
+	testTold(t, newBackend)
 }
 
 // testTurns is about who gets the lock, and when.
@@ -198,6 +200,8 @@ func testTurns(t *testing.T, newBackend NewBackend) {
 		}
 	})
 
+	// As in redisson/redisson#3730 and #4705, and in redis/rueidis 3df98dd: the first
+	// one in line waited for a message that the end of a lease did not send.
 	t.Run("a lease that ends, with nobody to look after it", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		leased := userRequest("holder", ".")
@@ -241,6 +245,7 @@ func testTurns(t *testing.T, newBackend NewBackend) {
 		require.NotSame(t, again[0].lock, again[1].lock)
 	})
 
+	// As with two that share a session of etcd: both held the mutex.
 	t.Run("nobody waits behind himself", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		lock := acquire(t, b, userRequest("holder", "."))
@@ -309,6 +314,7 @@ func testTurns(t *testing.T, newBackend NewBackend) {
 		require.Equal(t, granted.ID, found.ID)
 	})
 
+	// As in hashicorp/consul#1006: each hand-over took five seconds.
 	t.Run("a long queue is served in its order", func(t *testing.T) {
 		n := Rounds(10_000)
 		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = n }))
@@ -399,6 +405,7 @@ func testTurns(t *testing.T, newBackend NewBackend) {
 		}
 	})
 
+	// As in apache/curator#1046: a release between the try and the wait was missed.
 	t.Run("one after the other", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		const callers = 16

@@ -19,6 +19,7 @@ func RunQueueDetached(t *testing.T, newBackend NewBackend) {
 	testDetached(t, newBackend)
 	testClaims(t, newBackend)
 	testReplan(t, newBackend)
+	testPlace(t, newBackend)
 	testClose(t, newBackend)
 	testSetsOfRuns(t, newBackend)
 }

@@ -17,6 +17,7 @@ import (
 // lock.
 func testLeaving(t *testing.T, newBackend NewBackend) {
 	t.Helper()
+	// As in the change log of Redisson 4.6.1: who had given up was still counted.
 	t.Run("MaxQueueSize", func(t *testing.T) {
 		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.MaxQueueSize = 2 }))
 		acquire(t, b, userRequest("holder", "."))
@@ -67,6 +68,7 @@ func testLeaving(t *testing.T, newBackend NewBackend) {
 		after.requireGranted(t)
 	})
 
+	// The longer number is as in bsm/redislock v0.9.4, which compared a prefix.
 	t.Run("closing a pull request takes it out of all queues", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		one, two := acquire(t, b, userRequest("holder", "one")), acquire(t, b, userRequest("holder", "two"))
@@ -89,6 +91,8 @@ func testLeaving(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	// As in etcd-io/etcd#10111: the call answered nil without the lock. In Redisson
+	// 3.17.1 who had given up got it.
 	t.Run("who gives up when the lock is freed has it, or an error", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		granted := 0
@@ -124,6 +128,7 @@ func testLeaving(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	// As in etcd's TryLock: a call whose context ended left a waiter that got the lock.
 	t.Run("who goes away at any moment leaves nothing", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
 		for round := range Rounds(2_000) {

@@ -15,6 +15,8 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsWait(t, newBackend)
 	testSetsDeadlock(t, newBackend)
 	testSetsLeave(t, newBackend)
+	testSetsTold(t, newBackend)
+	testSetsPlace(t, newBackend)
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)

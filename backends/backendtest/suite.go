@@ -46,6 +46,7 @@ func run(t *testing.T, newBackend NewBackend, begin func(*testing.T)) {
 		"Release":     testRelease,
 		"ByPull":      testByPull,
 		"Leases":      testLeases,
+		"Lapses":      testLapses,
 		"Transfer":    testTransfer,
 		"Reads":       testReads,
 		"Names":       testNames,

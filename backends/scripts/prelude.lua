@@ -6,8 +6,8 @@
 --       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
 --       2 LogMaxRecords  3 LogMaxAge, QueueClaimTimeout (0 with the queue off),
---       DetachedQueueTimeout, ReplanWindow, TombstoneTTL and SetReserveAfter in
---       microseconds, with spaces between
+--       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and
+--       SetReserveAfter in microseconds, with spaces between
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
 --       6 channel that tells of new repositories
 --       the script's own from 7 on
@@ -44,9 +44,10 @@ end
 -- times returns the configured times, see ARGV.
 local function times()
   if not S.times then
-    local age, claim, late, window, tombstone, reserve = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+    local age, claim, late, window, tombstone, delay, reserve = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
     S.times = {
-      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0, reserve = reserve + 0,
+      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0, delay = delay + 0,
+      reserve = reserve + 0,
     }
   end
   return S.times
@@ -345,7 +346,8 @@ end
 -- read: leases end, and what is free goes to who waits for it. It returns
 --   free                  nobody holds it
 --   held, lock, value     somebody does; value is what is under stock's key
---   reserved, lock        nobody does; it is kept for who has given that back
+--   reserved, lock        nobody does; it is kept for who has given that back, or
+--                         for who has let its lease end
 --   unreadable, key       what is stored can't be read: it counts as held
 --   stock, value          stock Atlantis has put a value where ours is missing
 --   old, value            so has an Atlantis before v0.40, under its own key
@@ -359,7 +361,11 @@ local function settle(resource, header, details, mirror, old)
       if type(stock) == 'table' then return 'unreadable', mirror end
     end
     if r.expires ~= '0' and r.expires + 0 <= S.now then
-      finishLock(resource, r, r.pending and 'claim_expired' or 'timeout', 'system:store', 'expired', '', mirror, stock)
+      if not r.pending and times().delay > 0 and r.expires + times().delay > S.now then
+        S.runs().lapse(resource, r, mirror, stock)
+      else
+        finishLock(resource, r, r.pending and 'claim_expired' or 'timeout', 'system:store', 'expired', '', mirror, stock)
+      end
       if stock and stock == formOf(r) then stock = false end
     elseif not mirror then
       return 'held', r, false

@@ -1,13 +1,20 @@
--- What runs of pull requests leave: reservations, and what keeps one that was
--- closed from taking locks. It follows the prelude and the queue. Its functions are
--- made when they are needed, as those of the queue.
+-- What holders leave: reservations, and what keeps a pull request that was closed
+-- from taking locks. It follows the prelude and the queue. Its functions are made
+-- when they are needed, as those of the queue.
 --
 -- KEYS  1 state  2 deadlines  6 queue, see the prelude
 --
 -- A reservation is a lock that was given back to be taken again while others wait:
 -- the field k RESOURCE of the state, with the lines since and until, the lock's
 -- header, and its details. The resource's deadline is when it ends, which comes
--- nearer once its owner asks for locks. The queue has further members:
+-- nearer once its owner asks for locks.
+--
+-- A lapse is a reservation that follows a lease which its holder has let end, for
+-- UncleanReleaseDelay. Its header still has when the lease ended, where that of
+-- others has 0. Nothing but a forced release or its owner ends it earlier, so no
+-- member of the queue leads to it, and it stands while the queue is off.
+--
+-- The queue has further members:
 --   s ENTRY                what a pull request has reserved; ENTRY is that of the
 --                          owners' index
 --   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit
@@ -25,12 +32,13 @@ S.runs = function()
     local text = call('HGET', KEYS[1], 'k' .. resource)
     local l = text and cut(text, 10)
     local r = l and tonumber(l[1]) and tonumber(l[2]) and parse(table.concat(l, '\n', 3, 10), l[11])
-    if r then r.latest = l[2] + 0 end
+    if r then r.latest, r.lapsed = l[2] + 0, r.expires ~= '0' end
     return r, text
   end
 
   -- endOf returns when a reservation ends.
   local function endOf(resource, r)
+    if r.lapsed then return r.latest end
     return math.min(r.latest, tonumber(call('ZSCORE', KEYS[2], resource) or r.latest))
   end
 
@@ -42,7 +50,7 @@ S.runs = function()
     call('HDEL', KEYS[1], 'k' .. resource)
     call('HSET', KEYS[1], 'kept', int(S.kept))
     call('ZREM', KEYS[2], resource)
-    if r then call('ZREM', KEYS[6], 's' .. ownerEntry(r.owner, resource)) end
+    if r and not r.lapsed then call('ZREM', KEYS[6], 's' .. ownerEntry(r.owner, resource)) end
     return r
   end
 
@@ -53,14 +61,23 @@ S.runs = function()
     R.drop(resource)
   end
 
+  -- stands reports whether a reservation is not over.
+  local function stands(resource, r)
+    return endOf(resource, r) > S.now and (r.lapsed or times().claim > 0)
+  end
+
   -- reservation returns that of a resource which is free, nil for none. One that is
-  -- over ends, and so does any while the queue is off.
+  -- over ends, and so does any but a lapse while the queue is off. That of a lapse
+  -- looks as a lock does which ends when it does.
   function R.reservation(resource)
     local r = read(resource)
     if not r then return nil end
-    local ends = endOf(resource, r)
-    if ends > S.now and times().claim > 0 then
-      r.ends = int(ends)
+    if stands(resource, r) then
+      r.ends = int(endOf(resource, r))
+      if r.lapsed then
+        r.expires = r.ends
+        headerOf(r)
+      end
       return r
     end
     R.stop(resource, r, 'system:store', 'expired', '')
@@ -71,7 +88,26 @@ S.runs = function()
   -- nothing.
   function R.keptFor(resource)
     local r = read(resource)
-    return r and times().claim > 0 and endOf(resource, r) > S.now and r.owner or nil
+    return r and stands(resource, r) and r.owner or nil
+  end
+
+  -- keep writes the reservation that follows a lock which had ended at expires, '0'
+  -- when it was given back.
+  local function keep(resource, r, expires, ends)
+    local was = headerOf({
+      token = r.token, acquired = r.acquired, expires = expires, flag = '-', priority = r.priority, owner = r.owner, request = r.request,
+      note = r.note,
+    })
+    S.kept = S.kept + 1
+    call('HSET', KEYS[1], 'k' .. resource, S.text .. '\n' .. ends .. '\n' .. was .. '\n' .. r.details, 'kept', int(S.kept))
+    call('ZADD', KEYS[2], ends, resource)
+  end
+
+  -- lapse ends a lease that its holder has let end, and keeps the resource from
+  -- others for the rest of UncleanReleaseDelay.
+  function R.lapse(resource, r, mirror, stock)
+    finishLock(resource, r, 'timeout', 'system:store', 'expired', 'closed to other owners for unclean_release_delay', mirror, stock)
+    keep(resource, r, r.expires, int(r.expires + times().delay))
   end
 
   -- reserve gives a lock back that its pull request may want again.
@@ -79,14 +115,8 @@ S.runs = function()
     call('ZCARD', KEYS[6])
     local ends = int(S.now + times().window)
     finishLock(resource, r, 'reserved', actor, cause, reason, mirror, stock)
-    local was = headerOf({
-      token = r.token, acquired = r.acquired, expires = '0', flag = '-', priority = r.priority, owner = r.owner, request = r.request,
-      note = r.note,
-    })
-    S.kept = S.kept + 1
-    call('HSET', KEYS[1], 'k' .. resource, S.text .. '\n' .. ends .. '\n' .. was .. '\n' .. r.details, 'kept', int(S.kept))
+    keep(resource, r, '0', ends)
     call('ZADD', KEYS[6], '0', 's' .. ownerEntry(r.owner, resource))
-    call('ZADD', KEYS[2], ends, resource)
   end
 
   -- reservedBy returns up to limit members for what owners whose entries begin with

@@ -73,7 +73,7 @@ end
 local fields = { 'HMGET', KEYS[1] }
 for i = 1, total do fields[2 + i] = 'l' .. resourceAt(i) end
 for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[15 + 8 * i] end
-local headers = call(unpack(fields))
+local headers = total > 0 and call(unpack(fields)) or {}
 local tokens, known, queued = { 'HMGET', KEYS[1] }, {}, {}
 for i = 1, count do
   local token = headers[total + i]
@@ -367,7 +367,7 @@ end
 for i = count + 1, S.kept > 0 and total or 0 do
   local resource = resourceAt(i)
   local kept = not headers[i] and S.runs().reservation(resource)
-  if kept and isOwner(kept.owner, owner) then S.runs().stop(resource, kept, owner, 'request', '') end
+  if kept and not kept.lapsed and isOwner(kept.owner, owner) then S.runs().stop(resource, kept, owner, 'request', '') end
 end
 
 S.whole().dequeueOwn(items)

@@ -10,7 +10,7 @@ import (
 func newQueuePositionCommand(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "position REPO PATH WORKSPACE",
-		Short: "Show where a user or a pull request stands in a queue",
+		Short: "Show where a user or a pull request stands in a queue, and what it waits for",
 		Example: `  atlantis-locks queue position acme/infra envs/prod default
   atlantis-locks queue position acme/infra envs/prod default --pull 5`,
 		Args: wantProject,
@@ -38,6 +38,9 @@ func newQueuePositionCommand(env environment) *cobra.Command {
 		where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
 		if position.Place == 0 {
 			where = fmt.Sprintf("does not wait; %d others do", position.Length)
+		}
+		if what := blockerText(position.Blocker); what != "" {
+			where += ", " + what
 		}
 		_, err = fmt.Fprintf(env.stdout, "%s %s\n", printable(position.OwnerID), where)
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"golang.org/x/term"
@@ -84,14 +85,37 @@ func whereabouts(ctx context.Context, server *client.Client, request api.Acquire
 		}
 	}
 	where = fmt.Sprintf("number %d of %d in the queue", own.Place, length)
-	lock, err := server.Lookup(ctx, api.Resource{Repository: own.Repository, Path: own.Path, Workspace: own.Workspace, ProjectName: own.ProjectName})
-	if err == nil {
-		where += ", held by " + ownerText(lock)
-		if lock.Note != "" {
-			where += " (note: " + printable(lock.Note) + ")"
+	resource := api.Resource{Repository: own.Repository, Path: own.Path, Workspace: own.Workspace, ProjectName: own.ProjectName}
+	if position, err := server.Position(ctx, resource, own.Owner); err == nil {
+		if what := blockerText(position.Blocker); what != "" {
+			where += ", " + what
 		}
 	}
 	return where, own.Since
+}
+
+// blockerText says what those who wait for a lock wait for, "" for nothing. Times
+// are of the clock, so that what has not changed reads the same.
+func blockerText(b *api.Blocker) string {
+	if b == nil {
+		return ""
+	}
+	who, until := ownerText(api.Lock{Owner: b.Owner, OwnerID: b.OwnerID}), ""
+	if b.Until != nil {
+		until = b.Until.UTC().Format("2006-01-02 15:04:05 UTC")
+	}
+	switch b.Kind {
+	case enhanced.BlockedByClaim:
+		return fmt.Sprintf("granted to %s, which has until %s to take it", who, until)
+	case enhanced.BlockedByReservation:
+		return fmt.Sprintf("kept for %s, which plans again, until %s", who, until)
+	case enhanced.BlockedBySet:
+		return "behind a set of locks that " + who + " waits for"
+	}
+	if b.Note == "" {
+		return "held by " + who
+	}
+	return "held by " + who + " (note: " + printable(b.Note) + ")"
 }
 
 // statusLine is one line that changes on a terminal. Elsewhere each change of

@@ -108,7 +108,7 @@ func JudgeQueue(records []*enhanced.LogRecord, priorities map[string]enhanced.Pr
 			report("it is reserved for %s", owner)
 		}
 		switch {
-		case r.Type == enhanced.EventReserved:
+		case r.Type == enhanced.EventReserved, r.Reason == enhanced.ReasonUncleanRelease:
 			reserved[key] = r.Before.Owner
 		case r.Before != nil && r.After == nil:
 			freed = key

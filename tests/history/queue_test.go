@@ -19,6 +19,8 @@ func logOf(resource string, steps ...[2]string) (records []*enhanced.LogRecord) 
 			r.Waiter = "user:" + step[1]
 		case step[0] == enhanced.EventReleased, step[0] == enhanced.EventReserved:
 			r.Before = &enhanced.LockSummary{Owner: "user:" + step[1]}
+		case step[0] == enhanced.EventTimeout:
+			r.Before, r.Reason = &enhanced.LockSummary{Owner: "user:" + step[1]}, enhanced.ReasonUncleanRelease
 		default:
 			r.After = &enhanced.LockSummary{Owner: "user:" + step[1]}
 		}
@@ -31,7 +33,7 @@ func TestJudgeQueue(t *testing.T) {
 	t.Parallel()
 	priorities := map[string]enhanced.Priority{"low": enhanced.PriorityLow, "low2": enhanced.PriorityLow, "high": enhanced.PriorityHigh}
 	const acquired, released, queued, granted, cancelled, moved = enhanced.EventAcquired, enhanced.EventReleased, enhanced.EventQueued, enhanced.EventGranted, enhanced.EventCancelled, enhanced.EventMoved
-	const reserved, ended = enhanced.EventReserved, enhanced.EventReservationEnded
+	const reserved, ended, lapsed = enhanced.EventReserved, enhanced.EventReservationEnded, enhanced.EventTimeout
 	start := [][2]string{{acquired, "x"}, {queued, "low"}, {queued, "low2"}, {queued, "high"}}
 	for name, c := range map[string]struct {
 		steps   [][2]string
@@ -46,6 +48,8 @@ func TestJudgeQueue(t *testing.T) {
 		"taken back":         {steps: [][2]string{{reserved, "x"}, {acquired, "x"}, {released, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}},
 		"not taken back":     {steps: [][2]string{{reserved, "x"}, {ended, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}},
 		"reserved, and lost": {steps: [][2]string{{reserved, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}, problem: "it is reserved for user:x"},
+		"lapsed":             {steps: [][2]string{{lapsed, "x"}, {ended, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}},
+		"lapsed, and lost":   {steps: [][2]string{{lapsed, "x"}, {granted, "high"}, {cancelled, "low"}, {cancelled, "low2"}}, problem: "it is reserved for user:x"},
 		"nothing reserved":   {steps: [][2]string{{ended, "x"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "nothing is reserved for user:x"},
 		"taken by another":   {steps: [][2]string{{released, "x"}, {acquired, "y"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "user:high waits for it"},
 		"never came":         {steps: [][2]string{{released, "x"}, {granted, "other"}, {cancelled, "low"}, {cancelled, "low2"}, {cancelled, "high"}}, problem: "other does not wait"},

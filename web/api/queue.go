@@ -69,6 +69,17 @@ type Position struct {
 	OwnerID string `json:"owner_id" doc:"The owner that was asked about." example:"user:alice"`
 	Place   int    `json:"place" doc:"The place, from 1; 0 for one who does not wait."`
 	Length  int    `json:"length" doc:"How many wait for the lock."`
+	// Blocker is what all of them wait for, nil for nothing.
+	Blocker *Blocker `json:"blocked_by,omitempty" doc:"What all of them wait for; absent where nothing is in the way."`
+}
+
+// Blocker is what keeps those who wait for a lock from it.
+type Blocker struct {
+	Kind    string     `json:"kind" enum:"lock,claim,reservation,set" doc:"lock: somebody holds it. claim: it was granted to a pull request that has not taken it yet. reservation: it is kept for a pull request that plans again. set: who is first in the queue waits for other locks, too, and gets all of them together." example:"lock"`
+	Owner   Owner      `json:"owner" doc:"Whose that is."`
+	OwnerID string     `json:"owner_id" doc:"The owner in one text." example:"user:alice"`
+	Until   *time.Time `json:"until" doc:"When it ends by itself, by the store's clock: a lease, the time to take a grant, a reservation; null where nothing but its owner ends it."`
+	Note    string     `json:"note" doc:"What the holder wants others to know."`
 }
 
 // Priority is how the queue treats a request that names no priority.

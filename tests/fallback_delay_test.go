@@ -1,0 +1,51 @@
+package tests
+
+import (
+	"testing"
+	"time"
+
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/stretchr/testify/require"
+)
+
+// What is closed after an unclean end is closed while the legacy database answers,
+// too: the record of its last owner stays there.
+func TestFallbackKeepsWhatIsClosed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, redistest.Start(t, redistest.Options{}))
+	s.config.UncleanReleaseDelay = time.Hour
+	s.other = s.patient(t, s.server.Addr, 10*time.Second)
+	adapter := s.ready(t)
+	has := func(path string, number int) {
+		t.Helper()
+		backendtest.Eventually(t, "the legacy database follows", func() bool { return s.inLegacy(t, path) == number })
+	}
+	s.takeElsewhere(t, 5, "lease", 300*time.Millisecond)
+	has("lease", 5)
+	backendtest.Eventually(t, "the lease ends", func() bool {
+		n, err := s.other.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		return n == 1
+	})
+	s.takeElsewhere(t, 7, "later", enhanced.NoTimeout)
+	has("later", 7) // and what was before
+	require.Equal(t, 5, s.inLegacy(t, "lease"))
+	refused := func() {
+		t.Helper()
+		acquired, holder := tryFor(t, adapter, 6, "lease")
+		require.False(t, acquired)
+		require.Equal(t, 5, holder.Pull.Num)
+		require.Equal(t, 5, s.inLegacy(t, "lease"))
+	}
+	refused()
+	s.proxy.Cut()
+	refused()
+	require.Equal(t, enhanced.FallbackOpen, adapter.Fallback().State)
+	s.heal(t, adapter)
+	require.Empty(t, s.inStore(t, "lease"), "it has not come back to life")
+	_, err := s.other.Release(t.Context(), enhanced.ReleaseRequest{Resource: fallbackResource("lease"), Force: true, Actor: "user:bob"})
+	require.NoError(t, err)
+	has("lease", 0)
+}
