@@ -243,7 +243,8 @@ func scriptTimes(config *enhanced.EnhancedConfig) string {
 	text := strconv.AppendInt(nil, config.LogMaxAge.Microseconds(), 10)
 	for _, micros := range []int64{
 		claim, config.DetachedQueueTimeout.Microseconds(), config.ReplanWindow.Microseconds(), config.TombstoneTTL.Microseconds(),
-		config.UncleanReleaseDelay.Microseconds(), config.SetReserveAfter.Microseconds(),
+		config.UncleanReleaseDelay.Microseconds(),
+		config.SetReserveAfter.Microseconds(),
 	} {
 		text = strconv.AppendInt(append(text, ' '), micros, 10)
 	}

@@ -6,8 +6,8 @@
 --       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
 --       2 LogMaxRecords  3 LogMaxAge, QueueClaimTimeout (0 with the queue off),
---       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and
---       SetReserveAfter in microseconds, with spaces between
+--       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and SetReserveAfter in
+--       microseconds, with spaces between
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
 --       6 channel that tells of new repositories
 --       the script's own from 7 on
@@ -44,10 +44,11 @@ end
 -- times returns the configured times, see ARGV.
 local function times()
   if not S.times then
-    local age, claim, late, window, tombstone, delay, reserve = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+    local age, claim, late, window, tombstone, delay, reserve =
+      string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
     S.times = {
-      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0, delay = delay + 0,
-      reserve = reserve + 0,
+      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0,
+      delay = delay + 0, reserve = reserve + 0,
     }
   end
   return S.times
