@@ -320,3 +320,27 @@ func TestRedisSetsThatComeLate(t *testing.T) {
 	require.Len(t, locks, 1)
 	requireSound(t, other)
 }
+
+// Sets, and stock's copies of their locks, need no more than the rights of the guide.
+func TestRedisSetsLeastRights(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{Secure: redistest.NewSecure(t, documentedUser(t))})
+	options := server.Options()
+	options.Username, options.Password = leastUser, leastPassword
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	config := mirroring()
+	config.EnablePriorityQueue = true
+	b := openRedis(t, client, config)
+	lock, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
+	require.NoError(t, err)
+	answer := waitsForSet(t, b, requestsOf("a", "b"))
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	require.NoError(t, <-answer)
+	for _, r := range requestsOf("a", "b") {
+		require.NotEmpty(t, server.Client().Get(t.Context(), "pr/"+enhanced.ProjectResource(r.Project, r.Workspace).LegacyKey()).Val())
+	}
+	_, err = b.ReplaceAll(t.Context(), "org/app", requestsOf("a")[0].Owner(), requestsOf("c"))
+	require.NoError(t, err)
+	requireSound(t, b)
+}

@@ -48,6 +48,8 @@ for i = 5, #KEYS do
   try('EXISTS', text)
   try('GET', text)
   try('SET', text, '')
+  try('MGET', text)
+  try('MSET', text, '')
 end
 redis.call('DEL', unpack(KEYS))
 return problem or { 'fit' }

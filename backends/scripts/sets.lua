@@ -367,7 +367,7 @@ end
 for i = count + 1, S.kept > 0 and total or 0 do
   local resource = resourceAt(i)
   local kept = not headers[i] and S.runs().reservation(resource)
-  if kept and isOwner(kept.owner, owner) then S.runs().stop(resource, kept, owner, 'request', '') end
+  if kept and not kept.lapsed and isOwner(kept.owner, owner) then S.runs().stop(resource, kept, owner, 'request', '') end
 end
 
 S.whole().dequeueOwn(items)
