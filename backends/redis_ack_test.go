@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	options.ReadTimeout = 500 * time.Millisecond
 	client := redis.NewClient(options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	impatient := new(atomic.Bool)
+	client.AddHook(patientReplicas(impatient))
 	b := openRedis(t, client, config)
 	ctx := t.Context()
 	keepIdle(t, client)
@@ -49,6 +52,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	lease, err := b.AcquireLock(ctx, leased)
 	require.NoError(t, err)
 
+	impatient.Store(true)
 	for _, replica := range sentinel.Replicas {
 		replica.Signal(syscall.SIGSTOP)
 	}
@@ -93,6 +97,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	for _, replica := range sentinel.Replicas {
 		replica.Signal(syscall.SIGCONT)
 	}
+	impatient.Store(false)
 	backendtest.Eventually(t, "replicas confirm again", func() bool { return b.ReleaseLock(ctx, held.ID) == nil })
 	lock, acquired, err := b.TryAcquireLock(ctx, again)
 	require.NoError(t, err)
@@ -144,6 +149,7 @@ func TestRedisMinReplicasAckLeavesTheOptionsAlone(t *testing.T) {
 	config.RedisMinReplicasAck = 1
 	client := redis.NewClient(sentinel.Primary.Options())
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client.AddHook(patientReplicas(new(atomic.Bool)))
 	b := backends.NewRedisBackend(client, config, nil)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	require.NoError(t, b.HealthCheck(t.Context()))

@@ -3,6 +3,7 @@ package backends_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ func TestRedisClusterQueue(t *testing.T) {
 func TestRedisSentinelQueue(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartSentinel(t, redistest.Options{}).Client()
+	client.AddHook(patientReplicas(new(atomic.Bool)))
 	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.FlushAll(t.Context()).Err())
