@@ -18,8 +18,8 @@ import (
 // With the queue enabled, and where it is used for all of them, the set waits for
 // what others hold; it holds nothing meanwhile, and is granted in one step. Other
 // requests may pass it until it has waited for SetReserveAfter; from then on what
-// is free of it is kept for it. The queue of the Redis backend has no sets yet:
-// there LockAll answers at once, as with the queue off.
+// is free of it is kept for it. With DeadlockPrevention one that would close a cycle
+// of waits answers DEADLOCK.
 //
 // Several repositories are locked one after the other, in the order of their
 // names. When one is refused, what was taken before is released; where that fails,

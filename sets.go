@@ -20,9 +20,9 @@ type SetLocker interface {
 	// resources of one repository. It answers the locks in the order of the
 	// requests, without repetitions. LOCK_EXISTS, with nothing taken, when one of
 	// the resources is held: by others, or by the owner itself, whose locks a set
-	// does not take a second time. With wait set, and where the backend has a queue
-	// for sets and it is on, it waits for the others instead, until all can be
-	// taken in one step; meanwhile it holds nothing.
+	// does not take a second time. With wait set, and where the queue is on, it waits
+	// for the others instead, until all can be taken in one step; meanwhile it holds
+	// nothing. Its errors are those of [Backend.AcquireLock] then.
 	AcquireAll(ctx context.Context, requests []*EnhancedLockRequest, wait bool) ([]*EnhancedLock, error)
 	// ReplaceAll makes the wanted locks all that the owner holds in a repository,
 	// in one step. See [EnhancedLockManager.ReplaceLocks]; it never waits.

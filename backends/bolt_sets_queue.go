@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"sync"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -79,10 +78,7 @@ func (s *repositoryStep) enqueueSet(set []*enhanced.EnhancedLockRequest, found [
 		case err != nil:
 			return acquisition{}, err
 		case length >= limit:
-			return acquisition{}, &enhanced.LockError{
-				Code: enhanced.ErrCodeQueueFull, Resource: r.Resource,
-				Message: fmt.Sprintf("the queue of %s has %d waiters, and max_queue_size is %d; a set of %d waits for all", r.Resource, length, limit, len(set)),
-			}
+			return acquisition{}, setQueueFullError(r.Resource, length, limit, len(set))
 		}
 		if f := &found[i]; blocker == nil && f.status != free && !f.isTakeable(r.Owner()) {
 			blocker = f

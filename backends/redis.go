@@ -53,6 +53,7 @@ type RedisBackend struct {
 	// process names this backend among all that use the store.
 	process   string
 	turns     *turns
+	sets      redisSetCalls
 	listening sync.Once
 	listened  chan struct{} // closed once that was tried
 
@@ -243,6 +244,7 @@ func scriptTimes(config *enhanced.EnhancedConfig) string {
 	for _, micros := range []int64{
 		claim, config.DetachedQueueTimeout.Microseconds(), config.ReplanWindow.Microseconds(), config.TombstoneTTL.Microseconds(),
 		config.UncleanReleaseDelay.Microseconds(),
+		config.SetReserveAfter.Microseconds(),
 	} {
 		text = strconv.AppendInt(append(text, ' '), micros, 10)
 	}

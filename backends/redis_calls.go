@@ -71,6 +71,10 @@ func (b *RedisBackend) heard(message string) {
 	}
 	parts = append(parts, "")
 	name, rest := requestName{parts[0], parts[1]}, parts[3]
+	if parts[2] == "set" {
+		b.heardOfSet(name, rest)
+		return
+	}
 	r := b.turns.requestOf(name)
 	if r == nil {
 		return // its call has gone, and cleans up after itself
@@ -94,27 +98,39 @@ func (b *RedisBackend) heard(message string) {
 		}
 		original := enhanced.SanitizeProjectLock(r.ProjectLock())
 		lock, err = b.granted(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
-	case "elsewhere":
-		err = notWaitingError(r.Resource)
-	case "cancelled":
-		err = cancelledError(r.Resource, owner, rest)
-	case "deadlock":
-		report, decodeErr := decodeDeadlock(parts[0], rest, 0)
-		if err = decodeErr; err == nil {
-			err = enhanced.NewDeadlockError(r.Resource, owner, report, nil)
-		}
-	case "closing":
-		err = closingError(r.Resource, owner)
-	case "own":
-		header, details := cutLines(rest, headerLines)
-		holder, lockErr := b.lockIn(header, details, r.Resource)
-		if err = lockErr; err == nil {
-			err = enhanced.NewHeldError(r.Resource, holder)
-		}
 	default:
-		return
+		if err = b.heardError(r.Resource, owner, parts[2], rest); err == nil {
+			return
+		}
 	}
 	b.turns.answer(name, lock, err)
+}
+
+// heardError is the answer to a call that has got nothing, nil where that is found out
+// by looking.
+func (b *RedisBackend) heardError(resource enhanced.ResourceIdentifier, owner, what, rest string) error {
+	switch what {
+	case "elsewhere":
+		return notWaitingError(resource)
+	case "cancelled":
+		return cancelledError(resource, owner, rest)
+	case "deadlock":
+		report, err := decodeDeadlock(resource.Namespace, rest, 0)
+		if err != nil {
+			return err
+		}
+		return enhanced.NewDeadlockError(resource, owner, report, nil)
+	case "closing":
+		return closingError(resource, owner)
+	case "own":
+		header, details := cutLines(rest, headerLines)
+		holder, err := b.lockIn(header, details, resource)
+		if err != nil {
+			return err
+		}
+		return enhanced.NewHeldError(resource, holder)
+	}
+	return nil
 }
 
 // cutLines cuts a text after n lines.

@@ -16,7 +16,8 @@ import (
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
 //	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua, and what runs
-//	                       have left, see scripts/runs.lua
+//	                       have left, see scripts/runs.lua, and sets, see
+//	                       scripts/whole.lua
 //	PREFIX{TAG}:aside      what a repair could not read, if it met any
 //	PREFIX{TAG}:events     sharded channel that tells that the log grew
 //
@@ -43,7 +44,7 @@ import (
 //	r REQUEST              token that a request got
 //	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua
-//	waiters                how many there are
+//	waiters, sets          how many there are, and how many of those are of sets
 //	q REQUEST              waiter
 //	alive                  processes that calls wait in, and until when they count
 //	                       as alive

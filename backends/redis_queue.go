@@ -181,6 +181,9 @@ func decodeRedisWaiter(repository, request, text string) (*redisWaiter, error) {
 		return nil, fmt.Errorf("waiter %q: %w", request, err)
 	}
 	record.Priority = enhanced.Priority(priority)
+	if err := record.readMark(lines[6]); err != nil {
+		return nil, fmt.Errorf("waiter %q: %w", request, err)
+	}
 	if metadata != "" {
 		if err := decode([]byte(metadata), &record.Metadata); err != nil {
 			return nil, err
@@ -190,4 +193,19 @@ func decodeRedisWaiter(repository, request, text string) (*redisWaiter, error) {
 		return nil, err
 	}
 	return &redisWaiter{waiter: waiter{waiterRecord: record, resource: resource}, rank: lines[1], process: lines[7]}, nil
+}
+
+// readMark reads the line of a waiter that says of which set it is, see
+// scripts/whole.lua.
+func (w *waiterRecord) readMark(line string) error {
+	parts := strings.Split(line, "\t")
+	if len(parts) == 1 {
+		return nil
+	}
+	if len(parts) != 5 || parts[2] == "" {
+		return fmt.Errorf("%q is no mark of a set", line)
+	}
+	size, err := strconv.Atoi(parts[1])
+	w.Set = &setMark{parts[2], size}
+	return err
 }

@@ -34,8 +34,9 @@ type scripts struct {
 	status, touch, listen, check                                                          script
 	// endDeadlock ends a deadlock, and waited reads what it is found in.
 	endDeadlock, waited script
-	// sets decides the requests of a set.
-	sets script
+	// sets decides the requests of a set, look looks after one that waits, and
+	// leaveSet takes it out of the queue.
+	sets, look, leaveSet script
 	// common decides common cases of acquire and release, for several callers.
 	common script
 }
@@ -48,7 +49,7 @@ func loadScripts() scripts {
 		}
 		return string(text)
 	}
-	prelude := file("prelude") + file("queue") + file("runs")
+	prelude := file("prelude") + file("queue") + file("runs") + file("whole")
 	named := func(name, text string, changes bool, acked map[string]bool) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}
@@ -64,13 +65,15 @@ func loadScripts() scripts {
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
-		sets:   step("sets", map[string]bool{"granted": now, "again": earlier, "replaced": earlier}),
-		raise:  step("raise", map[string]bool{"raised": earlier}),
-		leave:  step("leave", map[string]bool{"left": now, "has": earlier}),
-		cancel: step("cancel", map[string]bool{"cancelled": now}),
-		move:   step("move", map[string]bool{"moved": now}),
-		attend: step("attend", map[string]bool{"attended": earlier}),
-		endRun: step("end_run", map[string]bool{"ended": now}), closePull: step("close", map[string]bool{"marked": now, "closed": now}),
+		sets:     named("sets", prelude+file("waits")+file("sets"), true, map[string]bool{"granted": now, "again": earlier, "replaced": earlier}),
+		look:     step("look", map[string]bool{"has": earlier}),
+		leaveSet: step("leave_set", map[string]bool{"left": now, "has": earlier}),
+		raise:    step("raise", map[string]bool{"raised": earlier}),
+		leave:    step("leave", map[string]bool{"left": now, "has": earlier}),
+		cancel:   step("cancel", map[string]bool{"cancelled": now}),
+		move:     step("move", map[string]bool{"moved": now}),
+		attend:   step("attend", map[string]bool{"attended": earlier}),
+		endRun:   step("end_run", map[string]bool{"ended": now}), closePull: step("close", map[string]bool{"marked": now, "closed": now}),
 		read: reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"), reserved: reading("reserved"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),

@@ -16,7 +16,8 @@ var (
 	aName    = regexp.MustCompile(`^[A-Za-z_]\w*$`)
 	aKey     = regexp.MustCompile(`^(unpack\()?KEYS\b`)
 	anInput  = regexp.MustCompile(`\bARGV\b|\.\.`)
-	aRename  = regexp.MustCompile(`^(nil|stockKeys\(.*\)|keys\[.*\])$`)
+	// keysOf has keys that an earlier step was given, where there is one server.
+	aRename = regexp.MustCompile(`^(nil|stockKeys\(.*\)|keysOf\(.*\)|keys\[.*\])$`)
 	// anAssignment has the names, and the values.
 	anAssignment = regexp.MustCompile(`(?m)(?:^|[ ;])(?:local )?(\w+(?:, \w+)*) = ([^=\n].*)$`)
 	aFunction    = regexp.MustCompile(`function (\w+)\(([^)]*)\)`)
@@ -123,8 +124,8 @@ func TestRedisScriptsDeclareTheirKeys(t *testing.T) {
 		require.NoError(t, err)
 		return string(text)
 	}
-	prelude := read("prelude.lua") + read("queue.lua") + read("runs.lua")
-	shared := []string{"prelude.lua", "queue.lua", "runs.lua", "waits.lua"}
+	prelude := read("prelude.lua") + read("queue.lua") + read("runs.lua") + read("whole.lua")
+	shared := []string{"prelude.lua", "queue.lua", "runs.lua", "whole.lua", "waits.lua"}
 	whole := func(name string) string {
 		text := read(name)
 		switch {

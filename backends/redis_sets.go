@@ -4,31 +4,51 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
-// Sets are decided by one script for each repository. They do not wait: the
-// queue of this backend has single requests only.
+// Sets are decided by one script for each repository. How they wait is in
+// redis_sets_wait.go.
 
-// AcquireAll takes the locks of a set, or none; it never waits. See
-// [enhanced.SetLocker].
-func (b *RedisBackend) AcquireAll(ctx context.Context, requests []*enhanced.EnhancedLockRequest, _ bool) ([]*enhanced.EnhancedLock, error) {
+// AcquireAll takes the locks of a set, or none. See [enhanced.SetLocker].
+func (b *RedisBackend) AcquireAll(ctx context.Context, requests []*enhanced.EnhancedLockRequest, wait bool) ([]*enhanced.EnhancedLock, error) {
 	config := b.config.Load()
 	set, err := newSetToTake(requests, min(config.RedisLockTTL, config.MaxTimeout), config.MaxTimeout, b.ExcludesByLegacyKey())
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	replaced, err := b.decideSet(ctx, set.operation(), "all", set.requests[0].Resource.Namespace, set.requests[0].Owner(), set)
+	if wait && config.EnablePriorityQueue {
+		a, err := b.waitForSet(ctx, config.QueueTimeout, set)
+		for range set.asked {
+			b.turns.countTurn(time.Since(start), err)
+		}
+		return set.inOrder(a.set), set.setTimeoutError(err)
+	}
+	a, err := b.acquireSet(ctx, set, false)
 	for range set.asked {
 		countRequest(&b.recorder, err == nil, time.Since(start), err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return set.inOrder(replaced.Held), nil
+	return set.inOrder(a.set), nil
+}
+
+// acquireSet decides a set. One that can wait, and has to, enters the queues.
+func (b *RedisBackend) acquireSet(ctx context.Context, set lockSet, wait bool) (acquisition, error) {
+	s := &redisSet{lockSet: set, mode: "all", repository: set.requests[0].Resource.Namespace, owner: set.requests[0].Owner(), wait: wait}
+	replaced, err := b.decideSet(ctx, set.operation(), s)
+	switch {
+	case err != nil:
+		return acquisition{}, err
+	case s.waits:
+		return acquisition{waits: true}, nil
+	}
+	return acquisitionOf(replaced.Held), nil
 }
 
 // ReplaceAll makes the wanted locks all that an owner holds in a repository. What
@@ -41,7 +61,8 @@ func (b *RedisBackend) ReplaceAll(ctx context.Context, repository string, owner 
 		return nil, err
 	}
 	start := time.Now()
-	replaced, err := b.decideSet(ctx, fmt.Sprintf("replace the locks of %s in %q", owner, repository), "replace", repository, owner, set)
+	replaced, err := b.decideSet(ctx, fmt.Sprintf("replace the locks of %s in %q", owner, repository),
+		&redisSet{lockSet: set, mode: "replace", repository: repository, owner: owner})
 	if err != nil {
 		for range set.asked {
 			countRequest(&b.recorder, false, time.Since(start), err)
@@ -62,7 +83,13 @@ type redisSet struct {
 	operation, mode, repository string
 	owner                       enhanced.Owner
 	stock                       []string
-	// entries are what the owner holds beside the set.
+	// wait says that it can wait, and waits that it does.
+	wait, waits bool
+	// judged is what is to be done about a cycle of waits, nil report for none, and
+	// about the request that closes it.
+	judged judgement
+	about  string
+	// entries are what the owner holds, or has reserved, beside the set.
 	entries []indexEntry
 	// elsewhere are the resources that are held by a lock on another one, which has
 	// the same key in stock Atlantis' form.
@@ -70,20 +97,20 @@ type redisSet struct {
 }
 
 // decideSet runs the script, after doing what is due on the resources.
-func (b *RedisBackend) decideSet(ctx context.Context, operation, mode, repository string, owner enhanced.Owner, set lockSet) (*enhanced.ReplacedLocks, error) {
-	s := &redisSet{lockSet: set, RedisBackend: b, operation: operation, mode: mode, repository: repository, owner: owner}
-	args, err := s.args()
+func (b *RedisBackend) decideSet(ctx context.Context, operation string, s *redisSet) (*enhanced.ReplacedLocks, error) {
+	s.RedisBackend, s.operation = b, operation
+	args, err := s.requestArgs()
 	if err != nil {
 		return nil, err
 	}
-	s.stock = b.stockKeys(resourcesOf(set.requests)...)
+	s.stock = b.stockKeys(resourcesOf(s.requests)...)
 	for range maxFollow {
-		all, stock := args, s.stock
+		all, stock := append(s.args(), args...), s.stock
 		for _, entry := range s.entries {
 			all = append(all, entry.key)
 			stock = append(stock, b.stockKeys(entry.resource)...)
 		}
-		a, err := b.step(ctx, operation, b.scripts.sets, enhanced.RepositoryTag(repository), repository, stock, all...)
+		a, err := b.step(ctx, operation, b.scripts.sets, enhanced.RepositoryTag(s.repository), s.repository, stock, all...)
 		if err != nil {
 			return nil, err
 		}
@@ -103,14 +130,23 @@ func resourcesOf(requests []*enhanced.EnhancedLockRequest) []enhanced.ResourceId
 	return resources
 }
 
-// args are the script's own arguments, but for what is to be freed.
-func (s *redisSet) args() ([]any, error) {
-	args := make([]any, 0, 4+8*len(s.requests))
-	head := ""
+// args are the script's own arguments, but for the requests and what is to be freed.
+func (s *redisSet) args() []any {
+	head, config := "", s.config.Load()
 	if len(s.requests) > 0 {
 		head = headCommit(s.requests[0])
 	}
-	args = append(args, s.mode, s.owner.String(), indexPrefix(s.owner), fmt.Sprintf("%d %s", len(s.requests), head))
+	waiting := s.waitingArgs(s.wait, false)
+	return []any{
+		s.mode, s.owner.String(), indexPrefix(s.owner), fmt.Sprintf("%d %s", len(s.requests), head),
+		waiting[2], waiting[0], waiting[1], waiting[3], checkLimit(config, s.wait),
+		s.judged.digest, s.about, s.judged.record, strings.Join(s.judged.moved, "\n"),
+	}
+}
+
+// requestArgs are the arguments for the requests.
+func (s *redisSet) requestArgs() ([]any, error) {
+	args := make([]any, 0, 8*len(s.requests))
 	preserves := s.config.Load().PreserveLegacyFormat
 	for _, r := range s.requests {
 		payload, err := encodeProjectLock(r.ProjectLock())
@@ -162,6 +198,18 @@ func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enh
 		return false, nil, s.settle(ctx, a.values)
 	case "held":
 		return true, nil, s.refusal(n, a.values[1:])
+	case "waits":
+		if s.waits = true; a.value(0) == "1" {
+			s.recorder.Unchecked()
+		}
+		return true, nil, nil
+	case "full":
+		length, _ := strconv.Atoi(a.value(1)) //nolint:errcheck // a script counts
+		return true, nil, setQueueFullError(s.requests[n].Resource, length, s.config.Load().MaxQueueSize, len(s.requests))
+	case "cycle":
+		return false, nil, s.judge(ctx, a)
+	case "deadlock":
+		return true, nil, s.deadlockError(ctx)
 	case "ended":
 		return true, nil, endedRequestError(s.requests[n])
 	case "reused":
@@ -280,14 +328,16 @@ func (s *redisSet) settled(ctx context.Context, resource enhanced.ResourceIdenti
 // refusal names what is held.
 func (s *redisSet) refusal(count int, values []string) error {
 	var blocked []enhanced.Blocked
-	for i := 0; i+2 < len(values); i += 3 {
+	for i := 0; i+3 < len(values); i += 4 {
 		resource, err := enhanced.ParseResourceKey(s.repository, values[i])
 		if err != nil {
 			return enhanced.NewBackendError(s.operation, err)
 		}
 		b := enhanced.Blocked{Resource: resource, Record: s.keys.state(enhanced.RepositoryTag(s.repository))}
-		if lock, err := s.lockIn(values[i+1], values[i+2], resource); err == nil {
-			b.Holder = lock
+		if lock, err := s.lockIn(values[i+2], values[i+3], resource); err == nil {
+			if b.Holder = lock; values[i+1] == "kept" { // it is no lock
+				lock.ID, lock.State = "", enhanced.LockStatePending
+			}
 		}
 		blocked = append(blocked, b)
 	}

@@ -176,7 +176,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")

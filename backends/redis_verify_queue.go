@@ -2,6 +2,7 @@ package backends
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,10 +33,14 @@ func parseRankText(text string) (rank queue.Rank, err error) {
 	return rank, err
 }
 
-// members are the two members of a waiter in the queue.
-func (w *redisWaiter) members() (place, waits string) {
+// members are those of a waiter in the queue, its place first.
+func (w *redisWaiter) members() []string {
 	key := w.resource.Key()
-	return "q" + key + "\n" + w.rank + w.process + "\n" + w.Request, "o" + ownerEntry(w.Owner, key) + "\n" + w.Request
+	members := []string{"q" + key + "\n" + w.rank + w.process + "\n" + w.Request, "o" + ownerEntry(w.Owner, key) + "\n" + w.Request}
+	if w.Set != nil {
+		members = append(members, fmt.Sprintf("w%s\n%d %s\n%s", key, w.Enqueued, w.Set.ID, w.Request))
+	}
+	return members
 }
 
 // checkQueue checks the waiters, and what leads to them.
@@ -43,6 +48,7 @@ func (c *redisInspection) checkQueue() {
 	order := c.checkAging()
 	last, _ := strconv.ParseUint(c.meta["sequence"], 10, 64) //nolint:errcheck // checkLog reports it
 	leads := make(map[string]bool)
+	ofSets := 0
 	for _, request := range sortedKeys(c.waiters) {
 		w, err := decodeRedisWaiter(c.name, request, c.waiters[request])
 		var rank queue.Rank
@@ -55,22 +61,31 @@ func (c *redisInspection) checkQueue() {
 					redisChange{"HDEL", "state", "q" + request, ""})
 			continue
 		}
-		place, waits := w.members()
-		leads[place], leads[waits] = true, true
+		members := w.members()
+		for _, member := range members {
+			leads[member] = true
+		}
+		if w.Set != nil {
+			ofSets++
+		}
 		right := order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), rank.Sequence)
 		if rank != right && !isMoveOf(rank, last) {
 			moved := *w
 			moved.rank = rankText(right)
-			now, _ := moved.members()
+			now := moved.members()[0]
 			c.report(enhanced.RuleQueueRank, "state", "q"+request, "%s has another place in the queue for %s than its priority and the time when it came give",
 				enhanced.DescribeOwner(w.Owner), w.resource).about(w.resource.Key(), nil).
 				repairs("give it that place", redisChange{"HSET", "state", "q" + request, strings.Replace(c.waiters[request], w.rank, moved.rank, 1)},
-					redisChange{"ZREM", "queue", place, ""}, redisChange{"ZADD", "queue", now, "0"})
+					redisChange{"ZREM", "queue", members[0], ""}, redisChange{"ZADD", "queue", now, "0"})
 		}
-		if !c.queue[place] || !c.queue[waits] {
+		if slices.ContainsFunc(members, func(member string) bool { return !c.queue[member] }) {
+			var changes []redisChange
+			for _, member := range members {
+				changes = append(changes, redisChange{"ZADD", "queue", member, "0"})
+			}
 			c.report(enhanced.RuleQueueMissing, "state", "q"+request, "its place in the queue, or what leads from %s to the waiter, is missing",
 				enhanced.DescribeOwner(w.Owner)).about(w.resource.Key(), nil).
-				repairs("write it", redisChange{"ZADD", "queue", place, "0"}, redisChange{"ZADD", "queue", waits, "0"})
+				repairs("write it", changes...)
 		}
 	}
 	for _, member := range sortedKeys(c.queue) {
@@ -80,6 +95,7 @@ func (c *redisInspection) checkQueue() {
 		}
 	}
 	c.checkCount(enhanced.RuleQueueCount, "waiters", len(c.waiters))
+	c.checkCount(enhanced.RuleQueueCount, "sets", ofSets)
 }
 
 // checkAging reads the interval that the ranks are by.

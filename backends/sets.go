@@ -110,3 +110,11 @@ func (s lockSet) setTimeoutError(err error) error {
 	of.Message = fmt.Sprintf("set of %d resources: %s", len(s.asked), told.Message)
 	return &of
 }
+
+// setQueueFullError is the answer to a set that can't wait for one of its resources.
+func setQueueFullError(resource enhanced.ResourceIdentifier, length, limit, size int) error {
+	return &enhanced.LockError{
+		Code: enhanced.ErrCodeQueueFull, Resource: resource,
+		Message: fmt.Sprintf("the queue of %s has %d waiters, and max_queue_size is %d; a set of %d waits for all", resource, length, limit, size),
+	}
+}

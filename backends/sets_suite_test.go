@@ -31,18 +31,19 @@ func TestRedisSets(t *testing.T) {
 		return openRedis(t, client, config)
 	}
 	backendtest.RunSets(t, newBackend)
-	// A set never waits there, so it closes no circle.
-	backendtest.RunSetsDeadlock(t, newBackend, enhanced.ErrLockExists)
+	backendtest.RunSetsQueue(t, newBackend)
 }
 
 func TestRedisClusterSets(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartCluster(t, 3, 0, redistest.Options{}).Client()
-	backendtest.RunSets(t, func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
+	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
 			return node.FlushAll(ctx).Err()
 		}))
 		return openRedis(t, client, config)
-	})
+	}
+	backendtest.RunSets(t, newBackend)
+	backendtest.RunSetsQueue(t, newBackend)
 }

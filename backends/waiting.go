@@ -229,6 +229,16 @@ func (w *waiting) unclaimed(call *waitingCall) *enhanced.EnhancedLock {
 	return call.lock
 }
 
+// setOf returns the locks that a set has got.
+func (w *waiting) setOf(name requestName) []*enhanced.EnhancedLock {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call := w.calls[name]; call != nil {
+		return call.set
+	}
+	return nil
+}
+
 // result is the caller's own copy of what a request got. It is called once done
 // is closed.
 func (c *waitingCall) result() (acquisition, error) {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -20,8 +21,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Processes lock sets that overlap, in any order, and exchange a part of them. A set
-// is locked whole, and nobody ever has what another one keeps.
+// Processes lock sets that overlap, in any order, and exchange a part of them. Some wait
+// for their sets, and get each of them; the others take what is free. A set is locked
+// whole, and nobody ever has what another one keeps.
 func TestProcessesLockSets(t *testing.T) {
 	t.Parallel()
 	const processes = 8
@@ -60,7 +62,9 @@ func TestProcessesLockSets(t *testing.T) {
 func runSets(addr, number, rounds string) int {
 	ctx := context.Background()
 	client := redis.NewClient(&redis.Options{Addr: addr, DisableIdentity: true})
-	b := backends.NewRedisBackend(client, nil, nil)
+	config := enhanced.DefaultConfig()
+	config.EnablePriorityQueue, config.SetReserveAfter = true, 20*time.Millisecond
+	b := backends.NewRedisBackend(client, config, nil)
 	me, err := strconv.Atoi(number)
 	check(err)
 	n, err := strconv.Atoi(rounds)
@@ -92,11 +96,13 @@ func runSets(addr, number, rounds string) int {
 	owner := enhanced.PullOwner("github.com", "org/app", me)
 	random := rand.New(rand.NewPCG(uint64(me), 3)) //nolint:gosec // a test
 	won := 0
-	for range n {
+	// Who does not wait has his turn at the latest when those who do have gone.
+	for round := 0; round < n || won == 0 && round < 1000*n; round++ {
 		order := random.Perm(24)
 		wanted, other := order[:2+random.IntN(4)], order[6:8]
-		_, err := b.AcquireAll(ctx, requests(wanted), false)
-		if errors.Is(err, enhanced.ErrLockExists) {
+		waits := me%2 == 0
+		_, err := b.AcquireAll(ctx, requests(wanted), waits)
+		if !waits && errors.Is(err, enhanced.ErrLockExists) {
 			continue
 		}
 		check(err)

@@ -63,6 +63,21 @@ func testSetsOfRuns(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	t.Run("a replaced set ends what its owner has reserved beside it", func(t *testing.T) {
+		a, b := queueAdapter(t, newBackend, nil)
+		requireGets(t, a, 5, "unwanted")
+		requireRefused(t, a, 6, "unwanted", 5)
+		giveBack(t, a, 5, "unwanted")
+		requireNoLock(t, b, resource("unwanted"))
+		_, err := sets(b).ReplaceAll(t.Context(), repo, enhanced.PullOwner(host, repo, 5), setOf(ofPull(5), "wanted"))
+		require.NoError(t, err)
+		requireClaimable(t, b, "unwanted", 6)
+		ended := requireLogged(t, b, enhanced.EventReservationEnded, pullID(5))
+		require.Equal(t, enhanced.CauseRequest, ended.Cause)
+		require.Equal(t, pullID(5), ended.Actor)
+		requireVerified(t, b)
+	})
+
 	t.Run("a closed pull request gets no set", func(t *testing.T) {
 		a, b := queueAdapter(t, newBackend, nil)
 		requireGets(t, a, 5, "held")

@@ -21,7 +21,8 @@
 --          held LOCK            somebody else holds it; there may be a detached
 --                               waiter for it now; with a third part, 1, that was
 --                               not looked at to the end for cycles of waits
---          kept LOCK            as held: it is reserved, for who had that lock
+--          kept LOCK            as held: it is reserved, for who had that lock, or kept
+--                               for a set that waits
 --          waits LOCK           so does somebody, and the request is in the queue;
 --                               with a third part as above
 --          full LOCK LENGTH     so does somebody, and the queue is full
@@ -44,7 +45,7 @@ local function claimed(r)
   return finish('claimed', l.header, l.details)
 end
 local waiter = record and S.queue().read(request, record)
-if waiter and (waiter.owner ~= owner or waiter.resource ~= resource) then return finish('reused') end
+if waiter and (waiter.owner ~= owner or waiter.resource ~= resource or waiter.set) then return finish('reused') end
 if token then
   local before, how, asked = identify(call('HGET', KEYS[1], 'i' .. token))
   if before then
@@ -65,6 +66,10 @@ if token then
 end
 if (S.kept > 0 or S.gone > 0) and S.runs().refuses(owner, ARGV[20]) then return finish('closed') end
 local status, r = settle(resource, header, details, mirror, old)
+if status == 'free' and S.sets > 0 then
+  local kept = S.whole().keptFor(resource)
+  if kept then status, r = 'reserved', kept end
+end
 local mine = (status == 'held' or status == 'reserved') and isOwner(r.owner, owner)
 -- What its owner has reserved it takes back.
 if status == 'held' or status == 'reserved' and (not mine or isClosing(owner)) then

@@ -4,7 +4,8 @@
 -- making the prelude's functions takes longer than all of this; what it writes is
 -- what acquire.lua and release.lua write. A decision that is not common is left
 -- to those, with nothing written. A released lock goes to the next waiter when that
--- is a call of a living process, and all that its owner waits for there.
+-- is a call of a living process, and all that its owner waits for there, and no set
+-- waits in the repository, see whole.lua.
 --
 -- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue; where there is one
 --       server, two stock's keys for each decision, see the prelude
@@ -135,8 +136,8 @@ for i = 1, count do
           if place then
             is = false
             calling, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
-            local parts = request and call('HMGET', STATE, 'q' .. request, 'alive', 'name')
-            if parts and parts[1] and parts[2] and parts[3] and alive(parts[2], calling) then
+            local parts = request and call('HMGET', STATE, 'q' .. request, 'alive', 'name', 'sets')
+            if parts and parts[1] and parts[2] and parts[3] and (not parts[4] or parts[4] == '0') and alive(parts[2], calling) then
               w = { match(parts[1], '^([^\n]*)\n(%d+)\n([^\n]+)\n(%-?%d+)\n(%d+)\n(%d+)\n([m-])\n([^\n]*)\n([^\n]*)\n({.*)$') }
               w.name = parts[3]
             end

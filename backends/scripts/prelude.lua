@@ -6,7 +6,7 @@
 --       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
 --       2 LogMaxRecords  3 LogMaxAge, QueueClaimTimeout (0 with the queue off),
---       DetachedQueueTimeout, ReplanWindow, TombstoneTTL and UncleanReleaseDelay in
+--       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and SetReserveAfter in
 --       microseconds, with spaces between
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
 --       6 channel that tells of new repositories
@@ -44,9 +44,11 @@ end
 -- times returns the configured times, see ARGV.
 local function times()
   if not S.times then
-    local age, claim, late, window, tombstone, delay = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+    local age, claim, late, window, tombstone, delay, reserve =
+      string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
     S.times = {
-      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0, delay = delay + 0,
+      age = age + 0, claim = claim + 0, late = late + 0, window = window + 0, tombstone = tombstone + 0,
+      delay = delay + 0, reserve = reserve + 0,
     }
   end
   return S.times
@@ -58,7 +60,7 @@ local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', ...)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -72,13 +74,15 @@ local function load(...)
   S.waiters = tonumber(v[8] or 0) or 1
   -- What runs of pull requests have left, see runs.lua.
   S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
-  return v[11], v[12], v[13], v[14]
+  -- How many waiters are of sets, see whole.lua.
+  S.sets = tonumber(v[11] or 0) or 1
+  return v[12], v[13], v[14], v[15]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
 -- that are written: the index of owners, with lease the deadlines, with ending
 -- the list of what to forget. Where somebody waits, a hand-over can be part of any
--- step, and has a lease of its own. When frees is set the step works on a server that
+-- step, and has a lease of its own; where sets do, so can the end of a lock. When frees is set the step works on a server that
 -- has no memory left.
 local function prepare(frees, lease, ending)
   if S.ready then return end
@@ -86,7 +90,7 @@ local function prepare(frees, lease, ending)
   call('ZCARD', KEYS[3])
   if S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[6]) end
   if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
-  if ending or not S.known then call('LLEN', KEYS[4]) end
+  if ending or S.sets > 0 or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
   local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
@@ -228,9 +232,10 @@ local function append(event, resource, actor, cause, request, reason, before, af
   S.changed, S.logged = true, true
 end
 
--- finish stores the counters if that is not done, wakes readers of the log where
--- there are any, and makes the answer.
+-- finish does what the step has left for its end, stores the counters if that is not
+-- done, wakes readers of the log where there are any, and makes the answer.
 local function finish(status, ...)
+  if S.unserved then S.whole().serve() end
   if S.logged then
     local excess = S.sequence - S.trimmed - ARGV[2]
     if S.sequence % 64 == 0 or excess > 64 or excess > 0 and tonumber(ARGV[2]) < 1000 then tidy(80) end

@@ -29,7 +29,7 @@ S.queue = function()
 
   -- rankOf is the order of package queue: the lower text is served first. A
   -- negative score begins with 0, and so comes before all others.
-  local function rankOf(priority, enqueued, sequence, aging)
+  function Q.rankOf(priority, enqueued, sequence, aging)
     local score
     if aging == 0 then
       score = (1000 - priority) * 4398046511104 + math.min(sequence, 4398046511103)
@@ -45,19 +45,29 @@ S.queue = function()
     return 'q' .. w.resource .. '\n' .. w.rank .. w.process .. '\n' .. w.request
   end
 
-  local function recordOf(w)
+  Q.place = place
+
+  function Q.recordOf(w)
     return w.resource .. '\n' .. w.rank .. '\n' .. w.owner .. '\n' .. w.priority .. '\n' .. w.enqueued .. '\n' .. w.lease .. '\n' ..
-      w.flag .. '\n' .. w.process .. '\n' .. w.note .. '\n' .. w.details
+      (w.mark or w.flag) .. '\n' .. w.process .. '\n' .. w.note .. '\n' .. w.details
   end
 
   -- read takes the record of a request's waiter apart; nil when it can't.
   function Q.read(request, text)
-    local l = cut(text or '', 9)
-    if not l or #l[2] ~= 33 or not (tonumber(l[2]) and tonumber(l[4]) and tonumber(l[5]) and tonumber(l[6])) then return nil end
-    return {
-      resource = l[1], rank = l[2], owner = l[3], priority = l[4], enqueued = l[5], lease = l[6], flag = l[7], process = l[8],
-      note = l[9], details = l[10], request = request,
+    local resource, rank, owner, priority, enqueued, lease, mark, process, note, details = string.match(text or '',
+      '^([^\n]*)\n(%d+)\n([^\n]*)\n(%-?%d+)\n(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+    if not rank or #rank ~= 33 then return nil end
+    local w = {
+      resource = resource, rank = rank, owner = owner, priority = priority, enqueued = enqueued, lease = lease, flag = mark,
+      process = process, note = note, details = details, request = request,
     }
+    if #mark == 1 then return w end
+    -- It is of a set, see whole.lua.
+    local flag, size, set, present, before = string.match(mark, '^([m-])\t(%d+)\t([^\t]+)\t([^\t]*)\t([^\t]*)$')
+    if not flag then return nil end
+    w.mark, w.flag, w.size, w.set = mark, flag, size + 0, set
+    w.stock = { present ~= '' and present or nil, before ~= '' and before or nil }
+    return w
   end
 
   -- load returns the waiter of a request; nil for none.
@@ -106,13 +116,20 @@ S.queue = function()
     Q.alive = nil
   end
 
-  -- tell sends a waiter's process what became of it. One that misses that asks.
+  -- tell sends a waiter's process what became of it, or of its set. One that misses
+  -- that asks.
   local function tell(w, ...)
     if w.process == '' then return end
+    if w.set then
+      redis.pcall('PUBLISH', ARGV[6] .. ':' .. w.process, table.concat({ S.name, w.set, 'set', w.resource, ... }, '\n'))
+      return
+    end
     redis.pcall('PUBLISH', ARGV[6] .. ':' .. w.process, table.concat({ S.name, w.request, ... }, '\n'))
   end
 
-  local function put(w, members)
+  Q.tell = tell
+
+  function Q.put(w, members)
     members[#members + 1], members[#members + 2] = '0', place(w)
     members[#members + 1], members[#members + 2] = '0', 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request
   end
@@ -123,8 +140,9 @@ S.queue = function()
     call('ZREM', KEYS[6], place(w), 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request)
   end
 
-  -- dequeue takes a waiter out without a lock, and tells it why.
+  -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
   function Q.dequeue(w, event, actor, cause, ...)
+    if w.set then return S.whole().dequeue(w, event, actor, cause, ...) end
     prepare(true, false, true)
     -- A deadlock's record is its reason.
     append(event, w.resource, actor, cause, w.request, event == 'deadlock' and select(2, ...) or '', { owner = w.owner, token = '0', expires = '0' }, nil)
@@ -161,6 +179,7 @@ S.queue = function()
       end
     until not goesOn or #page == 0 or not visit and #dead > 0
     for _, w in ipairs(dead) do
+      if w.set and S.whole().isEnough() then break end
       Q.dequeueDead(w)
     end
   end
@@ -197,7 +216,7 @@ S.queue = function()
   local function standIn(w)
     if w.process ~= '' then return w end
     for _, own in ipairs(ownWaiters(w.owner, w.resource)) do
-      if own.process ~= '' and Q.isAlive(own.process) then return own end
+      if own.process ~= '' and not own.set and Q.isAlive(own.process) then return own end
     end
     return w
   end
@@ -240,19 +259,26 @@ S.queue = function()
   -- handOver gives a free resource to its next waiter, and returns the lock; nil
   -- when there was none.
   function Q.handOver(resource, mirror)
-    local next, closed = nil, {}
-    each(resource, function(w)
-      if isClosing(w.owner) then
-        closed[#closed + 1] = w
-        return true
-      end
-      next = w
-      return false
-    end)
+    local next, members, closed = nil, nil, {}
+    local function refuses(w)
+      if not isClosing(w.owner) then return false end
+      closed[#closed + 1] = w
+      return true
+    end
+    if S.sets > 0 then
+      next, members = S.whole().next(resource, each, refuses)
+    else
+      each(resource, function(w)
+        if refuses(w) then return true end
+        next = w
+        return false
+      end)
+    end
     for _, w in ipairs(closed) do
       Q.dequeue(w, 'cancelled', 'system:store', 'pull', 'closing')
     end
     if not next then return nil end
+    if members then return S.whole().grant(members, resource) end
     next = standIn(next)
     local r = {
       flag = next.flag, owner = next.owner, priority = next.priority, acquired = S.text, request = next.request, note = next.note,
@@ -269,16 +295,16 @@ S.queue = function()
 
   -- reorder ranks all waiters anew where they were ranked by another interval of
   -- ageing. One that was moved to the front stays there.
-  local function reorder(aging)
+  function Q.reorder(aging)
     local before = call('HGET', KEYS[1], 'aging') or '0'
     if before == aging then return end
     for _, member in ipairs(S.waiters > 0 and call('ZRANGEBYLEX', KEYS[6], '[q', '(r') or {}) do
       local w = Q.load(string.match(member, '\n([^\n]*)$'))
       if w and not (sub(w.rank, 1, 1) == '0' and tonumber(sub(w.rank, 2, 17)) < 4503599627370496) then
         call('ZREM', KEYS[6], member)
-        w.rank = rankOf(w.priority + 0, w.enqueued + 0, tonumber(sub(w.rank, 18)), aging + 0)
+        w.rank = Q.rankOf(w.priority + 0, w.enqueued + 0, tonumber(sub(w.rank, 18)), aging + 0)
         call('ZADD', KEYS[6], '0', place(w))
-        call('HSET', KEYS[1], 'q' .. w.request, recordOf(w))
+        call('HSET', KEYS[1], 'q' .. w.request, Q.recordOf(w))
       end
     end
     call('HSET', KEYS[1], 'aging', aging)
@@ -291,7 +317,7 @@ S.queue = function()
     w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, number)
     call('ZREM', KEYS[6], before)
     call('ZADD', KEYS[6], '0', place(w))
-    store('q' .. w.request, recordOf(w))
+    store('q' .. w.request, Q.recordOf(w))
   end
 
   -- move puts the waiters of an owner for a resource before all others, and
@@ -308,34 +334,48 @@ S.queue = function()
     return #all > 0
   end
 
+  -- isFull returns how many wait for a resource when those are limit or more, after
+  -- those that have died were taken out; else nil.
+  function Q.isFull(resource, limit)
+    local low, high = bounds(resource)
+    if call('ZLEXCOUNT', KEYS[6], low, high) < limit then return nil end
+    each(resource)
+    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    return count >= limit and int(count) or nil
+  end
+
   -- enqueue has a waiter, which has no rank yet, wait. It returns how many wait
   -- already when those are limit or more. With check, which is called before, that
   -- can answer instead; then nobody waits, and the answer is the second result.
   function Q.enqueue(w, limit, aging, time, check)
-    local low, high = bounds(w.resource)
-    local count = call('ZLEXCOUNT', KEYS[6], low, high)
-    if count >= limit then
-      each(w.resource)
-      count = call('ZLEXCOUNT', KEYS[6], low, high)
-      if count >= limit then return int(count) end
-    end
+    local full = Q.isFull(w.resource, limit)
+    if full then return full end
     if check then
-      reorder(aging)
-      w.rank, w.enqueued = rankOf(w.priority + 0, S.now, S.sequence + 1, aging + 0), S.text
+      Q.reorder(aging)
+      w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence + 1, aging + 0), S.text
       local answer = check(w)
       if answer then return nil, answer end
     end
     prepare(false, w.lease ~= '0', false)
     append('queued', w.resource, w.owner, 'request', w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
-    reorder(aging)
+    Q.reorder(aging)
     -- The log counts up, so its sequence is the order in which waiters came.
-    w.rank, w.enqueued = rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
+    w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
     S.waiters = S.waiters + 1
-    store('waiters', int(S.waiters), 'q' .. w.request, recordOf(w))
+    store('waiters', int(S.waiters), 'q' .. w.request, Q.recordOf(w))
     local members = { 'ZADD', KEYS[6] }
-    put(w, members)
+    Q.put(w, members)
     call(unpack(members))
     if w.process ~= '' then Q.pulse(w.process, time) end
+  end
+
+  -- assign gives a waiter to a process.
+  function Q.assign(w, process)
+    local before = place(w)
+    w.process = process
+    call('ZREM', KEYS[6], before)
+    call('ZADD', KEYS[6], '0', place(w))
+    call('HSET', KEYS[1], 'q' .. w.request, Q.recordOf(w))
   end
 
   -- adopt gives a waiter to the process that asks for it now, and tells the one
@@ -343,11 +383,7 @@ S.queue = function()
   function Q.adopt(w, process, time)
     if w.process ~= process then
       tell(w, 'elsewhere')
-      local before = place(w)
-      w.process = process
-      call('ZREM', KEYS[6], before)
-      call('ZADD', KEYS[6], '0', place(w))
-      call('HSET', KEYS[1], 'q' .. w.request, recordOf(w))
+      Q.assign(w, process)
     end
     Q.pulse(process, time)
   end

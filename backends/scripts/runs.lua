@@ -249,7 +249,8 @@ S.runs = function()
   function R.sweep(limit, after)
     local late = S.waiters > 0 and times().late > 0
     local low = after ~= '' and '(' .. after or late and '[q' or '[t'
-    local members = call('ZRANGEBYLEX', KEYS[6], low, '(v', 'LIMIT', '0', int(limit))
+    local high = S.sets > 0 and '(x' or '(v'
+    local members = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', int(limit))
     for _, member in ipairs(members) do
       local letter = sub(member, 1, 1)
       if letter == 'q' then
@@ -260,6 +261,8 @@ S.runs = function()
       elseif letter == 'u' then
         local since = tonumber(string.match(member, '\n(%d+)$'))
         if since and S.now - since >= 60000000 then call('ZREM', KEYS[6], member) end
+      elseif letter == 'w' then
+        S.whole().sweep(member)
       end
     end
     return #members == limit and members[#members] or ''

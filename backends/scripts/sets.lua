@@ -6,10 +6,16 @@
 -- KEYS  see the prelude, with the resource of each request and then of each lock
 --       that may be freed
 -- ARGV  7 "all" or "replace"  8 owner  9 its part of the owners' index  10 number
---       of requests and, behind a space, its head commit  from 11 on eight for each request: resource, priority, lease
---       in microseconds or 0, request, note, metadata, stock's form, and "m" to keep
---       a copy under stock's key or "-"; then, to replace, the resources that the
---       owner has entries for beside those
+--       of requests and, behind a space, its head commit  11 process of the call that
+--       waits, empty for none  12 how many can wait for a resource  13 interval of
+--       ageing in milliseconds  14 microseconds for which the process is alive
+--       15 DeadlockCheckLimit, 0 without prevention  16 digest of the picture that the
+--       next three are about, empty for none, see waits.lua  17 request that closes
+--       the cycle  18 record of the deadlock  19 requests that are moved, in lines,
+--       empty to refuse the set  from 20 on eight for each request: resource, priority,
+--       lease in microseconds or 0, request, note, metadata, stock's form, and "m" to
+--       keep a copy under stock's key or "-"; then, to replace, the resources that the
+--       owner has entries for, or has reserved, beside those
 --
 -- Answers  granted TOKEN EXPIRES ...  all are taken
 --          again LOCK ...             what these requests got before
@@ -17,8 +23,16 @@
 --                                     for each request taken TOKEN EXPIRES or kept
 --                                     LOCK; then LOCK RESOURCE of each that is free
 --          listed RESOURCE ...        to replace, these are to be listed
---          held COUNT RESOURCE LOCK ...  so many are held, these first; a lock that
---                                     can't be read has two empty parts
+--          held COUNT RESOURCE STATUS LOCK ...  so many are held, these first; a lock
+--                                     that can't be read has two empty parts; the
+--                                     status of what is kept for another set is kept
+--          waits UNCHECKED            the set is in the queues; "1" when that was not
+--                                     looked at to the end for cycles of waits
+--          full N LENGTH              the queue for the nth resource, from 0, is
+--          cycle DIGEST PICTURE LIMIT REQUEST  the set would close a cycle of waits:
+--                                     this is to be judged, and asked again; the
+--                                     picture is that of the walk from that request
+--          deadlock                   so it would, and is refused
 --          due RESOURCE ...           these are to be settled before
 --          ended N, reused N          the nth request, from 0, got a lock that has
 --                                     ended, or its ID was used for something else
@@ -31,11 +45,11 @@ count = count + 0
 load()
 if isClosing(owner) and count > 0 then return finish('closing') end
 if (S.kept > 0 or S.gone > 0) and count > 0 and S.runs().refuses(owner, head) then return finish('closed') end
-local first = 11 + 8 * count -- of those to be freed
+local first = 20 + 8 * count -- of those to be freed
 local total = count + #ARGV - first + 1
 
 local function resourceAt(i)
-  if i <= count then return ARGV[3 + 8 * i] end
+  if i <= count then return ARGV[12 + 8 * i] end
   return ARGV[first + i - count - 1]
 end
 
@@ -48,15 +62,19 @@ if mode == 'replace' then
     local resource = sub(member, #entry + 1)
     if not listed[resource] then missing[#missing + 1] = resource end
   end
+  for _, member in ipairs(S.kept > 0 and sub(owner, 1, 3) == 'pr:' and S.runs().reservedBy(entry, 1001) or {}) do
+    local resource = sub(member, #entry + 2)
+    if not listed[resource] then missing[#missing + 1] = resource end
+  end
   if #missing > 0 then return finish('listed', unpack(missing)) end
 end
 
 -- The headers, and what is known of the requests.
 local fields = { 'HMGET', KEYS[1] }
 for i = 1, total do fields[2 + i] = 'l' .. resourceAt(i) end
-for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[6 + 8 * i] end
+for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[15 + 8 * i] end
 local headers = total > 0 and call(unpack(fields)) or {}
-local tokens, known = { 'HMGET', KEYS[1] }, {}
+local tokens, known, queued = { 'HMGET', KEYS[1] }, {}, {}
 for i = 1, count do
   local token = headers[total + i]
   if token then
@@ -64,9 +82,14 @@ for i = 1, count do
     known[#known + 1] = i
   end
   -- One that waits is another request.
-  if S.waiters > 0 and call('HEXISTS', KEYS[1], 'q' .. ARGV[6 + 8 * i]) == 1 then
-    local w = S.queue().load(ARGV[6 + 8 * i])
-    if not w or w.owner ~= owner or w.resource ~= ARGV[3 + 8 * i] then return finish('reused', int(i - 1)) end
+  if S.waiters > 0 and call('HEXISTS', KEYS[1], 'q' .. ARGV[15 + 8 * i]) == 1 then
+    local w = S.queue().load(ARGV[15 + 8 * i])
+    local set = mode == 'all' and ARGV[23]
+    if not w or w.owner ~= owner or w.resource ~= ARGV[12 + 8 * i] or (mode == 'all' or w.set) and w.set ~= set or
+        w.set and w.size ~= count then
+      return finish('reused', int(i - 1))
+    end
+    if w.set then queued[#queued + 1] = w end
   end
 end
 local got, gone = {}, {}
@@ -75,13 +98,20 @@ if #known > 0 then
   for k, i in ipairs(known) do
     local resource, how, asked = identify(entries[k])
     if resource then
-      if resource ~= ARGV[3 + 8 * i] or how and asked ~= owner then return finish('reused', int(i - 1)) end
+      if resource ~= ARGV[12 + 8 * i] or how and asked ~= owner then return finish('reused', int(i - 1)) end
       if how then gone[#gone + 1] = i end
       got[i] = headers[total + i]
     end
   end
 end
 if #gone > 0 then return finish('ended', int(gone[1] - 1)) end
+local process = ARGV[11]
+if #queued == count and count > 0 and process ~= '' then
+  S.whole().adopt(queued, process, ARGV[14] + 0)
+  return finish('waits')
+elseif #queued > 0 and #queued < count then
+  S.whole().dequeueDamaged(queued[1])
+end
 
 -- The details of what is held, and stock's keys.
 local held, parts, copies, watched = {}, { 'HMGET', KEYS[1] }, { 'MGET' }, { 'EXISTS' }
@@ -102,9 +132,12 @@ if #held > 0 then
 end
 
 local due, blocked, own, answers, claims = {}, {}, {}, {}, {}
-local function block(i, isOwn, header, text)
+-- Who waits for himself, or for what can't be read, waits in vain.
+local hopeless = false
+local function block(i, isOwn, header, text, status)
   local at = isOwn and 1 or #blocked + 1
-  table.insert(blocked, at, { resourceAt(i), header, text })
+  hopeless = hopeless or isOwn or header == ''
+  table.insert(blocked, at, { resourceAt(i), status or 'held', header, text })
 end
 for k, i in ipairs(held) do
   local header = headers[i]
@@ -160,22 +193,42 @@ if S.kept > 0 then
     if kept and isOwner(kept.owner, owner) then
       reserved[i] = true
     elseif kept then
-      block(i, false, kept.header, kept.details)
+      headers[i] = kept.header
+      block(i, false, kept.header, kept.details, 'kept')
     end
   end
 end
 -- What is free goes to who waits for it.
 if S.waiters > 0 then
-  local handed = 0
+  local handed, left = 0, { 'HMGET', KEYS[1] }
   for i = 1, count do
     local resource = resourceAt(i)
-    if not headers[i] and not reserved[i] and call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
-      handed = handed + 1
-      local mirror = stockKeys(i)
-      local status, r = vacate(resource, mirror)
-      if status == 'held' then block(i, false, r.header, r.details) end
-      if handed == 50 then return finish('due') end
+    if not headers[i] and not reserved[i] then
+      if call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
+        handed = handed + 1
+        local mirror = stockKeys(i)
+        local status, r = vacate(resource, mirror)
+        if status == 'held' then
+          headers[i] = r.header
+          block(i, false, r.header, r.details)
+        end
+        if handed == 50 then return finish('due') end
+      end
+      if not headers[i] then left[#left + 1] = 'l' .. resource end
     end
+  end
+  if S.unserved then S.whole().serve() end
+  -- One can have been handed over with another.
+  if handed > 0 and S.sets > 0 and #left > 2 then
+    for _, header in ipairs(call(unpack(left))) do
+      if header then return finish('due') end
+    end
+  end
+end
+if S.sets > 0 then
+  for i = 1, count do
+    local r = not headers[i] and not reserved[i] and S.whole().keptFor(resourceAt(i))
+    if r and not isOwner(r.owner, owner) then block(i, false, r.header, r.details, 'kept') end
   end
 end
 
@@ -193,58 +246,97 @@ if #blocked > 0 then
     local all = flat(answers, 1, count)
     if #all == 2 * count then return finish('again', unpack(all)) end
   end
-  return finish('held', int(#blocked), unpack(flat(blocked, 1, math.min(#blocked, 20))))
+  if process == '' or hopeless then return finish('held', int(#blocked), unpack(flat(blocked, 1, math.min(#blocked, 20)))) end
+
+  -- The set enters the queues.
+  local queue, whole, members, isNamed = S.queue(), S.whole(), {}, false
+  for i = 1, count do
+    local length = queue.isFull(resourceAt(i), ARGV[12] + 0)
+    if length then return finish('full', int(i - 1), length) end
+    local at = 11 + 8 * i
+    members[i] = {
+      resource = ARGV[at + 1], owner = owner, priority = ARGV[at + 2], lease = ARGV[at + 3], request = ARGV[at + 4], note = ARGV[at + 5],
+      details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7], flag = ARGV[at + 8], process = process,
+      mark = S.whole().markOf(ARGV[at + 8], count, ARGV[23], stockKeys(i)), set = ARGV[23],
+    }
+  end
+  queue.reorder(ARGV[13])
+  local function rank(w, number)
+    w.rank, w.enqueued = queue.rankOf(w.priority + 0, S.now, number, ARGV[13] + 0), S.text
+  end
+  local unchecked, record, moves = '', nil, {}
+  if ARGV[15] ~= '0' then
+    local from
+    for i, w in ipairs(members) do
+      rank(w, S.sequence + i)
+      w.enqueued = ''
+      if not from and blocked[1][1] == w.resource or w.request == ARGV[17] then from = w end
+    end
+    local outcome, picture, digest, kept = S.waits().walkFrom(from, members, ARGV[15] + 0)
+    if outcome == 'limit' then unchecked = '1' end
+    if outcome == 'cycle' then
+      if digest ~= ARGV[16] then return finish('cycle', digest, picture, kept, from.request) end
+      if ARGV[19] == '' then
+        S.waits().record(from, owner, 'request', ARGV[18])
+        return finish('deadlock')
+      end
+      record = from
+      for request in string.gmatch(ARGV[19], '[^\n]+') do moves[#moves + 1] = request end
+    end
+  end
+  local lease = false
+  for _, w in ipairs(members) do lease = lease or w.lease ~= '0' end
+  prepare(false, lease, false)
+  for _, w in ipairs(members) do
+    append('queued', w.resource, owner, 'request', w.request, '', { owner = owner, token = '0', expires = '0' }, nil)
+    rank(w, S.sequence)
+  end
+  whole.put(members)
+  queue.pulse(process, ARGV[14] + 0)
+  if record then
+    S.waits().record(record, owner, 'request', ARGV[18])
+    S.waits().moveTogether(moves)
+  end
+  return finish('waits', unchecked)
+end
+-- A set that waits, and is asked for by a call that does not.
+if #queued == count and count > 0 then
+  local members = S.whole().ready(queued[1])
+  if members then S.whole().grant(members) end
+  return finish('due')
 end
 
 -- From here on it is written.
 for i, r in pairs(claims) do
-  local at = 2 + 8 * i
+  local at = 11 + 8 * i
   local l = S.queue().claim(resourceAt(i), r, {
     expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', owner = owner, request = ARGV[at + 4], note = ARGV[at + 5],
     details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
   }, (stockKeys(i)))
   answers[i] = mode == 'all' and { l.token, l.expires } or { 'kept', l.header, l.details }
 end
-local leases, states, entries, mirrors = { 'ZADD', KEYS[2] }, {}, { 'ZADD', KEYS[3] }, { 'MSET' }
-local lease = false
-for i = 1, count do lease = lease or not answers[i] and ARGV[5 + 8 * i] ~= '0' end
-for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
-local taken = 0
-for i = 1, count do
-  if not answers[i] then taken = taken + 1 end
-end
-if taken + #own > 0 then prepare(taken == 0, lease, #own > 0) end
+local items, lease = {}, false
 for i = 1, count do
   if not answers[i] then
-    local at = 2 + 8 * i
-    local resource, request = ARGV[at + 1], ARGV[at + 4]
-    local r = {
-      token = nextToken(), owner = owner, note = ARGV[at + 5], flag = ARGV[at + 8], priority = ARGV[at + 2], acquired = S.text,
-      expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', request = request,
+    local at = 11 + 8 * i
+    items[#items + 1] = {
+      resource = ARGV[at + 1], mirror = stockKeys(i), lock = {
+        owner = owner, note = ARGV[at + 5], flag = ARGV[at + 8], priority = ARGV[at + 2], acquired = S.text,
+        expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', request = ARGV[at + 4],
+        details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
+      },
     }
-    append('acquired', resource, owner, 'request', request, '', nil, r)
-    local n, text = #states, ARGV[at + 7]
-    states[n + 1], states[n + 2] = 'l' .. resource, headerOf(r)
-    states[n + 3], states[n + 4] = 'd' .. resource, ARGV[at + 6] ~= '' and text .. '\n' .. ARGV[at + 6] or text
-    states[n + 5], states[n + 6] = 'i' .. r.token, resource
-    states[n + 7], states[n + 8] = 'r' .. request, r.token
-    entries[#entries + 1], entries[#entries + 2] = '0', ARGV[9] .. '\n' .. resource
-    if r.expires ~= '0' then leases[#leases + 1], leases[#leases + 2] = r.expires, resource end
-    if r.flag == 'm' then
-      local mirror = stockKeys(i)
-      mirrors[#mirrors + 1] = mirror
-      mirrors[#mirrors + 1] = text
-    end
-    answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires }
+    answers[i] = items[#items].lock
+    lease = lease or answers[i].expires ~= '0'
   end
 end
-if taken > 0 then
-  S.locks = S.locks + taken
-  store(unpack(states))
-  for i in pairs(reserved) do S.runs().drop(resourceAt(i)) end
-  call(unpack(entries))
-  if #leases > 2 then call(unpack(leases)) end
-  if #mirrors > 1 then call(unpack(mirrors)) end
+for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
+if #items + #own > 0 then prepare(#items == 0, lease, #own > 0) end
+if #items > 0 then
+  S.whole().take(items, 'acquired', 'request')
+  for i, r in pairs(answers) do
+    if r.token then answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires } end
+  end
 end
 
 if #own > 0 then
@@ -271,15 +363,13 @@ if #own > 0 then
   S.endings = (S.endings == '' and '' or S.endings .. ';') .. table.concat(endingsOf, ';')
 end
 
--- Nobody waits behind himself.
-if S.waiters > 0 and taken > 0 then
-  local entry = 'o' .. ARGV[9] .. '\n'
-  for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. entry, '(' .. entry .. '\255', 'LIMIT', '0', '100')) do
-    local w = S.queue().load(match(member, '\n([^\n]*)$'))
-    local parts = w and call('HMGET', KEYS[1], 'l' .. w.resource, 'd' .. w.resource)
-    local r = parts and parts[1] and parse(parts[1], parts[2])
-    if r and r.owner == owner then S.queue().dequeue(w, 'cancelled', owner, 'hand_over', 'own', r.header, r.details) end
-  end
+-- What the owner has reserved beside them it does not want either.
+for i = count + 1, S.kept > 0 and total or 0 do
+  local resource = resourceAt(i)
+  local kept = not headers[i] and S.runs().reservation(resource)
+  if kept and isOwner(kept.owner, owner) then S.runs().stop(resource, kept, owner, 'request', '') end
 end
+
+S.whole().dequeueOwn(items)
 if mode == 'all' then return finish('granted', S.text, unpack(flat(answers, 1, count))) end
 return finish('replaced', S.waiters > 0 and '1' or '', S.text, unpack(flat(answers, 1, count + #own)))

@@ -298,6 +298,29 @@ S.waits = function()
     return outcome, text, redis.sha1hex(text), int(limit)
   end
 
+  -- walkFrom is walk for one of a set's waiters, which are not in the queues yet. Where
+  -- many wait it only looks whether the owner can be waited for.
+  function W.walkFrom(from, members, limit)
+    if not W.prepare(from.resource) then
+      local entry = ownerEntry(from.owner, '')
+      local held = call('ZRANGEBYLEX', KEYS[3], '[' .. entry, '(' .. entry .. '\255', 'LIMIT', '0', '1')
+      return #held > 0 and 'limit' or 'none'
+    end
+    local own = byOwner[from.owner] or {}
+    byOwner[from.owner] = own
+    for _, w in ipairs(members) do
+      local queue = queues[w.resource] or {}
+      queues[w.resource] = queue
+      local at, k = #queue + 1, #own + 1
+      while at > 1 and queue[at - 1].rank > w.rank do at = at - 1 end
+      table.insert(queue, at, w)
+      for i = at, #queue do queue[i].at = i end
+      while k > 1 and (own[k - 1].resource > w.resource or own[k - 1].resource == w.resource and own[k - 1].rank > w.rank) do k = k - 1 end
+      table.insert(own, k, w)
+    end
+    return W.walk(from, limit, nil, true)
+  end
+
   -- waitsFor returns an owner's waiters for a resource.
   local function waitsFor(owner, resource)
     if byOwner then
