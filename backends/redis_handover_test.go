@@ -202,7 +202,7 @@ func TestRedisCommonHandsOverTheSame(t *testing.T) {
 		require.Equal(t, "user:eve", lock().Owner)
 		// What is left has the process' name in it, which is another one each time.
 		require.NoError(t, b.CancelRequest(t.Context(), requests[3].Resource, "user:kim", "user:kim"))
-		require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
+		requireLost(t, <-answers)
 		require.NoError(t, client.HDel(t.Context(), repositoryKey("org/app", "state"), "alive").Err())
 		both[i] = stored(t, client)
 		backendtest.RequireSound(t, b)
@@ -215,13 +215,12 @@ func TestRedisHandOverPassesOverADeadProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	config := queueOn()
-	config.WaiterLiveness = time.Second
+	config.WaiterLiveness = shortLiveness
 	b := openRedis(t, server.Client(), config)
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
 	proxy := redistest.StartProxy(t, server.Addr)
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr, DialTimeout: 100 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, MaxRetries: -1})
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := cutOffClient(t, proxy)
 	dead := waits(t, openRedis(t, client, config), by("org/app", ".", "bob"))
 	alive := waits(t, b, by("org/app", ".", "kim"))
 	proxy.Cut()
@@ -232,7 +231,7 @@ func TestRedisHandOverPassesOverADeadProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "user:kim", held.Owner)
 	proxy.Heal()
-	require.ErrorIs(t, <-dead, enhanced.ErrLockExpired)
+	requireLost(t, <-dead)
 }
 
 // A hand-over that fails is none: nothing of it stays, and the lock is handed over

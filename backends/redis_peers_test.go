@@ -35,7 +35,7 @@ func TestRedisQueueOfALongWait(t *testing.T) {
 	t.Parallel()
 	client := redistest.Start(t, redistest.Options{}).Client()
 	config := queueOn()
-	config.WaiterLiveness = time.Second
+	config.WaiterLiveness = shortLiveness
 	b := openRedis(t, client, config)
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
@@ -143,7 +143,7 @@ func TestRedisQueueThatIsFlushed(t *testing.T) {
 	require.NoError(t, client.FlushAll(t.Context()).Err())
 	backendtest.Eventually(t, "both are told", func() bool { return len(answers) == 2 })
 	for range 2 {
-		require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
+		requireLost(t, <-answers)
 	}
 	_, err = b.AcquireLock(t.Context(), by("org/app", ".", "kim"))
 	require.NoError(t, err)
@@ -183,13 +183,12 @@ func TestRedisQueueOfManyDead(t *testing.T) {
 	const many = 90 // fewer than one step passes over
 	server := redistest.Start(t, redistest.Options{})
 	config := queueOn()
-	config.WaiterLiveness = time.Second
+	config.WaiterLiveness = shortLiveness
 	b := openRedis(t, server.Client(), config)
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
 	proxy := redistest.StartProxy(t, server.Addr)
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr, DialTimeout: 100 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, MaxRetries: -1})
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := cutOffClient(t, proxy)
 	dead := openRedis(t, client, config)
 	answers := make(chan error, many)
 	for i := range many {
@@ -219,6 +218,6 @@ func TestRedisQueueOfManyDead(t *testing.T) {
 	require.Equal(t, many, passedOver)
 	proxy.Heal()
 	for range many {
-		require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
+		requireLost(t, <-answers)
 	}
 }

@@ -64,13 +64,12 @@ func TestRedisSetsOfADeadProcess(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, redistest.Options{})
 			config := reserving()
-			config.WaiterLiveness = time.Second
+			config.WaiterLiveness = shortLiveness
 			b := openRedis(t, server.Client(), config)
 			_, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
 			require.NoError(t, err)
 			proxy := redistest.StartProxy(t, server.Addr)
-			client := redis.NewClient(&redis.Options{Addr: proxy.Addr, DialTimeout: 100 * time.Millisecond, ReadTimeout: 100 * time.Millisecond, MaxRetries: -1})
-			t.Cleanup(func() { require.NoError(t, client.Close()) })
+			client := cutOffClient(t, proxy)
 			dead := waitsForSet(t, openRedis(t, client, config), requestsOf("a", "b", "c"))
 			granted := behind(t, b)
 			proxy.Cut()
@@ -78,7 +77,7 @@ func TestRedisSetsOfADeadProcess(t *testing.T) {
 			require.Zero(t, waiting(t, b))
 			backendtest.RequireSound(t, b)
 			proxy.Heal()
-			require.ErrorIs(t, <-dead, enhanced.ErrLockExpired)
+			requireLost(t, <-dead)
 		})
 	}
 }
