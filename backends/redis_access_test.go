@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -44,6 +45,7 @@ func TestRedisLeastRights(t *testing.T) {
 		server := redistest.Start(t, secure)
 		options := server.Options()
 		options.Username, options.Password = leastUser, leastPassword
+		options.DialTimeout, options.ReadTimeout, options.WriteTimeout = serverPatience, serverPatience, serverPatience
 		client := redis.NewClient(options)
 		t.Cleanup(func() { require.NoError(t, client.Close()) })
 		runAsLeastUser(t, client, nil, func() error { return server.Client().FlushAll(t.Context()).Err() })
@@ -53,7 +55,9 @@ func TestRedisLeastRights(t *testing.T) {
 		sentinel := redistest.StartSentinel(t, secure)
 		options := sentinel.Options()
 		options.Username, options.Password = leastUser, leastPassword
+		options.DialTimeout, options.ReadTimeout, options.WriteTimeout = serverPatience, serverPatience, serverPatience
 		client := redis.NewFailoverClient(options)
+		client.AddHook(patientReplicas(new(atomic.Bool)))
 		t.Cleanup(func() { require.NoError(t, client.Close()) })
 		confirmed := func(c *enhanced.EnhancedConfig) { c.RedisMinReplicasAck = 1 }
 		runAsLeastUser(t, client, confirmed, func() error { return sentinel.Client().FlushAll(t.Context()).Err() })
@@ -63,6 +67,7 @@ func TestRedisLeastRights(t *testing.T) {
 		cluster := redistest.StartCluster(t, 3, 1, secure)
 		options := cluster.Options()
 		options.Username, options.Password = leastUser, leastPassword
+		options.DialTimeout, options.ReadTimeout, options.WriteTimeout = serverPatience, serverPatience, serverPatience
 		client := redis.NewClusterClient(options)
 		t.Cleanup(func() { require.NoError(t, client.Close()) })
 		clustered := func(c *enhanced.EnhancedConfig) { c.RedisClusterMode = true }

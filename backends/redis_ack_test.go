@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	options.ReadTimeout = 500 * time.Millisecond
 	client := redis.NewClient(options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	impatient := new(atomic.Bool)
+	client.AddHook(patientReplicas(impatient))
 	b := openRedis(t, client, config)
 	ctx := t.Context()
 	keepIdle(t, client)
@@ -48,6 +51,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	lease, err := b.AcquireLock(ctx, leased)
 	require.NoError(t, err)
 
+	impatient.Store(true)
 	for _, replica := range sentinel.Replicas {
 		replica.Signal(redistest.Stop)
 	}
@@ -92,6 +96,7 @@ func TestRedisMinReplicasAck(t *testing.T) {
 	for _, replica := range sentinel.Replicas {
 		replica.Signal(redistest.Continue)
 	}
+	impatient.Store(false)
 	backendtest.Eventually(t, "replicas confirm again", func() bool { return b.ReleaseLock(ctx, held.ID) == nil })
 	lock, acquired, err := b.TryAcquireLock(ctx, again)
 	require.NoError(t, err)
@@ -143,6 +148,7 @@ func TestRedisMinReplicasAckLeavesTheOptionsAlone(t *testing.T) {
 	config.RedisMinReplicasAck = 1
 	client := redis.NewClient(sentinel.Primary.Options())
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client.AddHook(patientReplicas(new(atomic.Bool)))
 	b := backends.NewRedisBackend(client, config, nil)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	require.NoError(t, b.HealthCheck(t.Context()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,7 @@ func TestRedisClusterQueue(t *testing.T) {
 func TestRedisSentinelQueue(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartSentinel(t, redistest.Options{}).Client()
+	client.AddHook(patientReplicas(new(atomic.Bool)))
 	newBackend := func(t *testing.T, config *enhanced.EnhancedConfig) enhanced.Backend {
 		t.Helper()
 		require.NoError(t, client.FlushAll(t.Context()).Err())

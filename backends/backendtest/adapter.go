@@ -15,6 +15,7 @@ func newAdapter(t *testing.T, newBackend NewBackend, change func(*enhanced.Enhan
 	t.Helper()
 	config := enhanced.DefaultConfig()
 	config.Enabled = true
+	config.OperationTimeout = patience // a busy machine is no failure of a store
 	if change != nil {
 		change(config)
 	}

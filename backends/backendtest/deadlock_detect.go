@@ -336,13 +336,12 @@ func testPhantoms(t *testing.T, newBackend NewBackend) {
 
 	t.Run("a lease of the cycle has ended", func(t *testing.T) {
 		b := newBackend(t, queueConfig(nil))
-		short := userRequest("alice", "vpc")
-		short.Timeout = time.Second
-		lock := acquire(t, b, short)
+		lock := acquire(t, b, leased(userRequest("alice", "vpc"), time.Hour))
 		acquire(t, b, userRequest("bob", "db"))
 		alice := enqueue(t, b, userRequest("alice", "db"))
 		bob := enqueue(t, b, userRequest("bob", "vpc"))
 		ending := found(t, b)
+		endSoon(t, b, lock)
 		Eventually(t, "the lease has ended", func() bool {
 			_, err := b.GetLock(t.Context(), lock.ID)
 			return errors.Is(err, enhanced.ErrLockExpired)

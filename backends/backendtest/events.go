@@ -9,17 +9,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// next returns the next event, within 10 seconds.
+// next returns the next event, within 40 seconds.
 func next(t *testing.T, events <-chan *enhanced.LockEvent) *enhanced.LockEvent {
 	t.Helper()
-	timeout := time.NewTimer(10 * time.Second)
+	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	select {
 	case event, open := <-events:
 		require.True(t, open, "the channel is closed")
 		return event
 	case <-timeout.C:
-		t.Fatal("no event within 10s")
+		t.Fatalf("no event within %v", patience)
 		return nil
 	}
 }

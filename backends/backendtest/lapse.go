@@ -149,9 +149,10 @@ func testLapseEnds(t *testing.T, newBackend NewBackend) {
 	t.Run("the first one in the queue gets it at the end", func(t *testing.T) {
 		config := queueConfig(func(c *enhanced.EnhancedConfig) { c.UncleanReleaseDelay = shortDelay })
 		b := newBackend(t, config)
-		lock := acquire(t, b, leased(userRequest("ann", "."), shortLease))
+		lock := acquire(t, b, leased(userRequest("ann", "."), time.Hour))
 		first := enqueue(t, b, userRequest("bob", "."))
 		second := enqueue(t, b, userRequest("cid", "."))
+		lock = endSoon(t, b, lock)
 		next := first.requireGranted(t)
 		requireAfter(t, next, lock, shortDelay)
 		second.requireWaits(t)
@@ -169,8 +170,9 @@ func testLapseEnds(t *testing.T, newBackend NewBackend) {
 			c.UncleanReleaseDelay = shortDelay
 			config = c
 		})
-		lock := acquire(t, b, leased(pullRequest(5, "."), shortLease))
+		lock := acquire(t, b, leased(pullRequest(5, "."), time.Hour))
 		requireRefused(t, a, 6, ".", 5)
+		lock = endSoon(t, b, lock)
 		manager := enhanced.NewEnhancedLockManager(b, config, nil)
 		require.NoError(t, manager.Start(t.Context()))
 		defer func() { require.NoError(t, manager.Stop(t.Context())) }()

@@ -27,6 +27,16 @@ func awaitEnd(t *testing.T, b enhanced.Backend, lock *enhanced.EnhancedLock) {
 	})
 }
 
+// endSoon has a long lease, under which a case has got ready without haste, end in a
+// moment. It returns the lock with its new end.
+func endSoon(t *testing.T, b enhanced.Backend, lock *enhanced.EnhancedLock) *enhanced.EnhancedLock {
+	t.Helper()
+	require.NoError(t, b.RefreshLock(t.Context(), lock.ID, shortLease))
+	ending := *lock
+	ending.ExpiresAt = requireLogged(t, b, enhanced.EventRefreshed, lock.Owner).After.ExpiresAt
+	return &ending
+}
+
 func testLeases(t *testing.T, newBackend NewBackend) {
 	t.Run("a lease ends for everyone and for good", func(t *testing.T) {
 		b := newBackend(t, nil)
@@ -79,7 +89,7 @@ func testLeases(t *testing.T, newBackend NewBackend) {
 
 	t.Run("refresh moves the end", func(t *testing.T) {
 		b := newBackend(t, nil)
-		lock := acquire(t, b, leased(pullRequest(5, "."), 2*time.Second))
+		lock := acquire(t, b, leased(pullRequest(5, "."), 10*time.Minute))
 		require.NoError(t, b.RefreshLock(t.Context(), lock.ID, time.Hour))
 		fresh, err := b.GetLock(t.Context(), lock.ID)
 		require.NoError(t, err)

@@ -37,8 +37,7 @@ func testLeaving(t *testing.T, newBackend NewBackend) {
 	t.Run("QueueTimeout", func(t *testing.T) {
 		b := newBackend(t, queueConfig(func(c *enhanced.EnhancedConfig) { c.QueueTimeout = 500 * time.Millisecond }))
 		lock := acquire(t, b, userRequest("holder", "."))
-		w := enqueue(t, b, userRequest("late", "."))
-		_, err := w.result(t)
+		_, err := b.AcquireLock(t.Context(), userRequest("late", "."))
 		require.ErrorIs(t, err, enhanced.ErrTimeout)
 		require.ErrorContains(t, err, "user late waited too long for")
 		require.ErrorContains(t, err, "as number 1 of 1 in the queue")

@@ -161,7 +161,7 @@ func testSetsReserve(t *testing.T, newBackend NewBackend) {
 		}
 		Eventually(t, "the stream flows", func() bool { return passed.Load() > 100 })
 		// Those who hold a resource release it at once, so that it can't take long.
-		ctx, cancel := context.WithTimeout(t.Context(), after+10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), after+patience)
 		defer cancel()
 		came := time.Now()
 		locks, err := sets(b).AcquireAll(ctx, setOf(ofPull(5), paths...), true)

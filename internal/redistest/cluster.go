@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,10 +31,10 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 	tb.Helper()
 	c := &Cluster{tb: tb, primaries: primaries}
 	args := options.Args
+	options.cluster = true
 	for range primaries * (1 + replicasEach) {
 		options.Args = append([]string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", options.deadAfter(),
-			"--cluster-port", strconv.Itoa(FreePort(tb)),
 			// A replica is listed among a slot's nodes once it has received anything,
 			// which without writes is its primary's first ping, by default after 10s.
 			"--repl-ping-replica-period", "1",
@@ -68,9 +69,34 @@ func StartCluster(tb testing.TB, primaries, replicasEach int, options Options) *
 		eventually(ctx, tb, "replicate", func() bool { return client.ClusterReplicate(ctx, primary).Err() == nil })
 	}
 	c.await(ctx, replicasEach)
-	c.configure(ctx, "cluster-node-timeout", options.deadAfter())
+	// On a busy machine one may have been taken for dead, which it stays for twice
+	// the time in force: then they go on with the short one. And nobody else would
+	// let a replica take over now.
+	clients := make([]*redis.Client, len(c.Nodes))
+	for i, node := range c.Nodes {
+		clients[i] = node.Client()
+	}
+	for c.configure(ctx, "cluster-node-timeout", options.deadAfter()); !sound(ctx, clients); {
+		c.configure(ctx, "cluster-node-timeout", "1000")
+		eventually(ctx, tb, "all nodes answer each other", func() bool { return sound(ctx, clients) })
+		c.configure(ctx, "cluster-node-timeout", options.deadAfter())
+	}
 	c.configure(ctx, "cluster-replica-no-failover", "no")
 	return c
+}
+
+// takenForDead is what a node says of another that it takes for dead, or suspects.
+var takenForDead = regexp.MustCompile(`\bfail\b`)
+
+// sound says whether no node of a cluster takes another for dead.
+func sound(ctx context.Context, nodes []*redis.Client) bool {
+	for _, node := range nodes {
+		known, err := node.ClusterNodes(ctx).Result()
+		if err != nil || takenForDead.MatchString(known) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Cluster) configure(ctx context.Context, parameter, value string) {

@@ -75,6 +75,11 @@ func startSentinel(tb testing.TB, primary *Server, addr string, options Options)
 
 func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 	tb.Helper()
+	return startAny(tb, func() *Server { return newSentinel(tb, host, port, options) })
+}
+
+func newSentinel(tb testing.TB, host, port string, options Options) *Server {
+	tb.Helper()
 	s := newServer(tb, Options{Secure: options.Secure.open(), Env: options.Env})
 	config := filepath.Join(s.Dir, "sentinel.conf")
 	text := fmt.Sprintf("bind 127.0.0.1\ndir %s\nlogfile server.log\n"+
@@ -91,8 +96,6 @@ func runSentinel(tb testing.TB, host, port string, options Options) *Server {
 	}
 	require.NoError(tb, os.WriteFile(config, []byte(text), 0o600))
 	s.command = append([]string{config, "--sentinel"}, s.options.Secure.serverArgs(s.port())...)
-	tb.Cleanup(s.Kill)
-	require.NoError(tb, s.Run())
 	return s
 }
 

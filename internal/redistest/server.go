@@ -24,7 +24,7 @@ import (
 const BinaryVariable = "ATLANTIS_LOCKS_TEST_REDIS_SERVER"
 
 // startTime bounds how long a server may take to answer.
-const startTime = 20 * time.Second
+const startTime = time.Minute
 
 // Options say how servers are started. The zero value is a server that keeps
 // nothing on disk and lets everybody in.
@@ -41,6 +41,9 @@ type Options struct {
 	// SentinelUsers, when set, makes the sentinels ask for a user and a password
 	// too: the administrator's, or those of these lines of an ACL file.
 	SentinelUsers []string
+
+	// cluster has the server find a port for a cluster's bus.
+	cluster bool
 }
 
 // deadAfter is DeadAfter in milliseconds.
@@ -67,9 +70,7 @@ type Server struct {
 // Start starts a server.
 func Start(tb testing.TB, options Options) *Server {
 	tb.Helper()
-	// Between finding a free port and the server's using it another process can
-	// take it, so that is tried again.
-	for attempt := 1; ; attempt++ {
+	return startAny(tb, func() *Server {
 		s := newServer(tb, options)
 		s.command = append([]string{
 			"--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", "server.log",
@@ -77,6 +78,20 @@ func Start(tb testing.TB, options Options) *Server {
 			"--repl-diskless-sync-delay", "0",
 		}, options.Args...)
 		s.command = append(s.command, options.Secure.serverArgs(s.port())...)
+		if options.cluster {
+			s.command = append(s.command, "--cluster-port", strconv.Itoa(FreePort(tb)))
+		}
+		return s
+	})
+}
+
+// startAny starts a server on ports that are free. Between finding one and the
+// server's using it another process can take it, so that is tried again, with
+// other ports.
+func startAny(tb testing.TB, newOne func() *Server) *Server {
+	tb.Helper()
+	for attempt := 1; ; attempt++ {
+		s := newOne()
 		err := s.Run()
 		if err == nil {
 			tb.Cleanup(s.Kill)
