@@ -43,13 +43,14 @@ try('LRANGE', list, 0, -1)
 try('LREM', list, 0, 'a')
 try('RPOP', list)
 try('LTRIM', list, 1, 0)
+if #KEYS > 4 then
+  try('EXISTS', unpack(KEYS, 5))
+  try('MGET', unpack(KEYS, 5))
+  try('MSET', KEYS[5], '')
+end
 for i = 5, #KEYS do
-  local text = KEYS[i]
-  try('EXISTS', text)
-  try('GET', text)
-  try('SET', text, '')
-  try('MGET', text)
-  try('MSET', text, '')
+  try('GET', KEYS[i])
+  try('SET', KEYS[i], '')
 end
 redis.call('DEL', unpack(KEYS))
 return problem or { 'fit' }
