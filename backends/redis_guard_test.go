@@ -82,18 +82,18 @@ func TestRedisCircuitBreaker(t *testing.T) {
 
 			// A call is answered at once, and knows that nothing was done, but for
 			// the one in each period that tries.
-			asked, quickest := 0, time.Hour // one of them may meet a pause of the machine
+			asked, soonest := 0, time.Hour // a busy machine is late at times
 			for start := time.Now(); time.Since(start) < 3*open; {
 				last := time.Now()
 				if err := try(); !errors.Is(err, timeout.ErrOpen) {
 					asked++
 				} else {
 					require.NotErrorIs(t, err, enhanced.ErrOutcomeUnknown)
-					quickest = min(quickest, time.Since(last))
+					soonest = min(soonest, time.Since(last))
 				}
 			}
-			require.Less(t, quickest, 90*time.Millisecond)
 			require.LessOrEqual(t, asked, 4)
+			require.Less(t, soonest, 90*time.Millisecond)
 
 			fault.heal(t, server)
 			backendtest.Eventually(t, "the circuit closes", func() bool {
@@ -182,7 +182,7 @@ func TestRedisAdaptiveTimeout(t *testing.T) {
 	require.ErrorIs(t, err, enhanced.ErrBackend)
 	require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
 	require.ErrorContains(t, err, "which is long for the script common")
-	require.Less(t, time.Since(start), 15*time.Second, "the client's own limit is 20s")
+	require.Less(t, time.Since(start), 5*time.Second)
 	// A caller with less time is told that its own has run out.
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()

@@ -46,10 +46,10 @@ func forgotten(t *testing.T, server *redistest.Server, client *redis.Client) err
 	}
 	admin := server.Client()
 	ctx, cancel := context.WithCancel(t.Context())
-	flushed := make(chan int)
+	var flushed atomic.Int64
+	ended := make(chan struct{})
 	go func() {
-		n := 0
-		defer func() { flushed <- n }()
+		defer close(ended)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -58,13 +58,13 @@ func forgotten(t *testing.T, server *redistest.Server, client *redis.Client) err
 				return
 			case <-tick.C:
 				if admin.ScriptFlush(context.WithoutCancel(ctx)).Err() == nil {
-					n++
+					flushed.Add(1)
 				}
 			}
 		}
 	}()
 	var problem error
-	for start := time.Now(); time.Since(start) < time.Second && problem == nil; {
+	for start := time.Now(); (time.Since(start) < time.Second || flushed.Load() <= 20) && problem == nil; {
 		lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 		if err == nil {
 			err = b.ReleaseLock(t.Context(), lock.ID)
@@ -72,9 +72,7 @@ func forgotten(t *testing.T, server *redistest.Server, client *redis.Client) err
 		problem = err
 	}
 	cancel()
-	if n := <-flushed; problem == nil {
-		require.Greater(t, n, 20, "scripts were not forgotten often; the run is void")
-	}
+	<-ended
 	return problem
 }
 

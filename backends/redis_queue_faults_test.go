@@ -89,7 +89,11 @@ func TestRedisQueueAliveOutOfMemory(t *testing.T) {
 func TestRedisQueueListenHonoursContexts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	b := openRedis(t, server.Client(), queueOn())
+	options := server.Options()
+	options.ReadTimeout = 10 * serverPatience // nothing else ends a call
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	b := openRedis(t, client, queueOn())
 	_, _, err := b.TryAcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
 	server.Signal(redistest.Stop)
@@ -107,7 +111,7 @@ func TestRedisQueueListenHonoursContexts(t *testing.T) {
 		select {
 		case err := <-answers:
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-		case <-time.After(2 * time.Second):
+		case <-time.After(serverPatience):
 			require.Fail(t, "a call outlives its context")
 		}
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // handleLease is that of the handles of these tests.
-const handleLease = 1500 * time.Millisecond
+const handleLease = 3 * time.Second
 
 func handleRequest(user string) *enhanced.EnhancedLockRequest {
 	return &enhanced.EnhancedLockRequest{

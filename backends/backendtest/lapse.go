@@ -149,10 +149,9 @@ func testLapseEnds(t *testing.T, newBackend NewBackend) {
 	t.Run("the first one in the queue gets it at the end", func(t *testing.T) {
 		config := queueConfig(func(c *enhanced.EnhancedConfig) { c.UncleanReleaseDelay = shortDelay })
 		b := newBackend(t, config)
-		lock := acquire(t, b, leased(userRequest("ann", "."), time.Hour))
+		lock := acquire(t, b, leased(userRequest("ann", "."), 3*time.Second))
 		first := enqueue(t, b, userRequest("bob", "."))
 		second := enqueue(t, b, userRequest("cid", "."))
-		lock = endSoon(t, b, lock)
 		next := first.requireGranted(t)
 		requireAfter(t, next, lock, shortDelay)
 		second.requireWaits(t)

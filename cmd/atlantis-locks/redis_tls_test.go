@@ -67,5 +67,5 @@ func TestRedisTLSDialEnds(t *testing.T) {
 	start := time.Now()
 	_, err = redisTLS{}.dialer(50*time.Millisecond)(t.Context(), "tcp", listener.Addr().String())
 	require.Error(t, err)
-	require.Less(t, time.Since(start), 5*time.Second)
+	require.Less(t, time.Since(start), time.Minute)
 }

@@ -110,11 +110,11 @@ func cmdUseServer(ts *testscript.TestScript, neg bool, args []string) {
 	})))
 }
 
-// poll calls get until it succeeds, for at most 20 seconds.
+// poll calls get until it succeeds, for at most a minute.
 func poll(ts *testscript.TestScript, get func() (string, bool)) string {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		if value, ok := get(); ok {
 			return value
