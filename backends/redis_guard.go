@@ -48,6 +48,8 @@ func newAdaptive(config *enhanced.EnhancedConfig) *timeout.AdaptiveTimeoutManage
 // no connection to spare, is no failure of it.
 func judge(err error) timeout.Verdict {
 	switch {
+	case errors.Is(err, errHurried):
+		return timeout.VerdictNone
 	case !isNetwork(err):
 		return timeout.VerdictAlive
 	case errors.Is(err, enhanced.ErrOutcomeUnknown), errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrClosed):
@@ -72,6 +74,28 @@ func (p *pipeline) guarded(fn func() error) error {
 	})
 	if !asked {
 		return &unsentError{err}
+	}
+	return err
+}
+
+// errHurried stands for an error of a caller that did not wait for the server.
+var errHurried = errors.New("the caller did not wait")
+
+// guardedScan is guarded for what is bound to a caller's context.
+func (b *RedisBackend) guardedScan(ctx context.Context, node redis.Cmdable, scan func() error) error {
+	client, ok := node.(*redis.Client)
+	if !ok {
+		return scan()
+	}
+	var answer error
+	err := b.pipeline(client).guarded(func() error {
+		if answer = scan(); answer != nil && ctx.Err() != nil {
+			return errHurried
+		}
+		return answer
+	})
+	if errors.Is(err, errHurried) {
+		return answer
 	}
 	return err
 }

@@ -79,6 +79,10 @@ func TestRedisCircuitBreaker(t *testing.T) {
 			})
 			require.GreaterOrEqual(t, failures, 2)
 			require.Equal(t, 1, openCircuits(t, b))
+			backendtest.Eventually(t, "a list is not tried either", func() bool {
+				_, err := b.ListLocks(t.Context())
+				return errors.Is(err, timeout.ErrOpen)
+			})
 
 			// A call is answered at once, and knows that nothing was done, but for
 			// the one in each period that tries.

@@ -24,15 +24,18 @@ const redisListPage = 500
 
 // scanKeys returns the keys of one server that match a pattern. It never uses
 // KEYS, which holds up the server.
-func scanKeys(ctx context.Context, node redis.Cmdable, pattern string) ([]string, error) {
+func (b *RedisBackend) scanKeys(ctx context.Context, node redis.Cmdable, pattern string) ([]string, error) {
 	var keys []string
 	for cursor := uint64(0); ; {
-		page, next, err := node.Scan(ctx, cursor, pattern, scanPage).Result()
+		err := b.guardedScan(ctx, node, func() error {
+			page, next, err := node.Scan(ctx, cursor, pattern, scanPage).Result()
+			keys, cursor = append(keys, page...), next
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, page...)
-		if cursor = next; cursor == 0 {
+		if cursor == 0 {
 			slices.Sort(keys)
 			return slices.Compact(keys), nil // SCAN can answer a key twice
 		}
@@ -61,7 +64,7 @@ func (b *RedisBackend) scanAll(ctx context.Context, pattern string) ([]string, e
 	var mu sync.Mutex
 	var all []string
 	err := b.eachPrimary(ctx, func(ctx context.Context, node redis.Cmdable) error {
-		keys, err := scanKeys(ctx, node, pattern)
+		keys, err := b.scanKeys(ctx, node, pattern)
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, keys...)

@@ -144,7 +144,7 @@ func (b *RedisBackend) stockValues(ctx context.Context, repository string) ([]st
 	if repository != "" {
 		pattern = stockPrefix + globEscaped(repository) + "/*"
 	}
-	keys, err := scanKeys(ctx, b.client, pattern)
+	keys, err := b.scanKeys(ctx, b.client, pattern)
 	if err != nil {
 		return nil, err
 	}
