@@ -45,7 +45,8 @@ type member struct {
 	// stripes have shadow operations on one resource follow each other.
 	stripes     [64]sync.Mutex
 	differences differences
-	orphans     map[string]time.Time // see reconcileLegacy
+	orphans     map[string]time.Time // see releaseOrphans
+	orphansOf   int64                // the epoch of their first look
 	beat        time.Time
 }
 

@@ -22,7 +22,7 @@ func (m *member) reconcile(ctx context.Context, fleet *Fleet) error {
 	case fleet.First():
 		var err error
 		if to != ModeFull {
-			err = m.reconcileLegacy(ctx, false)
+			err = m.reconcileLegacy(ctx, fleet.Epoch, false)
 		}
 		if to != ModeOff {
 			err = errors.Join(err, m.reconcileStore(ctx, false))
@@ -31,7 +31,7 @@ func (m *member) reconcile(ctx context.Context, fleet *Fleet) error {
 	case from == ModeFull && to == ModeFull, from != ModeFull && to == ModeOff:
 		return nil
 	case from == ModeFull:
-		return m.reconcileLegacy(ctx, true)
+		return m.reconcileLegacy(ctx, fleet.Epoch, true)
 	default:
 		return m.reconcileStore(ctx, true)
 	}
@@ -212,7 +212,7 @@ func (m *member) mirrored() bool { return m.adapter.state.Load().config.Preserve
 
 // reconcileLegacy has the legacy database hold the store's locks of pull requests
 // and, when it releases, no other lock.
-func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
+func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool) error {
 	a := m.adapter
 	locks, err := m.listLegacy()
 	if err != nil {
@@ -228,19 +228,17 @@ func (m *member) reconcileLegacy(ctx context.Context, releases bool) error {
 			held[lock.Resource] = lock
 		}
 	}
-	var problems []error
-	before := m.orphans
-	m.orphans = make(map[string]time.Time)
+	var orphans []models.ProjectLock
 	for _, lock := range locks {
-		resource := ProjectResource(lock.Project, lock.Workspace)
-		if holder := held[resource]; releases && holder == nil || releases && ownerOf(holder).Number != lock.Pull.Num {
-			problems = append(problems, m.releaseOrphan(resource, lock, before))
+		holder := held[ProjectResource(lock.Project, lock.Workspace)]
+		if releases && (holder == nil || ownerOf(holder).Number != lock.Pull.Num) {
+			orphans = append(orphans, lock)
 		}
 	}
-	if err := errors.Join(problems...); err != nil {
+	if err := m.releaseOrphans(epoch, orphans); err != nil {
 		return err
 	}
-	m.orphans = nil
+	var problems []error
 	for _, lock := range locks {
 		resource := ProjectResource(lock.Project, lock.Workspace)
 		if holder := held[resource]; holder != nil && ownerOf(holder).Number == lock.Pull.Num && holder.State != LockStatePending {
@@ -298,23 +296,43 @@ func (m *member) heldInStore(ctx context.Context, lock *EnhancedLock) (*Enhanced
 	return held, err
 }
 
-// releaseOrphan releases a lock of the legacy database that the store does not
-// hold. An operation that is under way elsewhere has such a lock for a moment: so it
-// must be seen at each look for longer than an operation takes, and be the same: one
+// releaseOrphans releases locks of the legacy database that the store does not hold,
+// if they are from before the switch. An operation that is under way has such a lock
+// for a moment. It needs the grants of both databases, so what comes after the first
+// look comes to its end by itself; what was there at the first look may have been
+// under way, so it must stay for longer than an operation takes, and be the same: one
 // that was released and taken again has another time.
-func (m *member) releaseOrphan(resource ResourceIdentifier, lock models.ProjectLock, before map[string]time.Time) error {
-	key := keysOf([]models.ProjectLock{lock})[0] + lock.Time.UTC().Format(time.RFC3339Nano)
-	since, seen := before[key]
-	if !seen {
-		since = time.Now()
+func (m *member) releaseOrphans(epoch int64, orphans []models.ProjectLock) error {
+	before, first := m.orphans, m.orphansOf != epoch
+	m.orphans, m.orphansOf = make(map[string]time.Time), epoch
+	var problems []error
+	for _, lock := range orphans {
+		key := keysOf([]models.ProjectLock{lock})[0] + lock.Time.UTC().Format(time.RFC3339Nano)
+		since, seen := before[key]
+		if first {
+			since = time.Now()
+		} else if !seen {
+			continue
+		}
+		m.orphans[key] = since
+		var err error
+		if time.Since(since) <= 2*m.adapter.state.Load().config.OperationTimeout {
+			err = fmt.Errorf("%s: the legacy database says %s, the store does not; that may be a lock that is being taken, and is looked at again",
+				ProjectResource(lock.Project, lock.Workspace), heldBy(&lock))
+		} else {
+			err = m.releaseOrphan(lock)
+		}
+		problems = append(problems, err)
 	}
-	m.orphans[key] = since
-	if time.Since(since) <= 2*m.adapter.state.Load().config.OperationTimeout {
-		return fmt.Errorf("%s: the legacy database says %s, the store %s; that may be a lock that is being taken, and is looked at again",
-			resource, heldBy(&lock), nobody)
+	return errors.Join(problems...)
+}
+
+func (m *member) releaseOrphan(lock models.ProjectLock) error {
+	released, err := m.adapter.legacy.UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
+	if err != nil || released == nil {
+		return err
 	}
-	_, err := m.adapter.legacy.UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
-	return err
+	return m.afterRelease(*released)
 }
 
 // copyToLegacy says whether it had to take the lock.
