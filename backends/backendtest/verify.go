@@ -13,6 +13,15 @@ import (
 
 // testVerify is for backends that can verify what they have stored.
 func testVerify(t *testing.T, newBackend NewBackend) {
+	t.Run("who finds nothing leaves nothing", func(t *testing.T) {
+		b := newBackend(t, nil)
+		freed, err := b.ReleaseByPull(t.Context(), "org/never", 7, enhanced.SystemAtlantis)
+		require.NoError(t, err)
+		require.Empty(t, freed)
+		require.ErrorIs(t, b.ReleaseLock(t.Context(), enhanced.FormatLockID("org/never", 7)), enhanced.ErrLockNotFound)
+		RequireSound(t, b)
+	})
+
 	t.Run("clean after any run of operations", func(t *testing.T) {
 		for _, preserve := range []bool{true, false} {
 			config := enhanced.DefaultConfig()
