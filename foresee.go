@@ -51,7 +51,10 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	}
 	holder, err := m.holderOf(ctx, r.Resource)
 	if err == nil && holder == nil {
-		holder, err = m.reservationOf(ctx, r.Resource)
+		var kept *Reservation
+		if kept, err = m.reservationOf(ctx, r.Resource); kept != nil {
+			holder = kept.Lock
+		}
 	}
 	if err != nil || holder != nil && !isPendingFor(holder, r) {
 		return Foreseen{Lock: holder, Err: err}

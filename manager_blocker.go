@@ -18,6 +18,9 @@ const (
 	// BlockedByReservation: a pull request has given it back to plan again, and it
 	// is kept for it.
 	BlockedByReservation = "reservation"
+	// BlockedByDelay: a lease has ended without a release, and the resource stays
+	// closed to others for EnhancedConfig.UncleanReleaseDelay.
+	BlockedByDelay = "delay"
 	// BlockedBySet: nobody has it. Who is first in its queue waits for other
 	// resources, too, and gets all of them together.
 	BlockedBySet = "set"
@@ -30,7 +33,7 @@ type Blocker struct {
 	// Owner is whose it is, in an owner's text form.
 	Owner string
 	// Until is when that ends by itself, by the store's clock: a lease, the time to
-	// claim a grant, a reservation. Nil where nothing ends it but its owner.
+	// claim a grant, a reservation, the delay. Nil where nothing ends it but its owner.
 	Until *time.Time
 	// Note is what the owner of a lock or a claim wants others to know.
 	Note string
@@ -46,13 +49,24 @@ type Place struct {
 	Blocker *Blocker
 }
 
+// Reservation is for whom a resource that nobody holds is kept.
+type Reservation struct {
+	// Lock is the lock that its owner had, as refusals show it: without an ID, in
+	// [LockStatePending].
+	Lock *EnhancedLock
+	// Until is the latest time until which it is kept, by the store's clock.
+	Until time.Time
+	// Delay says that it is kept since a lease has ended without a release, and not
+	// for a pull request that plans again.
+	Delay bool
+}
+
 // ReservationReader is a backend that tells for whom a free resource is kept.
 type ReservationReader interface {
-	// LookupReservation returns the lock that a pull request has given back to plan
-	// again, if it is kept for it: without an ID, in [LockStatePending], and with the
-	// latest time until which it is kept as ExpiresAt. LOCK_NOT_FOUND where there is
-	// none. It changes nothing.
-	LookupReservation(ctx context.Context, resource ResourceIdentifier) (*EnhancedLock, error)
+	// LookupReservation returns for whom a resource is kept, LOCK_NOT_FOUND where it
+	// is for nobody. A lease that has ended and that nobody has settled yet leaves
+	// none so far. It changes nothing.
+	LookupReservation(ctx context.Context, resource ResourceIdentifier) (*Reservation, error)
 }
 
 // FindPlace says where an owner stands in the queue of a project, and what those
@@ -73,19 +87,24 @@ func (m *EnhancedLockManager) FindPlace(ctx context.Context, project models.Proj
 // findBlocker returns what keeps the waiters from a resource, nil for nothing.
 func (m *EnhancedLockManager) findBlocker(ctx context.Context, resource ResourceIdentifier, waiters []*EnhancedLockRequest) (*Blocker, error) {
 	lock, err := m.repeat.lookupLock(ctx, m.backend, resource)
-	kind := BlockedByLock
-	if errors.Is(err, ErrLockNotFound) {
-		lock, err = m.reservationOf(ctx, resource)
-		kind = BlockedByReservation
-	}
 	switch {
-	case err != nil:
-		return nil, err
-	case lock != nil:
-		if kind == BlockedByLock && lock.State == LockStatePending {
+	case err == nil:
+		kind := BlockedByLock
+		if lock.State == LockStatePending {
 			kind = BlockedByClaim
 		}
 		return &Blocker{Kind: kind, Owner: lock.Owner, Until: lock.ExpiresAt, Note: lock.Metadata[MetadataNote]}, nil
+	case !errors.Is(err, ErrLockNotFound):
+		return nil, err
+	}
+	kept, err := m.reservationOf(ctx, resource)
+	switch {
+	case err != nil:
+		return nil, err
+	case kept != nil && kept.Delay:
+		return &Blocker{Kind: BlockedByDelay, Owner: kept.Lock.Owner, Until: &kept.Until}, nil
+	case kept != nil:
+		return &Blocker{Kind: BlockedByReservation, Owner: kept.Lock.Owner, Until: &kept.Until}, nil
 	case len(waiters) == 0:
 		return nil, nil
 	}
@@ -94,16 +113,16 @@ func (m *EnhancedLockManager) findBlocker(ctx context.Context, resource Resource
 }
 
 // reservationOf returns for whom a free resource is kept, nil for nobody.
-func (m *EnhancedLockManager) reservationOf(ctx context.Context, resource ResourceIdentifier) (*EnhancedLock, error) {
+func (m *EnhancedLockManager) reservationOf(ctx context.Context, resource ResourceIdentifier) (*Reservation, error) {
 	reader, can := m.backend.(ReservationReader)
 	if !can {
 		return nil, nil
 	}
-	lock, err := repeated(ctx, &m.repeat, mayPass, func(ctx context.Context) (*EnhancedLock, error) {
+	kept, err := repeated(ctx, &m.repeat, mayPass, func(ctx context.Context) (*Reservation, error) {
 		return reader.LookupReservation(ctx, resource)
 	})
 	if errors.Is(err, ErrLockNotFound) {
 		return nil, nil
 	}
-	return lock, err
+	return kept, err
 }

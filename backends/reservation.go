@@ -17,29 +17,29 @@ var (
 
 // LookupReservation returns for whom a resource is kept. See
 // [enhanced.ReservationReader].
-func (b *BoltBackend) LookupReservation(ctx context.Context, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+func (b *BoltBackend) LookupReservation(ctx context.Context, resource enhanced.ResourceIdentifier) (*enhanced.Reservation, error) {
 	resource = resource.Normalized()
 	if err := resource.Validate(); err != nil {
 		return nil, err
 	}
-	var lock *enhanced.EnhancedLock
+	var kept *enhanced.Reservation
 	err := b.viewNow(ctx, "look up the reservation of "+resource.String(), func(tx *bbolt.Tx, now int64) error {
 		r := b.repository(tx, resource.Namespace, now)
 		f := r.inspect(resource)
-		if f.status != reserved || !b.config.Load().EnablePriorityQueue {
+		if f.status != reserved || !f.isLapse() && !b.config.Load().EnablePriorityQueue {
 			return enhanced.NewNotFoundError(resource)
 		}
-		lock = f.lock()
-		until := time.UnixMicro(r.reservationEnd(r.reservationOf(resource.Key())))
-		lock.ExpiresAt = &until
+		kept = &enhanced.Reservation{
+			Lock: f.lock(), Until: time.UnixMicro(r.reservationEnd(r.reservationOf(resource.Key()))), Delay: f.isLapse(),
+		}
 		return nil
 	})
-	return lock, err
+	return kept, err
 }
 
 // LookupReservation returns for whom a resource is kept. See
 // [enhanced.ReservationReader].
-func (b *RedisBackend) LookupReservation(ctx context.Context, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+func (b *RedisBackend) LookupReservation(ctx context.Context, resource enhanced.ResourceIdentifier) (*enhanced.Reservation, error) {
 	resource = resource.Normalized()
 	if err := resource.Validate(); err != nil {
 		return nil, err
@@ -52,12 +52,12 @@ func (b *RedisBackend) LookupReservation(ctx context.Context, resource enhanced.
 		return nil, err
 	case len(reply) != 3:
 		return nil, enhanced.NewBackendError(operation, fmt.Errorf("script reserved answered %d parts", len(reply)))
-	case reply[1] == "" || !b.config.Load().EnablePriorityQueue:
+	case reply[1] == "":
 		return nil, enhanced.NewNotFoundError(resource)
 	}
 	kept, err := decodeRedisReservation(reply[1])
-	if err != nil {
-		return nil, enhanced.NewNotFoundError(resource) // it protects a run, and nobody's lock
+	if err != nil || !kept.isLapse() && !b.config.Load().EnablePriorityQueue {
+		return nil, enhanced.NewNotFoundError(resource) // what can't be read protects a run, and nobody's lock
 	}
 	now, until := int64(0), kept.until
 	if err := parseNumbers(reply[:1], &now); err != nil {
@@ -74,8 +74,10 @@ func (b *RedisBackend) LookupReservation(ctx context.Context, resource enhanced.
 	if err != nil {
 		return nil, err
 	}
-	lock.ID, lock.State = "", enhanced.LockStatePending
 	ends := time.UnixMicro(until)
-	lock.ExpiresAt = &ends
-	return lock, nil
+	lock.ID, lock.State = "", enhanced.LockStatePending
+	if kept.isLapse() {
+		lock.ExpiresAt = &ends
+	}
+	return &enhanced.Reservation{Lock: lock, Until: ends, Delay: kept.isLapse()}, nil
 }

@@ -44,6 +44,21 @@ func requireReservedFor(t *testing.T, b enhanced.Backend, request *enhanced.Enha
 	require.Equal(t, lock.ExpiresAt.Add(delay), *holder.ExpiresAt)
 }
 
+// requireLapseForeseen checks what a manager says of a lapse, with the queue off: who
+// can take the lock, and what keeps the others from it, until when.
+func requireLapseForeseen(t *testing.T, b enhanced.Backend, own *enhanced.EnhancedLockRequest, lock *enhanced.EnhancedLock) {
+	t.Helper()
+	m := enhanced.NewEnhancedLockManager(b, delayed(longDelay), nil)
+	foreseen := m.Foresee(t.Context(), []*enhanced.EnhancedLockRequest{userRequest("bob", "."), own})
+	require.False(t, foreseen[0].Acquired)
+	require.ErrorContains(t, enhanced.NewHeldError(lock.Resource, foreseen[0].Lock), "since its lease ended without a release")
+	require.True(t, foreseen[1].Acquired)
+	place, err := m.FindPlace(t.Context(), lock.Resource.Project(), lock.Resource.Workspace, enhanced.UserOwner("bob"))
+	require.NoError(t, err)
+	until := lock.ExpiresAt.Add(longDelay)
+	require.Equal(t, &enhanced.Blocker{Kind: enhanced.BlockedByDelay, Owner: lock.Owner, Until: &until}, place.Blocker)
+}
+
 // requireAfter checks that a lock was granted after the delay of another's lapse, by
 // the store's clock.
 func requireAfter(t *testing.T, lock, before *enhanced.EnhancedLock, delay time.Duration) {
@@ -78,6 +93,7 @@ func testLapseCloses(t *testing.T, newBackend NewBackend) {
 			_, err = sets(b).AcquireAll(t.Context(), setOf(ofUser("bob"), "free", "."), false)
 			require.ErrorIs(t, err, enhanced.ErrLockExists)
 			requireVerified(t, b)
+			requireLapseForeseen(t, b, asks("."), lock)
 
 			requireNoLock(t, b, resource("."))
 			locks, err := b.ListLocks(t.Context())

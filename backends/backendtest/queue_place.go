@@ -71,6 +71,7 @@ func testPlace(t *testing.T, newBackend NewBackend) {
 		require.NoError(t, err)
 		require.Len(t, again.Records, len(page.Records), "to look changes nothing")
 		requireForeseen(t, a, 7, ".")
+		require.NotContains(t, enhanced.NewHeldError(resource("."), foreseen(t, m, 7, ".").Lock).Error(), "lease ended")
 		requireGets(t, a, 5, "other") // its run goes on: half a minute from here
 		kept = place(t, m, 6, ".")
 		require.Equal(t, enhanced.BlockedByReservation, kept.Blocker.Kind)

@@ -109,6 +109,8 @@ func blockerText(b *api.Blocker) string {
 		return fmt.Sprintf("granted to %s, which has until %s to take it", who, until)
 	case enhanced.BlockedByReservation:
 		return fmt.Sprintf("kept for %s, which plans again, until %s", who, until)
+	case enhanced.BlockedByDelay:
+		return fmt.Sprintf("kept for %s until %s, since its lease ended without a release", who, until)
 	case enhanced.BlockedBySet:
 		return "behind a set of locks that " + who + " waits for"
 	}

@@ -75,10 +75,10 @@ type Position struct {
 
 // Blocker is what keeps those who wait for a lock from it.
 type Blocker struct {
-	Kind    string     `json:"kind" enum:"lock,claim,reservation,set" doc:"lock: somebody holds it. claim: it was granted to a pull request that has not taken it yet. reservation: it is kept for a pull request that plans again. set: who is first in the queue waits for other locks, too, and gets all of them together." example:"lock"`
+	Kind    string     `json:"kind" enum:"lock,claim,reservation,delay,set" doc:"lock: somebody holds it. claim: it was granted to a pull request that has not taken it yet. reservation: it is kept for a pull request that plans again. delay: its lease ended without a release, and it stays closed for a while. set: who is first in the queue waits for other locks, too, and gets all of them together." example:"lock"`
 	Owner   Owner      `json:"owner" doc:"Whose that is."`
 	OwnerID string     `json:"owner_id" doc:"The owner in one text." example:"user:alice"`
-	Until   *time.Time `json:"until" doc:"When it ends by itself, by the store's clock: a lease, the time to take a grant, a reservation; null where nothing but its owner ends it."`
+	Until   *time.Time `json:"until" doc:"When it ends by itself, by the store's clock: a lease, the time to take a grant, a reservation, the delay; null where nothing but its owner ends it."`
 	Note    string     `json:"note" doc:"What the holder wants others to know."`
 }
 
