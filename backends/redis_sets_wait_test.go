@@ -3,6 +3,7 @@ package backends_test
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +193,7 @@ func TestRedisSetsWaitBesideStock(t *testing.T) {
 func TestRedisSetsMinReplicasAck(t *testing.T) {
 	t.Parallel()
 	client := redistest.StartSentinel(t, redistest.Options{}).Client()
+	client.AddHook(patientReplicas(new(atomic.Bool)))
 	config := queueOn()
 	config.RedisMinReplicasAck = 1
 	b := openRedis(t, client, config)

@@ -6,8 +6,8 @@
 --       again; twice the state for a resource that stock does not know
 -- ARGV  1 repository, empty when only its tag is known
 --       2 LogMaxRecords  3 LogMaxAge, QueueClaimTimeout (0 with the queue off),
---       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and SetReserveAfter in
---       microseconds, with spaces between
+--       DetachedQueueTimeout, ReplanWindow, TombstoneTTL, UncleanReleaseDelay and
+--       SetReserveAfter in microseconds, with spaces between
 --       4 PUBLISH or SPUBLISH  5 channel of the repository's readers
 --       6 channel that tells of new repositories
 --       the script's own from 7 on
@@ -82,8 +82,8 @@ end
 -- prepare is called before the first write. It checks the types of the keys
 -- that are written: the index of owners, with lease the deadlines, with ending
 -- the list of what to forget. Where somebody waits, a hand-over can be part of any
--- step, and has a lease of its own; where sets do, so can the end of a lock. When frees is set the step works on a server that
--- has no memory left.
+-- step, and has a lease of its own; where sets do, so can the end of a lock. When frees
+-- is set the step works on a server that has no memory left.
 local function prepare(frees, lease, ending)
   if S.ready then return end
   S.ready, S.frees = true, frees
