@@ -59,8 +59,9 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	for _, lock := range stored {
 		owner := ownerOf(lock)
 		number, held := wanted[lock.Resource]
-		there[lock.Resource] = held && owner.Kind == OwnerPull && number == owner.Number
-		if !releases || there[lock.Resource] || lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull {
+		same := held && owner.Kind == OwnerPull && number == owner.Number
+		there[lock.Resource] = same && lock.State != LockStatePending // else it is to be claimed
+		if !releases || same || lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull {
 			continue
 		}
 		if err := m.releaseStale(ctx, lock); err != nil {
@@ -185,7 +186,7 @@ func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) (*Enh
 		// What has come since the store was listed the store has, too. Looked for
 		// in the other order, a copy would be found as the lock itself.
 		held, err := m.adapter.store.repeat.lookupLock(ctx, m.adapter.backend, resource)
-		if err == nil && ownerOf(held).Kind == OwnerPull && ownerOf(held).Number == lock.Pull.Num {
+		if err == nil && held.State != LockStatePending && ownerOf(held).Kind == OwnerPull && ownerOf(held).Number == lock.Pull.Num {
 			return nil, nil
 		}
 		now, err := m.adapter.legacy.GetLock(lock.Project, lock.Workspace)

@@ -213,3 +213,42 @@ func TestModesFirst(t *testing.T) {
 		})
 	}
 }
+
+// What the store has granted to a pull request that has not taken it yet, and the
+// legacy database says it holds, it then has in both.
+func TestModesFirstClaims(t *testing.T) {
+	t.Parallel()
+	f := modeStores()["two files"](t).start(t, 0)
+	config := f.config("")
+	config.EnablePriorityQueue = true
+	queue := f.newBackend(config)
+	t.Cleanup(func() { require.NoError(t, queue.(interface{ Close() error }).Close()) })
+	ask := func(number int) (*enhanced.EnhancedLock, bool) {
+		lock := lockOf(project, number, "a")
+		held, acquired, err := queue.TryAcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
+			Project: lock.Project, Workspace: lock.Workspace, User: lock.User, Pull: &lock.Pull, Timeout: enhanced.NoTimeout, Detached: true,
+		})
+		require.NoError(t, err)
+		return held, acquired
+	}
+	first, acquired := ask(1)
+	require.True(t, acquired)
+	_, acquired = ask(2)
+	require.False(t, acquired)
+	require.NoError(t, queue.ReleaseLock(t.Context(), first.ID))
+	resource := enhanced.ProjectResource(lockOf(project, 2, "a").Project, "default")
+	granted, err := queue.LookupLock(t.Context(), resource)
+	require.NoError(t, err)
+	require.Equal(t, enhanced.LockStatePending, granted.State)
+	held, _, err := f.legacy.TryLock(lockOf(project, 2, "a"))
+	require.NoError(t, err)
+	require.True(t, held)
+
+	_, err = f.manager.SwitchMode(t.Context(), enhanced.ModeShadow, "user:ops", "first")
+	require.NoError(t, err)
+	f.adapters = append(f.adapters, f.newAdapter(t, "atlantis-0"))
+	f.settle(t)
+	claimed, err := f.backend.LookupLock(t.Context(), resource)
+	require.NoError(t, err)
+	require.Equal(t, enhanced.LockStateAcquired, claimed.State)
+}
