@@ -58,17 +58,19 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 	repository := b.repository(r.Resource.Namespace)
 	if len(r.Metadata) == 0 && b.checked.Load() {
 		text := owner.String()
-		d, err := b.decide(ctx, decision{repository: repository, stock: b.stockKeys(r.Resource), args: []string{
-			"a", r.Resource.Key(), text, indexPrefix(owner), strconv.Itoa(int(r.Priority)), strconv.FormatInt(lease, 10), r.ID, flag, string(payload),
+		key := r.Resource.Key()
+		d, err := b.decide(ctx, decision{repository: repository, stock: b.commonStockKeys(r.Resource), args: []string{
+			strconv.FormatInt(lease, 10), key, r.ID, text, indexPrefix(owner) + "\n" + key,
+			"\n" + flag + "\n" + strconv.Itoa(int(r.Priority)) + "\n", string(payload),
 		}})
 		switch {
 		case errors.Is(err, errElse):
 		case err != nil:
 			return acquisition{}, failure(ctx, "acquire "+r.Resource.String(), true, err)
-		case d.parts[0] == "granted":
+		case d.parts[0] == "g":
 			lock, err := b.granted(r, repository.tag, text, original, d.parts[1], d.micros, d.parts[2])
 			return acquisition{lock: lock, granted: err == nil}, err
-		case d.parts[0] == "held" && !canWait && !detached:
+		case d.parts[0] == "h" && !canWait && !detached:
 			lock, err := b.lockIn(d.parts[1], d.parts[2], r.Resource)
 			return acquisition{lock: lock}, err
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -14,7 +16,7 @@ import (
 
 // maxBatched bounds the decisions of one call of the common script, which takes
 // well under a tenth of a millisecond for each.
-const maxBatched = 64
+const maxBatched = 32
 
 // repository is what steps need to know of a repository.
 type redisRepository struct {
@@ -60,7 +62,7 @@ type decision struct {
 	repository *redisRepository
 	limit      string   // LogMaxRecords
 	args       []string // see the script
-	stock      []string // stock's keys, none on a cluster
+	stock      []string // stock's keys, where there are any
 
 	// What the script has answered.
 	micros string
@@ -73,42 +75,75 @@ type decision struct {
 const (
 	argKind     = 0
 	argResource = 1
-	argRequest  = 6 // of a request
+	argRequest  = 2 // of a request
 )
 
+// release is the kind of a release.
+const release = "r"
+
 func (d *decision) request() string {
-	if d.args[argKind] == "a" {
-		return d.args[argRequest]
+	if d.args[argKind] == release {
+		return ""
 	}
-	return ""
+	return d.args[argRequest]
 }
 
 // batched are the decisions of one call of the script.
 type batched struct {
-	decisions []*decision
-	cmd       *redis.Cmd
+	groups []*group
+	count  int
+	cmd    *redis.Cmd
 }
 
-// join puts a decision to the others of its repository. A resource, and a
-// request, comes once in a call.
-func (d *decision) join(batches []*batched) []*batched {
+// group are those of one repository.
+type group struct {
+	repository *redisRepository
+	decisions  []*decision
+}
+
+// join puts a decision to others that the same call decides: those of its own
+// repository, and where there is one server those of others.
+func (d *decision) join(batches []*batched, apart bool) []*batched {
 	for _, b := range batches {
-		if b.takes(d) {
-			b.decisions = append(b.decisions, d)
+		if (!apart || b.groups[0].repository == d.repository) && b.takes(d) {
+			b.add(d)
 			return batches
 		}
 	}
-	return append(batches, &batched{decisions: []*decision{d}})
+	b := &batched{}
+	b.add(d)
+	return append(batches, b)
 }
 
+func (b *batched) add(d *decision) {
+	b.count++
+	for _, g := range b.groups {
+		if g.repository == d.repository {
+			g.decisions = append(g.decisions, d)
+			return
+		}
+	}
+	b.groups = append(b.groups, &group{repository: d.repository, decisions: []*decision{d}})
+}
+
+// takes reports whether a decision can go with these. A resource, a request, and a
+// key of stock's, which can belong to two resources, comes once in a call.
 func (b *batched) takes(d *decision) bool {
-	first := b.decisions[0]
-	if first.repository != d.repository || first.limit != d.limit || len(b.decisions) >= maxBatched {
+	first := b.groups[0].decisions[0]
+	if b.count >= maxBatched || first.limit != d.limit || len(first.stock) != len(d.stock) {
 		return false
 	}
-	for _, other := range b.decisions {
-		if other.args[argResource] == d.args[argResource] || d.request() != "" && other.request() == d.request() {
-			return false
+	for _, g := range b.groups {
+		for _, other := range g.decisions {
+			for _, key := range d.stock {
+				if slices.Contains(other.stock, key) {
+					return false
+				}
+			}
+			if g.repository == d.repository &&
+				(other.args[argResource] == d.args[argResource] || d.request() != "" && other.request() == d.request()) {
+				return false
+			}
 		}
 	}
 	return true
@@ -117,27 +152,37 @@ func (b *batched) takes(d *decision) bool {
 // evaluation is the command that runs the script. Strings go by their addresses:
 // to put them into an interface would copy each header.
 func (b *batched) evaluation(command, text string) *redis.Cmd {
-	first := b.decisions[0]
-	size := 7
-	keys := len(first.repository.keys)
-	for _, d := range b.decisions {
-		size += len(d.args) + len(d.stock)
-		keys += len(d.stock)
-	}
-	list := make([]any, 0, size+len(first.repository.keys))
-	list = append(list, command, text, keys)
-	for i := range first.repository.keys {
-		list = append(list, &first.repository.keys[i])
-	}
-	for _, d := range b.decisions {
-		for i := range d.stock {
-			list = append(list, &d.stock[i])
+	keys, size := 0, 8
+	for _, g := range b.groups {
+		keys += len(g.repository.keys)
+		size++
+		for _, d := range g.decisions {
+			keys += len(d.stock)
+			size += len(d.args)
 		}
 	}
-	list = append(list, &first.repository.publish, &first.repository.channel, &first.limit, &first.repository.calls)
-	for _, d := range b.decisions {
-		for i := range d.args {
-			list = append(list, &d.args[i])
+	list := make([]any, 0, size+keys)
+	list = append(list, command, text, keys)
+	for _, g := range b.groups {
+		for i := range g.repository.keys {
+			list = append(list, &g.repository.keys[i])
+		}
+	}
+	for _, g := range b.groups {
+		for _, d := range g.decisions {
+			for i := range d.stock {
+				list = append(list, &d.stock[i])
+			}
+		}
+	}
+	first := b.groups[0]
+	list = append(list, &first.repository.publish, &first.repository.channel, &first.decisions[0].limit, &first.repository.calls, len(b.groups))
+	for _, g := range b.groups {
+		list = append(list, len(g.decisions))
+		for _, d := range g.decisions {
+			for i := range d.args {
+				list = append(list, &d.args[i])
+			}
 		}
 	}
 	return redis.NewCmd(context.Background(), list...)
@@ -146,10 +191,16 @@ func (b *batched) evaluation(command, text string) *redis.Cmd {
 // tell gives each decision its part of the answer.
 func (b *batched) tell() {
 	parts, err := b.answer()
-	for i, d := range b.decisions {
-		if d.err = err; err == nil {
-			d.micros, d.tidy = parts[0], i == 0 && parts[1] == "1"
-			d.parts = [3]string(parts[2+3*i:])
+	at := 2
+	for i, g := range b.groups {
+		tidy := err == nil && parts[1] != "" && slices.Contains(strings.Fields(parts[1]), strconv.Itoa(i+1))
+		for _, d := range g.decisions {
+			if d.err = err; err != nil {
+				continue
+			}
+			d.micros, d.tidy, tidy = parts[0], tidy, false
+			d.parts = [3]string(parts[at:])
+			at += 3
 		}
 	}
 }
@@ -160,8 +211,8 @@ func (b *batched) answer() ([]string, error) {
 		return nil, err
 	}
 	parts, err := texts("common", reply)
-	if err == nil && len(parts) != 2+3*len(b.decisions) {
-		err = fmt.Errorf("script common answered %d parts for %d decisions", len(parts), len(b.decisions))
+	if err == nil && len(parts) != 2+3*b.count {
+		err = fmt.Errorf("script common answered %d parts for %d decisions", len(parts), b.count)
 	}
 	return parts, err
 }
@@ -200,7 +251,7 @@ func (b *RedisBackend) decide(ctx context.Context, d decision) (decision, error)
 		// The general script would meet the same, and be an attempt that nobody counts.
 		b.relocate(ctx)
 		return s.decision, s.err
-	case s.err != nil && !mayHaveTakenEffect(s.err), s.err == nil && s.parts[0] == "else":
+	case s.err != nil && !mayHaveTakenEffect(s.err), s.err == nil && s.parts[0] == "e":
 		return s.decision, errElse
 	}
 	if s.tidy {
@@ -220,7 +271,7 @@ func (b *RedisBackend) tidy(r *redisRepository) {
 	}
 	b.calls.Go(func() {
 		defer r.tidying.Store(false)
-		if _, err := b.step(b.ending, "tidy up "+r.name, b.scripts.sweep, r.tag, r.name, nil, tidyPage); err != nil && b.ending.Err() == nil {
+		if _, err := b.step(b.ending, "tidy up "+r.name, b.scripts.sweep, r.tag, r.name, nil, tidyPage, ""); err != nil && b.ending.Err() == nil {
 			b.logger.Warn("tidying up the log of %s: %v", r.name, err)
 		}
 	})

@@ -24,6 +24,7 @@ const (
 type pipeline struct {
 	client  *redis.Client
 	common  script
+	apart   bool            // is set where one call can't be of several repositories
 	calls   *sync.WaitGroup // counts the goroutines, too
 	breaker atomic.Pointer[timeout.CircuitBreaker]
 
@@ -107,7 +108,7 @@ func (p *pipeline) send(all []*sending) {
 		case s.cmd != nil:
 			commands = append(commands, s.cmd)
 		default:
-			batches = s.join(batches)
+			batches = s.join(batches, p.apart)
 		}
 		live = append(live, s)
 	}
@@ -166,7 +167,7 @@ func (b *RedisBackend) pipeline(client *redis.Client) *pipeline {
 		if len(b.nodes.all) >= maxNodes || b.nodes.all == nil {
 			b.nodes.all = make(map[*redis.Client]*pipeline)
 		}
-		p = &pipeline{client: client, common: b.scripts.common, calls: &b.calls}
+		p = &pipeline{client: client, common: b.scripts.common, apart: b.isCluster(), calls: &b.calls}
 		p.breaker.Store(newBreaker(b.config.Load()))
 		b.nodes.all[client] = p
 	}

@@ -80,13 +80,16 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	if request.PullNumber != nil || request.Reserve || !b.checked.Load() {
 		return nil, errElse
 	}
-	force, actor := "", cmp.Or(request.Actor, request.Owner)
-	if request.Force {
-		force = "1"
+	how, actor := "", cmp.Or(request.Actor, request.Owner)
+	switch {
+	case request.Force:
+		how = "1\n" + actor + "\n" + request.Reason
+	case actor != request.Owner || request.Reason != "":
+		how = "0\n" + actor + "\n" + request.Reason
 	}
 	d, err := b.decide(ctx, decision{
-		repository: b.repository(resource.Namespace), stock: b.stockKeys(resource),
-		args: []string{"r", resource.Key(), token, request.Owner, force, actor, request.Reason},
+		repository: b.repository(resource.Namespace), stock: b.commonStockKeys(resource),
+		args: []string{release, resource.Key(), token, request.Owner, how},
 	})
 	switch {
 	case errors.Is(err, errElse):

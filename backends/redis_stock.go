@@ -44,6 +44,14 @@ func (b *RedisBackend) stockKeys(resources ...enhanced.ResourceIdentifier) []str
 	return keys
 }
 
+// commonStockKeys are those for the common script, nil for a resource without.
+func (b *RedisBackend) commonStockKeys(resource enhanced.ResourceIdentifier) []string {
+	if !hasStockKey(resource) {
+		return nil
+	}
+	return b.stockKeys(resource)
+}
+
 // maxFollow bounds how often a step is tried again because stock was faster.
 const maxFollow = 20
 
