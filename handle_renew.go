@@ -36,10 +36,16 @@ func (h *Handle) keep() {
 	}
 }
 
+// untilRenewal is how long to wait for the next renewal. It comes up to a thirtieth of
+// the lease early, so that handles with leases of one length renew them at the same
+// moments: what travels together costs client and store a fraction of what single
+// calls do.
 func (h *Handle) untilRenewal() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.renewAfter() - h.sent.since()
+	left := h.renewAfter() - h.sent.since()
+	at := time.Now().Add(left)
+	return left - at.Sub(at.Truncate(h.lease/30))
 }
 
 // renew is one attempt to renew the lease. A reply that is lost costs a sixth of

@@ -208,6 +208,18 @@ func (b *RedisBackend) RefreshLock(ctx context.Context, lockID string, extension
 	if err != nil {
 		return err
 	}
+	if b.checked.Load() {
+		_, err := b.decide(ctx, decision{
+			repository: b.repository(located.resource.Namespace), stock: b.commonStockKeys(located.resource),
+			args: []string{kindRefresh, located.resource.Key(), strconv.FormatInt(located.token, 10), strconv.FormatInt(extension.Microseconds(), 10)},
+		})
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, errElse):
+			return failure(ctx, "refresh lock "+lockID, true, err)
+		}
+	}
 	a, err := b.changeLock(ctx, "refresh", b.scripts.refresh, lockID, located, extension.Microseconds())
 	switch {
 	case err != nil:

@@ -57,7 +57,7 @@ func (b *RedisBackend) repository(name string) *redisRepository {
 	return r
 }
 
-// decision is a request or a release for the script common.lua.
+// decision is a request, a renewal or a release for the script common.lua.
 type decision struct {
 	repository *redisRepository
 	limit      string   // LogMaxRecords
@@ -78,11 +78,14 @@ const (
 	argRequest  = 2 // of a request
 )
 
-// release is the kind of a release.
-const release = "r"
+// Kinds of decisions; a request has its lease there.
+const (
+	kindRelease = "r"
+	kindRefresh = "f"
+)
 
 func (d *decision) request() string {
-	if d.args[argKind] == release {
+	if d.args[argKind] == kindRelease || d.args[argKind] == kindRefresh {
 		return ""
 	}
 	return d.args[argRequest]

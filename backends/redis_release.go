@@ -87,9 +87,14 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	case actor != request.Owner || request.Reason != "":
 		how = "0\n" + actor + "\n" + request.Reason
 	}
+	known, has := b.locks.form(resource)
+	knownToken := ""
+	if has {
+		knownToken = strconv.FormatInt(known.token, 10)
+	}
 	d, err := b.decide(ctx, decision{
 		repository: b.repository(resource.Namespace), stock: b.commonStockKeys(resource),
-		args: []string{release, resource.Key(), token, request.Owner, how},
+		args: []string{kindRelease, resource.Key(), token, request.Owner, how, knownToken},
 	})
 	switch {
 	case errors.Is(err, errElse):
@@ -97,10 +102,7 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	case err != nil:
 		return nil, failure(ctx, "release "+resource.String(), true, err)
 	}
-	lock, err := redisLock(d.parts[1], d.parts[2], d.repository.tag, resource)
-	if err != nil {
-		lock, err = withoutOriginal(d.parts[1], d.parts[2], resource)
-	}
+	lock, err := releasedLock(&d, known, resource)
 	if err != nil {
 		return nil, enhanced.NewCorruptError(resource, b.keys.state(d.repository.tag))
 	}
@@ -108,6 +110,24 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 		b.recorder.Released(time.UnixMicro(now).Sub(lock.AcquiredAt))
 	}
 	lock.State = enhanced.LockStateReleased
+	return lock, nil
+}
+
+// releasedLock is the lock that the common script has released.
+func releasedLock(d *decision, known form, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
+	header, details := d.parts[1], d.parts[2]
+	if details == "" {
+		r, err := decodeRedisRecord(header, "{")
+		if err != nil {
+			return nil, err
+		}
+		original := copied(known.original)
+		return newLock(d.repository.tag, resource, r.lockRecord, &original), nil
+	}
+	lock, err := redisLock(header, details, d.repository.tag, resource)
+	if err != nil {
+		return withoutOriginal(header, details, resource)
+	}
 	return lock, nil
 }
 

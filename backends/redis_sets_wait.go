@@ -154,7 +154,7 @@ func (b *RedisBackend) tell(set lockSet, a answer) error {
 		if locks[i], err = b.lockIn(a.value(2*i), a.value(2*i+1), r.Resource); err != nil {
 			return err
 		}
-		b.locks.add(locks[i])
+		b.locks.add(locks[i], false)
 	}
 	b.turns.answerSet(nameOf(set.requests[0]), locks[0], locks, nil)
 	return nil

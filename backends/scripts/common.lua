@@ -1,8 +1,8 @@
--- Decides requests for locks and releases of several callers on different
+-- Decides requests, renewals and releases of locks for several callers on different
 -- resources, of one repository or, where there is one server, of several, as they
 -- commonly are: nothing is due, stock Atlantis has done nothing, no request is known
 -- already. It stands alone, since making the prelude's functions takes longer than
--- all of this; what it writes is what acquire.lua and release.lua write. A decision
+-- all of this; what it writes is what acquire.lua, refresh.lua and release.lua write. A decision
 -- that is not common is left to those, with nothing written. A released lock goes to
 -- the next waiter when that is a call of a living process, and all that its owner
 -- waits for there, and no set waits in the repository, see whole.lua.
@@ -23,13 +23,16 @@
 --         lease in microseconds or 0, resource, request, owner, entry of the owners'
 --           index, flag and priority as lines of a header, stock's form
 --         r, resource, token or "", owner or "", "" or how: "1" or "0" to force or
---           not, a line break, actor or "", a line break, reason
+--           not, a line break, actor or "", a line break, reason; token of the lock
+--           whose details the caller has, or ""
+--         f, resource, token, lease in microseconds from now
 --
 -- Answers  {microseconds, numbers of the repositories whose logs are to be tidied,
 --          and three for each decision
 --          g TOKEN EXPIRES    granted
 --          h HEADER DETAILS   held, by whomever
---          r HEADER DETAILS   released
+--          r HEADER DETAILS   released; details are "" where the caller has them
+--          f "" ""            refreshed
 --          e "" ""            see the general script}
 local call, pcall, find, sub, match, format = redis.call, redis.pcall, string.find, string.sub, string.match, string.format
 local KEYS, ARGV = KEYS, ARGV
@@ -83,8 +86,14 @@ for group = 1, groups do
       mirror, old = KEYS[stock + 1], KEYS[stock + 2]
       stock = stock + 2
     end
-    local v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'l' .. resource,
-      kind == 'r' and 'd' .. resource or 'r' .. ARGV[at + 2])
+    local has = kind == 'r' and ARGV[at + 5] -- token of the lock whose details need not be read
+    local v
+    if kind == 'f' or has and has ~= '' then
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'l' .. resource)
+    else
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'l' .. resource,
+        kind == 'r' and 'd' .. resource or 'r' .. ARGV[at + 2])
+    end
     local last, sequence, locks, waiters, gone = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), v[6], v[8]
     local header, other = v[9], v[10]
     if waiters == '0' then waiters = false end
@@ -95,13 +104,15 @@ for group = 1, groups do
     local id -- of the log's record, when something was written
     if kind == 'r' then
       local its, expires, flag, owner, request, note
-      if common and header and other and sub(other, 1, 1) == '{' then
+      if common and header then
         -- The lines of a header are token, time, expiry, flag, priority, owner,
         -- request and note.
         its, expires, flag, owner, request, note = match(header, '^(%d+)\n%d+\n(%d+)\n([-m])\n[^\n]*\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
       end
       local copy = its and not absent and pcall('GET', mirror)
-      if its and (expires == '0' or #expires == #now and expires > now) and
+      local spared = its and its == has and flag == '-'
+      if its and not spared and has ~= '' then other = call('HGET', STATE, 'd' .. resource) end
+      if its and (spared or other and sub(other, 1, 1) == '{') and (expires == '0' or #expires == #now and expires > now) and
           (flag == '-' and not copy or flag == 'm' and (not stocked or copy == other)) then
         local how, forced, actor, reason = ARGV[at + 4], false, '', ''
         if how ~= '' then
@@ -141,7 +152,7 @@ for group = 1, groups do
             end
             call('ZADD', OWNERS, '0', leaves)
           else
-            status, x, y = 'r', header, other
+            status, x, y = 'r', header, other or ''
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
               token = token or format('%d', last + 1)
@@ -167,7 +178,30 @@ for group = 1, groups do
           end
         end
       end
-      at = at + 5
+      at = at + 6
+    elseif kind == 'f' then
+      local its, acquired, expires, rest, flag, owner, note
+      if common and header then
+        its, acquired, expires, rest, flag, owner, note = match(header, '^(%d+)\n(%d+)\n(%d+)(\n([-m])\n[^\n]*\n([^\n]+)\n[^\n]*\n([^\n]*))$')
+      end
+      if its and its == ARGV[at + 2] and #expires == #now and expires > now then
+        local copy = not absent and pcall('GET', mirror)
+        if flag == '-' and not copy or flag == 'm' and (not stocked or copy and copy == call('HGET', STATE, 'd' .. resource)) then
+          local new = format('%d', now + ARGV[at + 3])
+          id = type(pcall('ZADD', DEADLINES, new, resource)) == 'number' and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', now ..
+            '\nrefreshed\n' .. resource .. '\n' .. its .. '\n\nrequest\n\n\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n' ..
+            owner .. '\n\n' .. new .. '\n' .. note)
+          if type(id) == 'string' then
+            status = 'f'
+            call('HSET', STATE, 'sequence', sub(id, 1, -3), 'l' .. resource, its .. '\n' .. acquired .. '\n' .. new .. rest)
+          else
+            -- The general script says why.
+            if id then call('ZADD', DEADLINES, expires, resource) end
+            id = nil
+          end
+        end
+      end
+      at = at + 4
     else
       local request, owner = ARGV[at + 2], ARGV[at + 3]
       local known = common and not waiters

@@ -89,24 +89,30 @@ func (h *History) model() model {
 			sent[op.Request]++
 		}
 	}
-	granted := make(map[int64]bool)
+	granted := make(map[repositoryToken]bool)
 	for _, op := range h.Operations {
 		switch {
 		case op.Kind != Acquire:
 		case op.Answer == Done && op.Lock != nil && sent[op.Request] == 1:
 			// One that was sent again may show what it got unheard.
-			granted[op.Lock.Token] = true
+			granted[repositoryToken{op.Repository, op.Lock.Token}] = true
 		case op.Answer == Expired || op.Answer == Invalid:
 			m.remembered[op.Request] = true
 		}
 	}
 	for _, op := range h.Operations {
-		if lock := op.Lock; lock != nil && !granted[lock.Token] {
+		if lock := op.Lock; lock != nil && !granted[repositoryToken{op.Repository, lock.Token}] {
 			who := holder{op.place(), lock.Owner}
 			m.unexplained[who] = max(m.unexplained[who], lock.Token)
 		}
 	}
 	return m
+}
+
+// repositoryToken is a token of a repository: two repositories can have the same.
+type repositoryToken struct {
+	repository string
+	token      int64
 }
 
 // moments returns, for lookups that were answered while a write was under way,
