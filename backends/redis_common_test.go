@@ -1,6 +1,7 @@
 package backends_test
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -99,6 +100,7 @@ func TestRedisCommonStoresTheSame(t *testing.T) {
 		byID := take(by("org/app", "by ID", "ann"), time.Hour)
 		byOwner := take(request(stockLock("org/app", 7, "by owner")), enhanced.NoTimeout)
 		byForce := take(by("org/app", "by force", "ann"), time.Hour)
+		require.NoError(t, b.RefreshLock(t.Context(), byForce.ID, 2*time.Hour))
 		require.NoError(t, b.ReleaseLock(t.Context(), byID.ID))
 		_, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: byOwner.Resource, Owner: byOwner.Owner})
 		require.NoError(t, err)
@@ -158,5 +160,128 @@ func TestRedisManyCallersOfOneRepository(t *testing.T) {
 	locks, err := b.ListLocks(t.Context())
 	require.NoError(t, err)
 	require.Len(t, locks, 1)
+	backendtest.RequireSound(t, b)
+}
+
+// What decisions have left to be done behind them is done: a log that only grows by
+// them stays within its bound.
+func TestRedisLogIsTrimmedBehindDecisions(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := enhanced.DefaultConfig()
+	config.PreserveLegacyFormat, config.LogMaxRecords = false, 1000
+	b := openRedis(t, client, config)
+	require.NoError(t, b.HealthCheck(t.Context()))
+	const callers, pairs = 32, 40
+	backendtest.Together(callers, func(i int) {
+		for range pairs {
+			lock, err := b.AcquireLock(t.Context(), by("org/app", fmt.Sprint("p", i), "ann"))
+			if err == nil {
+				err = b.ReleaseLock(t.Context(), lock.ID)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	require.Eventually(t, func() bool {
+		return client.XLen(t.Context(), repositoryKey("org/app", "log")).Val() <= 1000+128
+	}, time.Minute, 10*time.Millisecond, "%d records are kept", client.XLen(t.Context(), repositoryKey("org/app", "log")).Val())
+	backendtest.RequireSound(t, b)
+}
+
+// A process that releases a lock answers with that one, not with the one that it
+// remembers of the resource.
+func TestRedisReleaseAnswersWhatWasReleased(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := enhanced.DefaultConfig()
+	config.PreserveLegacyFormat = false
+	ours, other := openRedis(t, client, config), openRedis(t, client, config)
+	require.NoError(t, ours.HealthCheck(t.Context()))
+	require.NoError(t, other.HealthCheck(t.Context()))
+	take := func(b enhanced.Backend, number int) *enhanced.EnhancedLock {
+		lock, acquired, err := b.TryAcquireLock(t.Context(), request(stockLock("org/app", number, "p")))
+		require.NoError(t, err)
+		require.True(t, acquired)
+		return lock
+	}
+	end := func(b enhanced.Backend, resource enhanced.ResourceIdentifier) *enhanced.EnhancedLock {
+		lock, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource, Force: true, Actor: "user:eve"})
+		require.NoError(t, err)
+		return lock
+	}
+	first := take(ours, 5)
+	own := end(ours, first.Resource)
+	require.Equal(t, 5, own.OriginalLock.Pull.Num)
+	require.Equal(t, first.ID, own.ID)
+	require.Equal(t, first.OriginalLock.Pull.HeadCommit, own.OriginalLock.Pull.HeadCommit)
+
+	take(ours, 6)
+	end(other, first.Resource)
+	theirs := take(other, 7)
+	released := end(ours, first.Resource)
+	require.Equal(t, theirs.ID, released.ID)
+	require.Equal(t, 7, released.OriginalLock.Pull.Num)
+
+	given := take(ours, 8)
+	require.NoError(t, other.TransferLock(t.Context(), given.ID, enhanced.UserOwner("bob").String()))
+	released = end(ours, first.Resource)
+	require.Equal(t, "user:bob", released.Owner)
+	require.Equal(t, "bob", released.OriginalLock.User.Username)
+	backendtest.RequireSound(t, ours)
+}
+
+// Callers of different repositories are decided in one call as well. Two resources
+// that are one lock to stock Atlantis are never both granted, whatever their
+// repositories.
+func TestRedisManyCallersOfManyRepositories(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, mirroring())
+	require.NoError(t, b.HealthCheck(t.Context()))
+	const callers, rounds = 32, 20
+	resource := func(i int) (repository, path string) {
+		if i == 0 {
+			return "org/team/app", "env" // stock's key is that of the next
+		}
+		if i == 1 {
+			return "org/team", "app/env"
+		}
+		return fmt.Sprint("org/app-", i%10), fmt.Sprint("p", i)
+	}
+	won := make([]*enhanced.EnhancedLock, callers)
+	round := func() {
+		backendtest.Together(callers, func(i int) {
+			repository, path := resource(i)
+			lock, acquired, err := b.TryAcquireLock(t.Context(), by(repository, path, fmt.Sprint("user", i)))
+			if won[i] = nil; acquired {
+				won[i] = lock
+			} else if i > 1 || err != nil && !errors.Is(err, enhanced.ErrLockExists) {
+				t.Errorf("caller %d: %v, %v", i, acquired, err)
+			}
+		})
+		require.False(t, won[0] != nil && won[1] != nil, "one stock's key for two locks")
+		for i, lock := range won {
+			if lock != nil {
+				require.Equal(t, fmt.Sprint("user:user", i), lock.Owner)
+			}
+		}
+		backendtest.Together(callers, func(i int) {
+			if won[i] != nil {
+				if err := b.ReleaseLock(t.Context(), won[i].ID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	round() // the first in each repository are no common case
+	before := calls(t, client)
+	for range rounds {
+		round()
+	}
+	asked := 2 * callers * rounds
+	require.Less(t, calls(t, client)-before, asked/2, "calls for %d decisions", asked)
 	backendtest.RequireSound(t, b)
 }
