@@ -301,6 +301,9 @@ func TestResourcesAreJudgedAlone(t *testing.T) {
 		acquire(alice, "1").got(10), acquire(bob, "2").got(11).elsewhere("org/app", "other"), acquire(bob, "3").got(10).elsewhere("org/app-prod", "r"),
 		on(Lookup).shows(Done, 10, alice),
 	).Judge().Problems)
+	require.Empty(t, sequence( // what was granted elsewhere explains nothing here
+		acquire(alice, "1").unknown(), acquire(bob, "2").got(10).elsewhere("org/app-prod", "r"), acquire(bob, "3").shows(Held, 10, alice),
+	).Judge().Problems)
 	problems := sequence(
 		acquire(alice, "1").got(10), acquire(bob, "2").got(11).elsewhere("org/app", "other"), acquire(bob, "3").got(12),
 	).Judge().Problems
