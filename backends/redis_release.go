@@ -89,7 +89,8 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	}
 	known, has := b.locks.form(resource)
 	knownToken := ""
-	if has {
+	if has && !b.config.Load().PreserveLegacyFormat { // else what stock has is compared with it
+
 		knownToken = strconv.FormatInt(known.token, 10)
 	}
 	d, err := b.decide(ctx, decision{

@@ -86,16 +86,17 @@ for group = 1, groups do
       mirror, old = KEYS[stock + 1], KEYS[stock + 2]
       stock = stock + 2
     end
+    local held = 'l' .. resource -- field of the lock's header; other is a second one
+    local other = kind == 'r' and 'd' .. resource or kind ~= 'f' and 'r' .. ARGV[at + 2]
     local has = kind == 'r' and ARGV[at + 5] -- token of the lock whose details need not be read
     local v
     if kind == 'f' or has and has ~= '' then
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'l' .. resource)
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', held)
     else
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'l' .. resource,
-        kind == 'r' and 'd' .. resource or 'r' .. ARGV[at + 2])
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', held, other)
     end
     local last, sequence, locks, waiters, gone = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), v[6], v[8]
-    local header, other = v[9], v[10]
+    local header, second = v[9], v[10]
     if waiters == '0' then waiters = false end
     -- What runs have left, see runs.lua. Digits of one length compare as numbers do.
     local common = last and #last == #now and sequence and locks and not v[5] and (not v[7] or v[7] == '0') and
@@ -111,9 +112,9 @@ for group = 1, groups do
       end
       local copy = its and not absent and pcall('GET', mirror)
       local spared = its and its == has and flag == '-'
-      if its and not spared and has ~= '' then other = call('HGET', STATE, 'd' .. resource) end
-      if its and (spared or other and sub(other, 1, 1) == '{') and (expires == '0' or #expires == #now and expires > now) and
-          (flag == '-' and not copy or flag == 'm' and (not stocked or copy == other)) then
+      if its and not spared and has ~= '' then second = call('HGET', STATE, other) end
+      if its and (spared or second and sub(second, 1, 1) == '{') and (expires == '0' or #expires == #now and expires > now) and
+          (flag == '-' and not copy or flag == 'm' and (not stocked or copy == second)) then
         local how, forced, actor, reason = ARGV[at + 4], false, '', ''
         if how ~= '' then
           forced, actor, reason = match(how, '^(.)\n([^\n]*)\n(.*)$')
@@ -152,7 +153,7 @@ for group = 1, groups do
             end
             call('ZADD', OWNERS, '0', leaves)
           else
-            status, x, y = 'r', header, other or ''
+            status, x, y = 'r', header, second or ''
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
               token = token or format('%d', last + 1)
@@ -162,13 +163,13 @@ for group = 1, groups do
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
               call('HDEL', STATE, 'q' .. asks)
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,
-                'l' .. resource, new, 'd' .. resource, w[10], 'i' .. token, resource, 'r' .. asks, token)
+                held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
               call('ZREM', QUEUE, place, 'o' .. entry .. '\n' .. asks)
               -- Who misses it asks.
               pcall('PUBLISH', ARGV[4] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
             else
-              call('HDEL', STATE, 'l' .. resource, 'd' .. resource)
-              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', format('%d', locks - 1), 'i' .. its, ending)
+              call('HDEL', STATE, held, other)
+              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', locks - 1, 'i' .. its, ending)
             end
             if w and w[7] == 'm' then
               call('SET', mirror, match(w[10], '^[^\n]*'))
@@ -193,7 +194,7 @@ for group = 1, groups do
             owner .. '\n\n' .. new .. '\n' .. note)
           if type(id) == 'string' then
             status = 'f'
-            call('HSET', STATE, 'sequence', sub(id, 1, -3), 'l' .. resource, its .. '\n' .. acquired .. '\n' .. new .. rest)
+            call('HSET', STATE, 'sequence', sub(id, 1, -3), held, its .. '\n' .. acquired .. '\n' .. new .. rest)
           else
             -- The general script says why.
             if id then call('ZADD', DEADLINES, expires, resource) end
@@ -209,7 +210,7 @@ for group = 1, groups do
         local prefix = 't' .. owner .. '\n'
         known = not call('ZRANGEBYLEX', QUEUE, '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
       end
-      if known and not header and not other and (absent or call('EXISTS', mirror, old) == 0) then
+      if known and not header and not second and (absent or call('EXISTS', mirror, old) == 0) then
         local expires = '0'
         token = token or format('%d', last + 1)
         if kind ~= '0' then expires = format('%d', now + kind) end
@@ -224,14 +225,14 @@ for group = 1, groups do
           id = nil
         else
           status, x, y = 'g', token, expires
-          call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'locks', format('%d', locks + 1),
-            'l' .. resource, token .. '\n' .. now .. '\n' .. expires .. ARGV[at + 5] .. owner .. '\n' .. request .. '\n',
-            'd' .. resource, ARGV[at + 6], 'i' .. token, resource, 'r' .. request, token)
+          call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'locks', locks + 1,
+            held, token .. '\n' .. now .. '\n' .. expires .. ARGV[at + 5] .. owner .. '\n' .. request .. '\n',
+            'd' .. resource, ARGV[at + 6], 'i' .. token, resource, other, token)
           if sub(ARGV[at + 5], 2, 2) == 'm' then call('SET', mirror, ARGV[at + 6]) end
         end
       elseif known and header then
         local expires, flag = match(header, '^%d+\n%d+\n(%d+)\n(.)\n')
-        local details = flag and not other and call('HGET', STATE, 'd' .. resource)
+        local details = flag and not second and call('HGET', STATE, 'd' .. resource)
         if details and sub(details, 1, 1) == '{' and (expires == '0' or #expires == #now and expires > now) then
           local copy = not absent and pcall('GET', mirror)
           if flag == '-' and not copy or flag == 'm' and (not stocked or copy == details) then status, x, y = 'h', header, details end
