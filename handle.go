@@ -51,7 +51,8 @@ type HandleOptions struct {
 // etcd calls a session and its mutex. Make it with [AcquireHandle]. All methods
 // are safe for concurrent use.
 //
-// The lease is renewed at a third of its length, again and again with growing
+// The lease is renewed at a third of its length, or up to a thirtieth before, so that
+// renewals of several handles come together; again and again with growing
 // pauses if the store fails, until it can no longer be relied on. That is
 // decided here and by this machine's clocks alone: a lease counts from when the
 // request for it was sent, so that it ends here before it ends in the store, and

@@ -3,12 +3,14 @@ package enhanced_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -109,6 +111,40 @@ func TestHandleIsHeldUntilReleased(t *testing.T) {
 		require.ErrorIs(t, h.Check(), enhanced.ErrLockNotFound)
 		require.NotErrorIs(t, h.Check(), enhanced.ErrLockLost)
 		require.NoError(t, h.Release(t.Context()), "once more")
+	})
+}
+
+// Handles with leases of one length renew them at the same moments, whenever they
+// were got, and none later than after a third of its lease.
+func TestHandlesRenewTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const handles = 40
+		manager := newManager(t, enabled())
+		moments, last := make(map[time.Time]int), make([]time.Time, handles)
+		var mu sync.Mutex
+		for i := range handles {
+			leaser := &troubled{EnhancedLockManager: manager, refresh: func(_ context.Context, refresh func() error) error {
+				mu.Lock()
+				moments[time.Now()]++
+				assert.LessOrEqual(t, time.Since(last[i]), lease/3)
+				last[i] = time.Now()
+				mu.Unlock()
+				return refresh()
+			}}
+			pass(lease / 3 / handles)
+			last[i] = time.Now()
+			hold(t, leaser, "p"+itoa(i), enhanced.HandleOptions{})
+		}
+		pass(lease)
+		mu.Lock()
+		defer mu.Unlock()
+		renewals := 0
+		for _, n := range moments {
+			renewals += n
+		}
+		require.GreaterOrEqual(t, renewals, 3*handles)
+		require.LessOrEqual(t, len(moments), 45, "moments of %d renewals", renewals) // 30 in a lease, and those while handles were got
 	})
 }
 
@@ -225,7 +261,7 @@ func TestHandleSurvivesFailuresWithinItsLease(t *testing.T) {
 		}}, "a", enhanced.HandleOptions{})
 		for range 20 {
 			renewed := attempts.Load()
-			pass(lease/3 - 1)
+			pass(lease / 4)
 			for attempts.Load() == renewed { // until just after a renewal
 				pass(time.Second)
 			}
