@@ -63,7 +63,9 @@ func (c *closing) cutOff(t *testing.T, step int, done bool) {
 	require.Equal(t, step+1, steps)
 }
 
-func (*closing) owner() enhanced.Owner { return enhanced.ProjectLockOwner(stockLock("org/app", 5, ".")) }
+func (*closing) owner() enhanced.Owner {
+	return enhanced.ProjectLockOwner(stockLock("org/app", 5, "."))
+}
 
 // again closes it in another process.
 func (c *closing) again(t *testing.T) {

@@ -70,7 +70,7 @@ func loadScripts() scripts {
 		leaveSet: step("leave_set", map[string]bool{"left": now, "has": earlier}),
 		raise:    step("raise", map[string]bool{"raised": earlier}),
 		leave:    step("leave", map[string]bool{"left": now, "has": earlier}),
-		cancel:   step("cancel", map[string]bool{"cancelled": now}),
+		cancel:   step("cancel", map[string]bool{"cancelled": now, "more": now}),
 		move:     step("move", map[string]bool{"moved": now}),
 		attend:   step("attend", map[string]bool{"attended": earlier}),
 		endRun:   step("end_run", map[string]bool{"ended": now}),
