@@ -18,12 +18,15 @@ type Foreseen struct {
 	Lock     *EnhancedLock
 	Acquired bool
 	Err      error
+	// Kind says what Lock is where it is not acquired: one of the BlockedBy constants.
+	Kind string
 }
 
 // Foresee says what TryAcquire would answer to the requests, one after the
 // other, and takes nothing. The Authorizer is asked as it would be. What is granted
-// or reserved is foreseen for its owner only. It does not know that a free resource
-// can be kept for a set that waits, see EnhancedConfig.SetReserveAfter.
+// or reserved is foreseen for its owner only, and so is what is kept for a set. It
+// does not know that an owner who takes one of the resources of such a set ends the
+// set, which keeps nothing from then on.
 func (m *EnhancedLockManager) Foresee(ctx context.Context, requests []*EnhancedLockRequest) []Foreseen {
 	answers := make([]Foreseen, len(requests))
 	var granted []*EnhancedLock
@@ -49,19 +52,14 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	if err := m.authorize(ctx, acquireAuthorization(r)); err != nil {
 		return Foreseen{Err: err}
 	}
-	holder, err := m.holderOf(ctx, r.Resource)
-	if err == nil && holder == nil {
-		var kept *Reservation
-		if kept, err = m.reservationOf(ctx, r.Resource); kept != nil {
-			holder = kept.Lock
-		}
-	}
-	if err != nil || holder != nil && !isPendingFor(holder, r) {
-		return Foreseen{Lock: holder, Err: err}
+	blocked, err := m.foreseeBlocker(ctx, r.Resource)
+	if err != nil || blocked.Lock != nil && !isPendingFor(blocked.Lock, r) {
+		blocked.Err = err
+		return blocked
 	}
 	for _, lock := range granted {
 		if m.excludes(lock.Resource, r.Resource) {
-			return Foreseen{Lock: lock}
+			return Foreseen{Lock: lock, Kind: BlockedByLock}
 		}
 	}
 	original := r.ProjectLock()
@@ -71,8 +69,25 @@ func (m *EnhancedLockManager) foresee(ctx context.Context, request *EnhancedLock
 	}}
 }
 
-// isPendingFor reports whether a grant or a reservation is one that the request
-// takes.
+// foreseeBlocker returns what is in the way of those who ask for a resource, without
+// a lock for nothing.
+func (m *EnhancedLockManager) foreseeBlocker(ctx context.Context, resource ResourceIdentifier) (Foreseen, error) {
+	holder, err := m.holderOf(ctx, resource)
+	switch {
+	case err != nil:
+		return Foreseen{Lock: holder}, err
+	case holder != nil:
+		return Foreseen{Lock: holder, Kind: kindOf(holder)}, nil
+	}
+	kept, err := m.reservationOf(ctx, resource)
+	if err != nil || kept == nil {
+		return Foreseen{}, err
+	}
+	return Foreseen{Lock: kept.Lock, Kind: kept.Kind}, nil
+}
+
+// isPendingFor reports whether what is granted or kept is kept for the owner of a
+// request.
 func isPendingFor(lock *EnhancedLock, r *EnhancedLockRequest) bool {
 	if lock.State != LockStatePending {
 		return false

@@ -51,21 +51,20 @@ type Place struct {
 
 // Reservation is for whom a resource that nobody holds is kept.
 type Reservation struct {
-	// Lock is the lock that its owner had, as refusals show it: without an ID, in
-	// [LockStatePending].
+	// Kind is [BlockedByReservation], [BlockedByDelay] or [BlockedBySet].
+	Kind string
+	// Lock is the lock that its owner had, or the one that a set waits for, as
+	// refusals show it: without an ID, in [LockStatePending].
 	Lock *EnhancedLock
-	// Until is the latest time until which it is kept, by the store's clock.
-	Until time.Time
-	// Delay says that it is kept since a lease has ended without a release, and not
-	// for a pull request that plans again.
-	Delay bool
+	// Until is the latest time until which it is kept, by the store's clock; nil for
+	// a set, which waits until all of its resources are free.
+	Until *time.Time
 }
 
 // ReservationReader is a backend that tells for whom a free resource is kept.
 type ReservationReader interface {
 	// LookupReservation returns for whom a resource is kept, LOCK_NOT_FOUND where it
-	// is for nobody. A lease that has ended and that nobody has settled yet leaves
-	// none so far. It changes nothing.
+	// is for nobody. A lease that has ended counts as settled. It changes nothing.
 	LookupReservation(ctx context.Context, resource ResourceIdentifier) (*Reservation, error)
 }
 
@@ -89,11 +88,7 @@ func (m *EnhancedLockManager) findBlocker(ctx context.Context, resource Resource
 	lock, err := m.repeat.lookupLock(ctx, m.backend, resource)
 	switch {
 	case err == nil:
-		kind := BlockedByLock
-		if lock.State == LockStatePending {
-			kind = BlockedByClaim
-		}
-		return &Blocker{Kind: kind, Owner: lock.Owner, Until: lock.ExpiresAt, Note: lock.Metadata[MetadataNote]}, nil
+		return &Blocker{Kind: kindOf(lock), Owner: lock.Owner, Until: lock.ExpiresAt, Note: lock.Metadata[MetadataNote]}, nil
 	case !errors.Is(err, ErrLockNotFound):
 		return nil, err
 	}
@@ -101,15 +96,21 @@ func (m *EnhancedLockManager) findBlocker(ctx context.Context, resource Resource
 	switch {
 	case err != nil:
 		return nil, err
-	case kept != nil && kept.Delay:
-		return &Blocker{Kind: BlockedByDelay, Owner: kept.Lock.Owner, Until: &kept.Until}, nil
 	case kept != nil:
-		return &Blocker{Kind: BlockedByReservation, Owner: kept.Lock.Owner, Until: &kept.Until}, nil
+		return &Blocker{Kind: kept.Kind, Owner: kept.Lock.Owner, Until: kept.Until}, nil
 	case len(waiters) == 0:
 		return nil, nil
 	}
 	// One that waits for this alone would have been granted it.
 	return &Blocker{Kind: BlockedBySet, Owner: waiters[0].Owner().String()}, nil
+}
+
+// kindOf tells a grant that was not taken yet from other locks.
+func kindOf(lock *EnhancedLock) string {
+	if lock.State == LockStatePending {
+		return BlockedByClaim
+	}
+	return BlockedByLock
 }
 
 // reservationOf returns for whom a free resource is kept, nil for nobody.

@@ -91,7 +91,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 		return acquisition{}, err
 	}
 	if f.status == free {
-		f = s.keptForSet(f)
+		f = s.backend.keptForSet(s.repository, f)
 	}
 	switch f.status {
 	case unreadable:

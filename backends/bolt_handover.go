@@ -49,7 +49,7 @@ func (w *waiter) isBefore(other *waiter) bool {
 // nextWaiter returns the first waiter that can have a resource, and takes those
 // before it out of the queue.
 func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*waiter, error) {
-	keeper := s.keeperOf(resource)
+	keeper := s.backend.keeperOf(s.repository, resource)
 	passed := make(map[string]bool)
 	for {
 		var next *waiter

@@ -21,11 +21,18 @@ func (f *finding) isLapse() bool {
 	return f.status == reserved && f.record != nil && f.record.Expires != 0
 }
 
+// lapseEnd returns until when a resource is closed whose lease has ended, and whether
+// it is.
+func (r *lockRecord) lapseEnd(config *enhanced.EnhancedConfig, now int64) (until int64, closed bool) {
+	until = r.Expires + config.UncleanReleaseDelay.Microseconds()
+	return until, !r.Pending && until > now
+}
+
 // expire ends a lock whose lease has run out.
 func (s *repositoryStep) expire(f *finding) error {
 	c := change{actor: enhanced.SystemStore, cause: enhanced.CauseExpired}
-	until := f.record.Expires + s.backend.config.Load().UncleanReleaseDelay.Microseconds()
-	if f.record.Pending || until <= s.now {
+	until, closed := f.record.lapseEnd(s.backend.config.Load(), s.now)
+	if !closed {
 		return s.end(f, f.record.expiryEvent(), c)
 	}
 	c.reason = enhanced.ReasonUncleanRelease

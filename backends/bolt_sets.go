@@ -135,7 +135,7 @@ func (s *repositoryStep) inspectSet(set []*enhanced.EnhancedLockRequest) (found 
 	for _, r := range set {
 		f := s.inspect(r.Resource)
 		if f.status == free {
-			f = s.keptForSet(f)
+			f = s.backend.keptForSet(s.repository, f)
 		}
 		found = append(found, f)
 		switch f.status {

@@ -123,7 +123,7 @@ func (r *repository) membersOf(w *waiter) (members []*waiter) {
 // dequeueSet takes a set out without a lock, and tells its call why, if there is
 // an answer.
 func (s *repositoryStep) dequeueSet(w *waiter, event string, c change, answer error) error {
-	keeps := s.isOld(w)
+	keeps := s.backend.isOld(w, s.now)
 	for _, member := range s.membersOf(w) {
 		c.request, c.waiter = member.Request, member.Owner
 		if err := errors.Join(s.removeWaiter(member), s.log(event, member.resource, nil, nil, c)); err != nil {
@@ -146,8 +146,8 @@ func (s *repositoryStep) dequeueDamaged(w *waiter) error {
 }
 
 // isOld reports whether what is free of a waiter's set is kept for it.
-func (s *repositoryStep) isOld(w *waiter) bool {
-	return s.now-w.Enqueued >= s.backend.config.Load().SetReserveAfter.Microseconds()
+func (b *BoltBackend) isOld(w *waiter, now int64) bool {
+	return now-w.Enqueued >= b.config.Load().SetReserveAfter.Microseconds()
 }
 
 // isOlder orders sets by age. All waiters of a set came at one time.
@@ -157,10 +157,10 @@ func (w *waiter) isOlder(other *waiter) bool {
 
 // keeperOf returns the waiter of the set that a resource is kept for when it is
 // free, nil for none: the oldest one that has waited for SetReserveAfter.
-func (s *repositoryStep) keeperOf(resource enhanced.ResourceIdentifier) (keeper *waiter) {
-	for _, request := range s.backend.sets.of(resource) {
-		w := s.waiterOf(request)
-		if w == nil || w.Set == nil || w.resource != resource || !s.isOld(w) || !s.backend.isAlive(s.name, w.waiterRecord, s.now) {
+func (b *BoltBackend) keeperOf(r *repository, resource enhanced.ResourceIdentifier) (keeper *waiter) {
+	for _, request := range b.sets.of(resource) {
+		w := r.waiterOf(request)
+		if w == nil || w.Set == nil || w.resource != resource || !b.isOld(w, r.now) || !b.isAlive(r.name, w.waiterRecord, r.now) {
 			continue
 		}
 		if keeper == nil || w.isOlder(keeper) {
@@ -172,19 +172,22 @@ func (s *repositoryStep) keeperOf(resource enhanced.ResourceIdentifier) (keeper 
 
 // keptForSet is what was found of a free resource, with the set that it is kept
 // for.
-func (s *repositoryStep) keptForSet(f finding) finding {
-	w := s.keeperOf(f.resource)
-	if w == nil {
-		return f
+func (b *BoltBackend) keptForSet(r *repository, f finding) finding {
+	if w := b.keeperOf(r, f.resource); w != nil {
+		if kept, err := w.keeps(r.tag); err == nil {
+			return kept
+		}
 	}
+	return f
+}
+
+// keeps is what is found of a free resource that is kept for a waiter's set.
+func (w *waiter) keeps(tag string) (finding, error) {
 	original, err := decodeProjectLock(w.Lock)
-	if err != nil {
-		return f
-	}
 	return finding{
-		status: reserved, tag: s.tag, resource: f.resource, original: original,
+		status: reserved, tag: tag, resource: w.resource, original: original,
 		record: &lockRecord{Owner: w.Owner, Priority: w.Priority, Acquired: w.Enqueued, Metadata: w.Metadata},
-	}
+	}, err
 }
 
 // isSetReady reports whether a set can be granted: each of its resources is free,
@@ -203,7 +206,7 @@ func (s *repositoryStep) isSetReady(w *waiter) (bool, error) {
 		f := s.inspect(member.resource)
 		switch f.status {
 		case free:
-			if keeper := s.keeperOf(member.resource); keeper != nil && keeper.Set.ID != w.Set.ID {
+			if keeper := s.backend.keeperOf(s.repository, member.resource); keeper != nil && keeper.Set.ID != w.Set.ID {
 				return false, nil
 			}
 		case reserved:

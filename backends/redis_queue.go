@@ -87,15 +87,18 @@ func (b *RedisBackend) CancelRequest(ctx context.Context, resource enhanced.Reso
 	if _, err := enhanced.ParseOwner(owner); err != nil {
 		return err
 	}
-	a, err := b.step(ctx, "cancel a request for "+resource.String(), b.scripts.cancel,
-		enhanced.RepositoryTag(resource.Namespace), resource.Namespace, nil, resource.Key(), owner, actor)
-	switch {
-	case err != nil:
-		return err
-	case a.status == "missing":
-		return enhanced.NewNotWaitingError(resource, owner)
+	for some := false; ; some = true {
+		a, err := b.step(ctx, "cancel a request for "+resource.String(), b.scripts.cancel,
+			enhanced.RepositoryTag(resource.Namespace), resource.Namespace, nil, resource.Key(), owner, actor)
+		switch {
+		case err != nil:
+			return err
+		case a.status == "missing" && !some:
+			return enhanced.NewNotWaitingError(resource, owner)
+		case a.status != "more":
+			return nil
+		}
 	}
-	return nil
 }
 
 // GetQueueStatus describes the waiters. See [enhanced.Backend].

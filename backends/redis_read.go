@@ -45,6 +45,7 @@ func (b *RedisBackend) locate(ctx context.Context, lockID string) (location, err
 
 // reading is one resource at one moment.
 type reading struct {
+	now    int64        // the store's clock, in microseconds
 	record *redisRecord // nil for none
 	stock  string       // what is under stock's key, "" for nothing
 	old    string       // what is under its key of before v0.40
@@ -66,7 +67,7 @@ func (b *RedisBackend) read(ctx context.Context, operation string, resource enha
 	if err != nil {
 		return reading{}, enhanced.NewBackendError(operation, err)
 	}
-	r := reading{stock: reply[3], old: reply[4]}
+	r := reading{now: now, stock: reply[3], old: reply[4]}
 	for i, value := range reply[3:] {
 		if value == "?" {
 			r.problem = keys[2+i]

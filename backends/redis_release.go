@@ -194,23 +194,36 @@ func (b *RedisBackend) ReleaseByPull(ctx context.Context, repository string, num
 	if b.config.Load().EnablePriorityQueue {
 		mark = "released"
 	}
-	locks, err := b.releaseAll(ctx, operation, repository, number, actor, mark)
+	locks, err := b.releaseAll(ctx, operation, pullRelease{repository: repository, number: number, actor: actor, mark: mark})
 	return append(released, locks...), err
 }
 
-// releaseAll releases all that a pull request holds, has reserved and waits for.
-// The mark is for the script.
-func (b *RedisBackend) releaseAll(ctx context.Context, operation, repository string, number int, actor, mark string) (released []*enhanced.EnhancedLock, err error) {
-	tag := enhanced.RepositoryTag(repository)
+// pullRelease is what is to be released, and by whom.
+type pullRelease struct {
+	repository string
+	number     int
+	actor      string
+	// mark, closed and head are for the script. closed is the owner who was closed,
+	// empty for none.
+	mark, closed, head string
+}
+
+// releaseAll releases all that a pull request holds, has reserved and waits for, and
+// leaves the tombstone of one that was closed.
+func (b *RedisBackend) releaseAll(ctx context.Context, operation string, p pullRelease) (released []*enhanced.EnhancedLock, err error) {
+	tag := enhanced.RepositoryTag(p.repository)
 	for paged := false; ; {
-		entries, waiters, more, err := b.ownerEntries(ctx, operation, repository, number)
+		entries, waiters, more, err := b.ownerEntries(ctx, operation, p.repository, p.number)
+		if err != nil && p.closed != "" {
+			return released, b.buryOnly(ctx, operation, p, err)
+		}
 		if err != nil {
 			return released, err
 		}
-		if len(entries) == 0 && !waiters && !paged && mark == "" && b.config.Load().RedisMinReplicasAck == 0 {
+		if len(entries) == 0 && !waiters && !paged && p.mark == "" && b.config.Load().RedisMinReplicasAck == 0 {
 			return released, nil
 		}
-		args := []any{number, actor, mark}
+		args := []any{p.number, p.actor, p.mark, p.closed, p.head}
 		if more {
 			paged, args[2] = true, "1"
 		}
@@ -219,18 +232,32 @@ func (b *RedisBackend) releaseAll(ctx context.Context, operation, repository str
 			args = append(args, entry.text)
 			resources[i] = entry.resource
 		}
-		a, err := b.step(ctx, operation, b.scripts.releasePull, tag, repository, b.stockKeys(resources...), args...)
+		a, err := b.step(ctx, operation, b.scripts.releasePull, tag, p.repository, b.stockKeys(resources...), args...)
 		if err != nil {
 			return released, err
 		}
 		if a.status == "again" {
 			continue
 		}
-		released = append(released, b.releasedPage(repository, number, a.values)...)
-		if !more && a.status != "leaving" {
+		released = append(released, b.releasedPage(p.repository, p.number, a.values)...)
+		if !more && a.status != "leaving" || a.status == "closed" {
 			return released, nil
 		}
 	}
+}
+
+// buryOnly leaves the tombstone where what the pull request has could not be listed,
+// which is no error where nothing of it is to be released.
+func (b *RedisBackend) buryOnly(ctx context.Context, operation string, p pullRelease, cause error) error {
+	if !errors.Is(cause, enhanced.ErrInvalidRequest) {
+		return cause
+	}
+	a, err := b.step(ctx, operation, b.scripts.releasePull, enhanced.RepositoryTag(p.repository), p.repository, nil,
+		p.number, p.actor, "bury", p.closed, p.head)
+	if err == nil && a.status == "marked" {
+		return cause
+	}
+	return err
 }
 
 // indexEntry is an entry of an index that leads to a resource.

@@ -2,7 +2,6 @@ package backends
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -33,18 +32,16 @@ func (b *RedisBackend) EndRun(ctx context.Context, owner enhanced.Owner) error {
 }
 
 // ClosePull keeps a closed pull request from taking locks. See
-// [enhanced.RunKeeper]. From its first step on the run takes none, so what it has
-// taken before is all that the others release.
+// [enhanced.RunKeeper]. What it has taken goes in the step that leaves the tombstone,
+// as far as one step has room for it; the next ones release what it had taken by then.
+// One that is cut off is done again as a whole.
 func (b *RedisBackend) ClosePull(ctx context.Context, owner enhanced.Owner, headCommit string) error {
 	if err := checkPlans(owner); err != nil {
 		return err
 	}
-	operation := "close " + owner.Describe()
-	a, err := b.step(ctx, operation, b.scripts.closePull, enhanced.RepositoryTag(owner.Repository), owner.Repository, nil,
-		owner.String(), strconv.Itoa(owner.Number), headCommit)
-	if err != nil || a.status != "marked" {
-		return err
-	}
-	_, err = b.releaseAll(ctx, operation, owner.Repository, owner.Number, enhanced.SystemAtlantis, "closed")
+	_, err := b.releaseAll(ctx, "close "+owner.Describe(), pullRelease{
+		repository: owner.Repository, number: owner.Number, actor: enhanced.SystemAtlantis, mark: "closed",
+		closed: owner.String(), head: headCommit,
+	})
 	return err
 }

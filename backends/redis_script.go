@@ -29,7 +29,7 @@ type script struct {
 // scripts are all of them, read once for each backend.
 type scripts struct {
 	acquire, release, releasePull, refresh, transfer, settle, adopt, sweep, repair, raise script
-	leave, cancel, move, attend, endRun, closePull                                        script
+	leave, cancel, move, attend, endRun                                                   script
 	read, locate, list, line, owned, recorded, log, due, snapshot, reserved               script
 	status, touch, listen, check                                                          script
 	// endDeadlock ends a deadlock, and waited reads what it is found in.
@@ -61,7 +61,7 @@ func loadScripts() scripts {
 		acquire:     named("acquire", prelude+file("waits")+file("acquire"), true, map[string]bool{"granted": now, "claimed": now, "again": earlier, "own": earlier}),
 		endDeadlock: named("end_deadlock", prelude+file("waits")+file("end_deadlock"), true, map[string]bool{"ended": now}), waited: reading("waited"),
 		release:     step("release", map[string]bool{"released": now, "ended": now, "gone": earlier}),
-		releasePull: step("release_pull", map[string]bool{"released": earlier}),
+		releasePull: step("release_pull", map[string]bool{"released": earlier, "closed": now, "marked": now}),
 		refresh:     step("refresh", map[string]bool{"refreshed": now}),
 		transfer:    step("transfer", map[string]bool{"transferred": now, "own": earlier}),
 		settle:      step("settle", nil), adopt: step("adopt", nil), sweep: step("sweep", nil), repair: step("repair", nil),
@@ -70,11 +70,11 @@ func loadScripts() scripts {
 		leaveSet: step("leave_set", map[string]bool{"left": now, "has": earlier}),
 		raise:    step("raise", map[string]bool{"raised": earlier}),
 		leave:    step("leave", map[string]bool{"left": now, "has": earlier}),
-		cancel:   step("cancel", map[string]bool{"cancelled": now}),
+		cancel:   step("cancel", map[string]bool{"cancelled": now, "more": now}),
 		move:     step("move", map[string]bool{"moved": now}),
 		attend:   step("attend", map[string]bool{"attended": earlier}),
-		endRun:   step("end_run", map[string]bool{"ended": now}), closePull: step("close", map[string]bool{"marked": now, "closed": now}),
-		read: reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
+		endRun:   step("end_run", map[string]bool{"ended": now}),
+		read:     reading("read"), locate: reading("locate"), list: reading("list"), line: reading("line"), owned: reading("owned"), recorded: reading("recorded"), log: reading("log"),
 		due: reading("due"), snapshot: reading("snapshot"), listen: reading("listen"), check: reading("check"), reserved: reading("reserved"),
 		status: named("status", file("status"), true, map[string]bool{"replaced": now}),
 		touch:  named("touch", file("touch"), true, nil),

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/events/models"
 )
 
@@ -39,6 +41,11 @@ func BenchmarkPair(b *testing.B) {
 // open opens a candidate on a server of its own.
 func open(b *testing.B, name string) (acquire, []*redis.Client) {
 	b.Helper()
+	return openOn(b, candidates()[name])
+}
+
+func openOn(b *testing.B, candidate func(b *testing.B, client *redis.Client) acquire) (acquire, []*redis.Client) {
+	b.Helper()
 	server := startServer(b)
 	client := redis.NewClient(server.Options())
 	b.Cleanup(func() {
@@ -46,7 +53,7 @@ func open(b *testing.B, name string) (acquire, []*redis.Client) {
 			b.Error(err)
 		}
 	})
-	return candidates()[name](b, client), []*redis.Client{server.Client()}
+	return candidate(b, client), []*redis.Client{server.Client()}
 }
 
 // retryAfter is when a caller asks again that was refused. rueidislock and etcd
@@ -57,15 +64,41 @@ const retryAfter = 10 * time.Millisecond
 // BenchmarkContended has 16 callers want one lock.
 func BenchmarkContended(b *testing.B) {
 	const callers = 16
-	for _, name := range slices.Sorted(maps.Keys(candidates())) {
+	stores := candidates()
+	stores["manager-queue"] = throughQueue
+	for _, name := range slices.Sorted(maps.Keys(stores)) {
 		b.Run(fmt.Sprintf("store=%s/callers=%d", name, callers), func(b *testing.B) {
-			take, server := open(b, name)
+			take, server := openOn(b, stores[name])
 			measure(b, server, callers, pairOf(retrying(take), func(caller int) models.ProjectLock {
 				lock := newLock(0, caller)
 				lock.Project = newLock(0, 0).Project
 				return lock
 			}))
 		})
+	}
+}
+
+// throughQueue waits for its turn, and is never refused.
+func throughQueue(b *testing.B, client *redis.Client) acquire {
+	b.Helper()
+	config := queues()
+	config.Backend, config.PreserveLegacyFormat = enhanced.BackendRedis, false
+	backend := backends.NewRedisBackend(client, config, nil)
+	b.Cleanup(func() {
+		if err := backend.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	manager := enhanced.NewEnhancedLockManager(backend, config, nil)
+	return func(ctx context.Context, lock models.ProjectLock) (func() error, error) {
+		held, err := manager.Acquire(ctx, newRequest(lock))
+		if err != nil {
+			return nil, err
+		}
+		return func() error {
+			_, err := manager.Release(ctx, enhanced.ReleaseRequest{LockID: held.ID, Owner: held.Owner})
+			return err
+		}, nil
 	}
 }
 

@@ -22,11 +22,20 @@ import (
 func onEach(b *testing.B, run func(b *testing.B, manager *enhanced.EnhancedLockManager)) {
 	b.Helper()
 	b.Run("backend=bolt", func(b *testing.B) { run(b, boltManager(b)) })
-	b.Run("backend=redis", func(b *testing.B) {
-		backend := backends.NewRedisBackend(redistest.Start(b, redistest.Options{}).Client(), nil, nil)
-		b.Cleanup(func() { require.NoError(b, backend.Close()) })
-		run(b, enhanced.NewEnhancedLockManager(backend, nil, nil))
-	})
+	b.Run("backend=redis", func(b *testing.B) { run(b, redisManager(b, nil)) })
+}
+
+func redisManager(b *testing.B, config *enhanced.EnhancedConfig) *enhanced.EnhancedLockManager {
+	b.Helper()
+	backend := backends.NewRedisBackend(redistest.Start(b, redistest.Options{}).Client(), config, nil)
+	b.Cleanup(func() { require.NoError(b, backend.Close()) })
+	return enhanced.NewEnhancedLockManager(backend, config, nil)
+}
+
+func queueing() *enhanced.EnhancedConfig {
+	config := enhanced.DefaultConfig()
+	config.EnablePriorityQueue = true
+	return config
 }
 
 // boltManager has a queue; what finds a lock free does not enter it.
@@ -35,8 +44,7 @@ func boltManager(b *testing.B) *enhanced.EnhancedLockManager {
 	file, err := bbolt.Open(filepath.Join(b.TempDir(), "atlantis.db"), 0o600, nil)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, file.Close()) })
-	config := enhanced.DefaultConfig()
-	config.EnablePriorityQueue = true
+	config := queueing()
 	backend, err := backends.NewBoltBackend(file, config, nil)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, backend.Close()) })
@@ -117,38 +125,40 @@ func BenchmarkList(b *testing.B) {
 }
 
 // BenchmarkEnqueue is the time until a call waits in the queue of a lock that
-// another pull request holds, each of another lock, when many come at once. On
-// Redis there is no queue.
+// another pull request holds, each of another lock, when many come at once.
 func BenchmarkEnqueue(b *testing.B) {
-	b.Run("backend=bolt", func(b *testing.B) {
-		manager := boltManager(b)
-		b.Run("waiters", func(b *testing.B) {
-			locks := takeMany(b, manager, b.N)
-			ctx, cancel := context.WithCancel(b.Context())
-			defer cancel()
-			queued, err := manager.GetBackend().Subscribe(ctx, []string{enhanced.EventQueued})
-			require.NoError(b, err)
-			b.ReportAllocs()
-			b.ResetTimer()
-			var calls sync.WaitGroup
-			for i := range b.N {
-				calls.Go(func() {
-					if _, err := manager.Acquire(ctx, wish(i, 2)); !errors.Is(err, context.Canceled) {
-						b.Error(err)
-					}
-				})
-			}
-			for range b.N {
-				<-queued
-			}
-			b.StopTimer()
-			cancel()
-			calls.Wait()
-			for _, lock := range locks {
-				if err := manager.GetBackend().ReleaseLock(b.Context(), lock.ID); err != nil {
-					b.Fatal(err)
+	b.Run("backend=bolt", func(b *testing.B) { enqueueMany(b, boltManager(b)) })
+	b.Run("backend=redis", func(b *testing.B) { enqueueMany(b, redisManager(b, queueing())) })
+}
+
+func enqueueMany(b *testing.B, manager *enhanced.EnhancedLockManager) {
+	b.Helper()
+	b.Run("waiters", func(b *testing.B) {
+		locks := takeMany(b, manager, b.N)
+		ctx, cancel := context.WithCancel(b.Context())
+		defer cancel()
+		queued, err := manager.GetBackend().Subscribe(ctx, []string{enhanced.EventQueued})
+		require.NoError(b, err)
+		b.ReportAllocs()
+		b.ResetTimer()
+		var calls sync.WaitGroup
+		for i := range b.N {
+			calls.Go(func() {
+				if _, err := manager.Acquire(ctx, wish(i, 2)); !errors.Is(err, context.Canceled) {
+					b.Error(err)
 				}
+			})
+		}
+		for range b.N {
+			<-queued
+		}
+		b.StopTimer()
+		cancel()
+		calls.Wait()
+		for _, lock := range locks {
+			if err := manager.GetBackend().ReleaseLock(b.Context(), lock.ID); err != nil {
+				b.Fatal(err)
 			}
-		})
+		}
 	})
 }

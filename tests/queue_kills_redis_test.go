@@ -190,42 +190,8 @@ func testQueueKills(t *testing.T, s *killable) {
 	})
 	defer kill()
 
-	ctx, stop := context.WithCancel(t.Context())
+	callers, stop := startCallers(t, s.connect, s.config)
 	defer stop()
-	var done sync.WaitGroup
-	var callers []*caller
-	var processes []*backends.RedisBackend
-	for i := range 2 {
-		b := backends.NewRedisBackend(s.connect(), s.config, nil)
-		processes = append(processes, b)
-		for k := range 3 {
-			c := &caller{name: fmt.Sprintf("caller%d%d", i, k)}
-			callers = append(callers, c)
-			done.Go(func() { c.work(ctx, b) })
-		}
-	}
-	defer func() {
-		stop()
-		done.Wait()
-		for _, b := range processes {
-			require.NoError(t, b.Close())
-		}
-	}()
-	requireServed := func(when string) {
-		t.Helper()
-		before := make([]int64, len(callers))
-		for i, c := range callers {
-			before[i] = c.served.Load()
-		}
-		backendtest.Eventually(t, "everybody is served "+when, func() bool {
-			for i, c := range callers {
-				if c.served.Load() == before[i] {
-					return false
-				}
-			}
-			return true
-		})
-	}
 	b := backends.NewRedisBackend(s.connect(), s.config, nil)
 	defer func() { require.NoError(t, b.Close()) }()
 	backendtest.Eventually(t, "the one that is killed holds the lock, and waits", func() bool {
@@ -242,26 +208,25 @@ func testQueueKills(t *testing.T, s *killable) {
 		return waiting >= 4 && len(locks) == 1 && locks[0].Owner[:len("user:"+deadName)] == "user:"+deadName
 	})
 	kill()
-	requireServed("after a process was killed")
+	requireServed(t, callers, "after a process was killed")
 	s.primary.Kill()
 	backendtest.Eventually(t, "another server takes over", s.failed)
-	requireServed("after the primary was killed")
+	requireServed(t, callers, "after the primary was killed")
 	stop()
-	done.Wait()
-	backendtest.Eventually(t, "nobody waits any more", func() bool {
-		_, err := b.CleanupExpiredLocks(t.Context())
-		require.NoError(t, err)
-		status, err := b.GetQueueStatus(t.Context())
-		require.NoError(t, err)
-		locks, err := b.ListLocks(t.Context())
-		require.NoError(t, err)
-		return status.Size == 0 && len(locks) == 0
-	})
-	judgeKills(t, b, callers)
+	requireNobodyWaits(t, b)
+	judged := judgeCallers(t, b, callers)
+	require.Positive(t, judged.ended, "no lease of the killed process has ended; the run is void")
+	require.Positive(t, judged.passedOver, "nobody was passed over; the run is void")
 }
 
-// judgeKills judges the log of the server that has taken over.
-func judgeKills(t *testing.T, b *backends.RedisBackend, callers []*caller) {
+// ofTheDead counts what a log has of the process that was killed.
+type ofTheDead struct {
+	ended      int // leases
+	passedOver int // requests
+}
+
+// judgeCallers judges the log of the server that has the repository in the end.
+func judgeCallers(t *testing.T, b *backends.RedisBackend, callers []*caller) (dead ofTheDead) {
 	t.Helper()
 	var records []*enhanced.LogRecord
 	for after, more := uint64(0), true; more; {
@@ -272,7 +237,6 @@ func judgeKills(t *testing.T, b *backends.RedisBackend, callers []*caller) {
 	}
 	priorities := make(map[string]enhanced.Priority)
 	granted := make(map[int64]bool)
-	var passedOver, ended int
 	holder := int64(0)
 	for _, r := range records {
 		if at := strings.LastIndexByte(r.RequestID, '-'); at >= 0 {
@@ -289,15 +253,13 @@ func judgeKills(t *testing.T, b *backends.RedisBackend, callers []*caller) {
 			require.Equal(t, holder, r.Token, "record %d", r.Sequence)
 			holder = 0
 			if isDead && r.Type == enhanced.EventTimeout {
-				ended++
+				dead.ended++
 			}
 		case r.Type == enhanced.EventCancelled && isDead && r.Actor == enhanced.SystemStore:
-			passedOver++
+			dead.passedOver++
 		}
 	}
-	require.Positive(t, ended, "no lease of the killed process has ended; the run is void")
-	require.Positive(t, passedOver, "nobody was passed over; the run is void")
-	t.Logf("%d records, %d grants; of the killed process %d leases have ended, and %d requests were passed over", len(records), len(granted), ended, passedOver)
+	t.Logf("%d records, %d grants; of a killed process: %+v", len(records), len(granted), dead)
 	for _, c := range callers {
 		for _, token := range c.tokens {
 			require.True(t, granted[token], "%s was told of token %d, which is lost", c.name, token)
@@ -307,4 +269,5 @@ func judgeKills(t *testing.T, b *backends.RedisBackend, callers []*caller) {
 	violations, err := b.Verify(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, violations)
+	return dead
 }

@@ -51,6 +51,7 @@ func requireLapseForeseen(t *testing.T, b enhanced.Backend, own *enhanced.Enhanc
 	m := enhanced.NewEnhancedLockManager(b, delayed(longDelay), nil)
 	foreseen := m.Foresee(t.Context(), []*enhanced.EnhancedLockRequest{userRequest("bob", "."), own})
 	require.False(t, foreseen[0].Acquired)
+	require.Equal(t, enhanced.BlockedByDelay, foreseen[0].Kind)
 	require.ErrorContains(t, enhanced.NewHeldError(lock.Resource, foreseen[0].Lock), "since its lease ended without a release")
 	require.True(t, foreseen[1].Acquired)
 	place, err := m.FindPlace(t.Context(), lock.Resource.Project(), lock.Resource.Workspace, enhanced.UserOwner("bob"))
@@ -84,9 +85,15 @@ func testLapseCloses(t *testing.T, newBackend NewBackend) {
 		for _, asks := range []func(path string) *enhanced.EnhancedLockRequest{ofUser("ann"), ofPull(5)} {
 			lock := lapsed(t, b, asks("."))
 			requireVerified(t, b)
+			before, err := b.ReadLog(t.Context(), repo, 0, 100)
+			require.NoError(t, err)
+			requireLapseForeseen(t, b, asks("."), lock)
+			after, err := b.ReadLog(t.Context(), repo, 0, 100)
+			require.NoError(t, err)
+			require.Len(t, after.Records, len(before.Records), "to look settles nothing")
 			requireReservedFor(t, b, userRequest("bob", "."), lock, longDelay)
 			requireReservedFor(t, b, pullRequest(6, "."), lock, longDelay)
-			_, err := b.AcquireLock(t.Context(), userRequest("bob", "."))
+			_, err = b.AcquireLock(t.Context(), userRequest("bob", "."))
 			require.ErrorIs(t, err, enhanced.ErrLockExists)
 			require.ErrorContains(t, err, "is reserved for "+enhanced.DescribeOwner(lock.Owner)+" until "+
 				lock.ExpiresAt.Add(longDelay).Format(time.RFC3339Nano))
@@ -154,9 +161,12 @@ func testLapseEnds(t *testing.T, newBackend NewBackend) {
 	})
 
 	t.Run("an end that nobody noticed is over", func(t *testing.T) {
-		b := newBackend(t, delayed(time.Millisecond))
+		config := delayed(time.Millisecond)
+		b := newBackend(t, config)
 		lock := lapsed(t, b, userRequest("ann", "."))
 		Eventually(t, "the delay is over", func() bool { return time.Since(*lock.ExpiresAt) > 50*time.Millisecond })
+		m := enhanced.NewEnhancedLockManager(b, config, nil)
+		require.True(t, m.Foresee(t.Context(), []*enhanced.EnhancedLockRequest{userRequest("bob", ".")})[0].Acquired)
 		requireAfter(t, acquire(t, b, userRequest("bob", ".")), lock, time.Millisecond)
 		require.Empty(t, requireLogged(t, b, enhanced.EventTimeout, lock.Owner).Reason)
 		requireVerified(t, b)

@@ -104,6 +104,7 @@ func RunQueue(t *testing.T, newBackend NewBackend) {
 	t.Helper()
 	testTurns(t, newBackend)
 	testLeaving(t, newBackend)
+	testManyOfOne(t, newBackend)
 	testPeers(t, newBackend)
 	testTold(t, newBackend)
 }

@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -126,9 +127,37 @@ func testSetsPlace(t *testing.T, newBackend NewBackend) {
 			}
 			return !acquired
 		})
+		other := foreseen(t, m, 8, "a")
+		require.False(t, other.Acquired)
+		require.Equal(t, enhanced.BlockedBySet, other.Kind)
+		require.Equal(t, pullID(6), other.Lock.Owner)
+		require.Empty(t, other.Lock.ID)
+		require.Equal(t, enhanced.LockStatePending, other.Lock.State)
+		require.True(t, foreseen(t, m, 6, "a").Acquired, "it takes what is kept for it")
+		held := foreseen(t, m, 8, "b")
+		require.Equal(t, enhanced.BlockedByLock, held.Kind, "somebody holds it, whoever else waits for it")
+		require.Equal(t, pullID(5), held.Lock.Owner)
+		_, err := b.(enhanced.ReservationReader).LookupReservation(t.Context(), resource("b"))
+		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
 		enqueue(t, b, pullRequest(7, "a"))
 		require.Equal(t, enhanced.Place{
 			Number: 2, Length: 2, Blocker: &enhanced.Blocker{Kind: enhanced.BlockedBySet, Owner: pullID(6)},
 		}, place(t, m, 7, "a"))
+	})
+
+	t.Run("a set keeps what becomes free, once it is old", func(t *testing.T) {
+		config := queueConfig(func(c *enhanced.EnhancedConfig) { c.SetReserveAfter = time.Hour })
+		b := newBackend(t, config)
+		m := enhanced.NewEnhancedLockManager(b, config, nil)
+		acquire(t, b, pullRequest(5, "b"))
+		set := enqueueSet(t, b, setOf(ofPull(6), "a", "b"))
+		require.True(t, foreseen(t, m, 8, "a").Acquired, "it is not old yet")
+		require.NoError(t, m.UpdateConfiguration(reserving()))
+		require.Equal(t, enhanced.BlockedBySet, foreseen(t, m, 8, "a").Kind)
+		require.True(t, foreseen(t, m, 8, "c").Acquired, "it does not want that")
+		set.cancel()
+		_, err := set.result(t)
+		require.ErrorIs(t, err, context.Canceled)
+		require.True(t, foreseen(t, m, 8, "a").Acquired, "it has left")
 	})
 }

@@ -10,13 +10,14 @@
 --            ended "" ""   it had got the lock, which has ended
 --            gone "" ""    none of these
 --          NOW is the time in microseconds, EXPIRES when a lease on the resource
---          ends, or a reservation, 0 for none
+--          ends, or a reservation, 0 for none; it is NOW where more is to be done
 local resource = ARGV[7]
 local header, details = load('l' .. resource, 'd' .. resource)
 local mirror, old = stockKeys(1)
 if S.waiters > 0 then S.queue().pulse(ARGV[8], ARGV[9] + 0) end
 local status, r = settle(resource, header, details, mirror, old)
 local answer = { S.text, status == 'held' and r.expires or status == 'reserved' and r.ends or '0' }
+if S.waiters > 0 and status == 'held' and S.queue().dequeueOwn(r, resource) then answer[2] = S.text end
 for i = 10, #ARGV do
   local n = #answer
   local entry = call('HMGET', KEYS[1], 'q' .. ARGV[i], 'r' .. ARGV[i])

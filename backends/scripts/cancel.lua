@@ -1,10 +1,10 @@
--- Takes an owner's requests for a resource out of the queue.
+-- Takes an owner's requests for a resource out of the queue, up to 100.
 --
 -- KEYS  see the prelude
 -- ARGV  7 resource  8 owner  9 actor
 --
--- Answers  cancelled, or missing when there are none
+-- Answers  cancelled, or missing when there are none; more when there may be more
 load()
 local entry = ownerEntry(ARGV[8], ARGV[7]) .. '\n'
-if S.waiters == 0 or S.queue().dequeueByEntries(entry, ARGV[9], 'request', 100) == 0 then return finish('missing') end
-return finish('cancelled')
+local count = S.waiters > 0 and S.queue().dequeueByEntries(entry, ARGV[9], 'request', 100) or 0
+return finish(count == 0 and 'missing' or count == 100 and 'more' or 'cancelled')

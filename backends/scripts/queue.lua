@@ -194,31 +194,34 @@ S.queue = function()
     return wanted
   end
 
-  -- ownWaiters returns an owner's waiters for a resource.
-  local function ownWaiters(owner, resource)
-    local prefix, all = 'o' .. ownerEntry(owner, resource) .. '\n', {}
-    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '100')) do
-      all[#all + 1] = Q.load(sub(member, #prefix + 1))
-    end
-    return all
+  -- ownWaiter returns the first of an owner's waiters for a resource for which visit
+  -- answers true, nil for none.
+  local function ownWaiter(owner, resource, visit)
+    local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
+    local low, high = '[' .. prefix, '[' .. prefix .. '\255'
+    repeat
+      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '100')
+      for _, member in ipairs(page) do
+        local w = Q.load(sub(member, #prefix + 1))
+        if w and visit(w) then return w end
+      end
+      low = '(' .. (page[#page] or '')
+    until #page < 100
+    return nil
   end
 
   -- hasPlace reports whether an owner has a detached waiter for a resource.
   function Q.hasPlace(owner, resource)
-    for _, w in ipairs(ownWaiters(owner, resource)) do
-      if w.process == '' and not isLate(w) then return true end
-    end
-    return false
+    return ownWaiter(owner, resource, function(w) return w.process == '' and not isLate(w) end) ~= nil
   end
 
   -- standIn returns the call that waits for what a detached waiter of the same owner
   -- is given: it needs no claim.
   local function standIn(w)
     if w.process ~= '' then return w end
-    for _, own in ipairs(ownWaiters(w.owner, w.resource)) do
-      if own.process ~= '' and not own.set and Q.isAlive(own.process) then return own end
-    end
-    return w
+    return ownWaiter(w.owner, w.resource, function(own)
+      return own.process ~= '' and not own.set and Q.isAlive(own.process)
+    end) or w
   end
 
   -- dequeueLate takes out the detached waiter with a place, if it waits no more.
@@ -248,12 +251,19 @@ S.queue = function()
     return l
   end
 
-  -- dequeueOwn takes out what a new holder has in the queue: nobody waits behind
-  -- himself.
+  -- dequeueOwn takes out what a holder has in the queue, up to 100 waiters, and reports
+  -- whether there may be more: nobody waits behind himself. Those go when their process
+  -- looks after them.
   function Q.dequeueOwn(r, resource)
-    for _, w in ipairs(ownWaiters(r.owner, resource)) do
+    local own = {}
+    ownWaiter(r.owner, resource, function(w)
+      own[#own + 1] = w
+      return #own == 100
+    end)
+    for _, w in ipairs(own) do
       Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details)
     end
+    return #own == 100
   end
 
   -- handOver gives a free resource to its next waiter, and returns the lock; nil
@@ -324,7 +334,8 @@ S.queue = function()
   -- reports whether there are any. The log counts up, so its sequence is the order
   -- of moves. Each goes to the front, so the first one is the last to go.
   function Q.move(owner, resource, actor, reason)
-    local all = ownWaiters(owner, resource)
+    local all = {}
+    ownWaiter(owner, resource, function(w) all[#all + 1] = w end)
     table.sort(all, function(a, b) return a.rank > b.rank end)
     for _, w in ipairs(all) do
       prepare(true, false, false)

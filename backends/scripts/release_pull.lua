@@ -1,22 +1,36 @@
--- Releases the locks of a pull request that the caller has listed.
+-- Releases the locks of a pull request that the caller has listed, and keeps one that
+-- was closed from taking more.
 --
 -- KEYS  see the prelude, with the resource of each listed entry
 -- ARGV  7 number of the pull request  8 actor  9 "1" when more locks remain
 --       than are listed: until they are released it gets no new ones; else, once
 --       all are released, "released" to leave a mark of that, "closed" to remove it
---       from 10 on the entries of the owners' index, and members of the queue for
+--       10 owner that was closed, empty for none: it gets a tombstone, in each step
+--       again, and is released when all was within the last minute, since what it has
+--       taken after that is a run's  11 head commit that the run may be at work on
+--       from 12 on the entries of the owners' index, and members of the queue for
 --       what it has reserved
 --
 -- Answers  released LOCK RESOURCE ..., or again when the pull request holds
 --          more than was listed; leaving in place of released when it still
 --          waits for something; after it come the resources that can't be read,
---          each with "" in place of its lock's parts
+--          each with "" in place of its lock's parts; closed when there was
+--          nothing to do but to leave the tombstone; with "bury" as 9, marked when
+--          there is more
 load()
 local more = ARGV[9] == '1'
+if ARGV[10] ~= '' then
+  -- The tombstone first: whatever is cut off after it, nothing new is taken.
+  S.runs().bury(ARGV[10], ARGV[11])
+  if not S.runs().isMarked(ARGV[7]) then return finish('closed') end
+  if ARGV[9] == 'bury' then return finish('marked') end
+  -- Who is cut off between two steps has another minute to begin again.
+  if more then S.runs().mark(ARGV[7]) end
+end
 -- The last write is a mark in there.
 if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[6]) end
 local listed = {}
-for i = 10, #ARGV do listed[ARGV[i]] = true end
+for i = 12, #ARGV do listed[ARGV[i]] = true end
 if not more then
   for _, entry in ipairs(call('ZRANGEBYLEX', KEYS[3], '[p' .. ARGV[7] .. '/', '[p' .. ARGV[7] .. '/\255')) do
     if not listed[entry] then return finish('again') end
@@ -29,11 +43,11 @@ end
 local status = 'released'
 if S.waiters > 0 and S.queue().dequeueByEntries('p' .. ARGV[7] .. '/', ARGV[8], 'pull', 100) == 100 then status = 'leaving' end
 local answer, owner = {}, nil
-for i = 10, #ARGV do
+for i = 12, #ARGV do
   local entry = ARGV[i]
   local at = find(entry, '\n', 1, true)
   local resource = at and sub(entry, at + 1) or ''
-  local mirror, old = stockKeys(i - 9)
+  local mirror, old = stockKeys(i - 11)
   local isReserved = sub(entry, 1, 1) == 's'
   local found, r, stock
   if isReserved then

@@ -1,10 +1,37 @@
--- Reads the reservation of one resource. It stands alone and writes nothing.
+-- Reads for whom one resource is kept while nobody holds it. It stands alone and
+-- writes nothing.
 --
--- KEYS  1 state  2 deadlines
--- ARGV  1 resource
+-- KEYS  1 state  2 deadlines  3 queue
+-- ARGV  1 resource  2 SetReserveAfter in microseconds
 --
--- Answers  {microseconds, reservation as runs.lua has it or "", its deadline or ""}
-local clock = redis.call('TIME')
-local text = redis.call('HGET', KEYS[1], 'k' .. ARGV[1])
-local ends = redis.pcall('ZSCORE', KEYS[2], ARGV[1])
-return { string.format('%s%06d', clock[1], clock[2]), text or '', type(ends) == 'string' and ends or '' }
+-- Answers  {microseconds, reservation as runs.lua has it or "", its deadline or "",
+--          request and record, as queue.lua has it, of the waiter whose set it is kept
+--          for, see whole.lua, or "" and ""}
+local clock, resource = redis.call('TIME'), ARGV[1]
+local now = clock[1] * 1000000 + clock[2]
+local state = redis.call('HMGET', KEYS[1], 'k' .. resource, 'sets', 'alive')
+local ends = redis.pcall('ZSCORE', KEYS[2], resource)
+local answer = { string.format('%d', now), state[1] or '', type(ends) == 'string' and ends or '', '', '' }
+if not state[2] or state[2] == '0' then return answer end
+
+local alive = {}
+for process, lives in string.gmatch(state[3] or '', '(%S+) (%d+)') do
+  alive[process] = tonumber(lives) > now
+end
+-- The oldest one that is alive, as keeperOf of whole.lua finds it.
+local low, high = '[w' .. resource .. '\n', '(w' .. resource .. '\n:'
+repeat
+  local page = redis.call('ZRANGEBYLEX', KEYS[3], low, high, 'LIMIT', '0', '10')
+  for _, member in ipairs(page) do
+    local enqueued, request = string.match(member, '^(%d+) [^\n]*\n(.*)$', #resource + 3)
+    if enqueued and now - enqueued < tonumber(ARGV[2]) then return answer end
+    local record = request and redis.call('HGET', KEYS[1], 'q' .. request)
+    local mark, process = string.match(record or '', '^' .. string.rep('[^\n]*\n', 6) .. '([^\n]*)\n([^\n]*)\n')
+    if mark and #mark > 1 and alive[process] then
+      answer[4], answer[5] = request, record
+      return answer
+    end
+  end
+  low = '(' .. (page[#page] or '')
+until #page == 0
+return answer
