@@ -75,6 +75,7 @@ type Handle struct {
 	lock    *EnhancedLock
 	lease   time.Duration
 	margin  time.Duration
+	phase   time.Duration // of the moments at which this process renews
 	maxHold time.Duration
 	got     instant // when the request was sent that got it
 	retry   *timeout.RetryManager
@@ -169,7 +170,7 @@ func newHandle(leaser Leaser, lease time.Duration, options HandleOptions) (*Hand
 	if err != nil {
 		return nil, NewInvalidError("retries of a handle: %v", err)
 	}
-	h.retry = retry
+	h.retry, h.phase = retry, phaseOfProcess(lease/30)
 	return h, nil
 }
 

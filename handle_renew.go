@@ -3,6 +3,9 @@ package enhanced
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
 	"time"
 )
 
@@ -37,15 +40,23 @@ func (h *Handle) keep() {
 }
 
 // untilRenewal is how long to wait for the next renewal. It comes up to a thirtieth of
-// the lease early, so that handles with leases of one length renew them at the same
-// moments: what travels together costs client and store a fraction of what single
-// calls do.
+// the lease early, so that handles of a process with leases of one length renew them at
+// the same moments: what travels together costs client and store a fraction of what
+// single calls do. Processes have moments of their own.
 func (h *Handle) untilRenewal() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	left := h.renewAfter() - h.sent.since()
-	at := time.Now().Add(left)
+	at := time.Now().Add(left - h.phase)
 	return left - at.Sub(at.Truncate(h.lease/30))
+}
+
+// phaseOfProcess is below a length of time, and another one for each process.
+func phaseOfProcess(length time.Duration) time.Duration {
+	host, _ := os.Hostname() //nolint:errcheck // then it is the number alone
+	sum := fnv.New32a()
+	_, _ = fmt.Fprintf(sum, "%s %d", host, os.Getpid()) //nolint:errcheck // it never fails
+	return time.Duration(uint64(sum.Sum32()) % uint64(length))
 }
 
 // renew is one attempt to renew the lease. A reply that is lost costs a sixth of

@@ -2,6 +2,7 @@ package enhanced
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ func NormalizeRequest(request *EnhancedLockRequest, defaultLease, maxLease time.
 		return nil, NewInvalidError("request is nil")
 	}
 	r := *request
+	r.User.Teams = slices.Clone(r.User.Teams) // it outlives the call
 	if err := r.resolveResource(); err != nil {
 		return nil, err
 	}

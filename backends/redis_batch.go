@@ -60,7 +60,6 @@ func (b *RedisBackend) repository(name string) *redisRepository {
 // decision is a request, a renewal or a release for the script common.lua.
 type decision struct {
 	repository *redisRepository
-	limit      string   // LogMaxRecords
 	args       []string // see the script
 	stock      []string // stock's keys, where there are any
 
@@ -133,7 +132,7 @@ func (b *batched) add(d *decision) {
 // key of stock's, which can belong to two resources, comes once in a call.
 func (b *batched) takes(d *decision) bool {
 	first := b.groups[0].decisions[0]
-	if b.count >= maxBatched || first.limit != d.limit || len(first.stock) != len(d.stock) {
+	if b.count >= maxBatched || len(first.stock) != len(d.stock) {
 		return false
 	}
 	for _, g := range b.groups {
@@ -155,7 +154,7 @@ func (b *batched) takes(d *decision) bool {
 // evaluation is the command that runs the script. Strings go by their addresses:
 // to put them into an interface would copy each header.
 func (b *batched) evaluation(command, text string) *redis.Cmd {
-	keys, size := 0, 8
+	keys, size := 0, 7
 	for _, g := range b.groups {
 		keys += len(g.repository.keys)
 		size++
@@ -179,7 +178,7 @@ func (b *batched) evaluation(command, text string) *redis.Cmd {
 		}
 	}
 	first := b.groups[0]
-	list = append(list, &first.repository.publish, &first.repository.channel, &first.decisions[0].limit, &first.repository.calls, len(b.groups))
+	list = append(list, &first.repository.publish, &first.repository.channel, &first.repository.calls, len(b.groups))
 	for _, g := range b.groups {
 		list = append(list, len(g.decisions))
 		for _, d := range g.decisions {
@@ -201,9 +200,11 @@ func (b *batched) tell() {
 			if d.err = err; err != nil {
 				continue
 			}
-			d.micros, d.tidy, tidy = parts[0], tidy, false
-			d.parts = [3]string(parts[at:])
+			d.micros, d.parts = parts[0], [3]string(parts[at:])
 			at += 3
+			if d.parts[0] != "e" {
+				d.tidy, tidy = tidy, false
+			}
 		}
 	}
 }
@@ -241,7 +242,6 @@ func (b *RedisBackend) decide(ctx context.Context, d decision) (decision, error)
 	if err != nil {
 		return d, errElse
 	}
-	d.limit = strconv.Itoa(config.LogMaxRecords)
 	s := &sending{decision: d}
 	attempt, bound := b.bound(ctx, b.scripts.common.name)
 	if err := b.pipeline(node).do(attempt, s); err != nil {

@@ -97,7 +97,10 @@ func (b *RedisBackend) heard(message string) {
 			return
 		}
 		original := enhanced.SanitizeProjectLock(r.ProjectLock())
-		lock, err = b.granted(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+		lock, err = grantedLock(r, enhanced.RepositoryTag(name.repository), owner, original, fields[0], fields[1], fields[2])
+		if err == nil { // what is stored can be of the process that the call was in before
+			b.locks.add(lock, false)
+		}
 	default:
 		if err = b.heardError(r.Resource, owner, parts[2], rest); err == nil {
 			return

@@ -12,6 +12,7 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
 )
 
@@ -288,4 +289,58 @@ func TestRedisManyCallersOfManyRepositories(t *testing.T) {
 	asked := 2 * callers * rounds
 	require.Less(t, calls(t, client)-before, asked/2, "calls for %d decisions", asked)
 	backendtest.RequireSound(t, b)
+}
+
+// What one repository has wrong is no matter of the others whose decisions travel in
+// the same call.
+func TestRedisDamageStaysInItsRepository(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(t *testing.T, client *redis.Client){
+		"queue of another type": func(t *testing.T, client *redis.Client) {
+			t.Helper()
+			require.NoError(t, client.HSet(t.Context(), repositoryKey("org/bad", "state"), "waiters", "1", "gone", "1").Err())
+			require.NoError(t, client.Set(t.Context(), repositoryKey("org/bad", "queue"), "?", 0).Err())
+		},
+		"token that is no number": func(t *testing.T, client *redis.Client) {
+			t.Helper()
+			require.NoError(t, client.HSet(t.Context(), repositoryKey("org/bad", "state"), "token", "x000000000000000").Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := redistest.Start(t, redistest.Options{}).Client()
+			config := enhanced.DefaultConfig()
+			config.PreserveLegacyFormat = false
+			b := openRedis(t, client, config)
+			require.NoError(t, b.HealthCheck(t.Context()))
+			const callers, rounds = 16, 10
+			for i := range callers / 2 { // a lock of each caller of the bad one
+				_, err := b.AcquireLock(t.Context(), by("org/bad", fmt.Sprint("held", i), "ann"))
+				require.NoError(t, err)
+			}
+			_, err := b.AcquireLock(t.Context(), by("org/good", "first", "ann"))
+			require.NoError(t, err)
+			damage(t, client)
+			logged := client.XLen(t.Context(), repositoryKey("org/bad", "log")).Val()
+			backendtest.Together(callers, func(i int) {
+				for round := range rounds {
+					if i%2 == 0 {
+						key := enhanced.ProjectResource(models.NewProject("org/bad", fmt.Sprint("held", i/2), ""), "default")
+						if _, err := b.Release(t.Context(), enhanced.ReleaseRequest{Resource: key, Force: true, Actor: "user:eve"}); err == nil {
+							t.Error("a lock of the damaged repository was released")
+						}
+						continue
+					}
+					lock, err := b.AcquireLock(t.Context(), by("org/good", fmt.Sprint("p", i, " ", round), "ann"))
+					if err == nil {
+						err = b.ReleaseLock(t.Context(), lock.ID)
+					}
+					if err != nil {
+						t.Errorf("caller %d: %v", i, err)
+					}
+				}
+			})
+			require.Equal(t, logged, client.XLen(t.Context(), repositoryKey("org/bad", "log")).Val(), "nothing is half done")
+		})
+	}
 }

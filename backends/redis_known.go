@@ -23,13 +23,16 @@ type knownLocks struct {
 	forms map[enhanced.ResourceIdentifier]form
 }
 
+// maxKnownBody bounds the description of a pull request in a form that is kept.
+const maxKnownBody = 4 << 10
+
 // form is stock's form of the lock with a token.
 type form struct {
 	token    int64
 	original models.ProjectLock
 }
 
-// add takes in a lock. Where it has nothing but stock's form, that is whole.
+// add takes in a lock. It is whole when it is stored as it is here, without metadata.
 func (k *knownLocks) add(lock *enhanced.EnhancedLock, whole bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -38,7 +41,7 @@ func (k *knownLocks) add(lock *enhanced.EnhancedLock, whole bool) {
 		k.forms = make(map[enhanced.ResourceIdentifier]form)
 	}
 	k.all[lock.ID] = lock.Resource
-	if whole {
+	if whole && len(lock.OriginalLock.Pull.Body) <= maxKnownBody {
 		k.forms[lock.Resource] = form{token: lock.Version, original: copied(*lock.OriginalLock)}
 	}
 }
@@ -48,6 +51,16 @@ func (k *knownLocks) remove(lockID string) {
 	defer k.mu.Unlock()
 	delete(k.forms, k.all[lockID])
 	delete(k.all, lockID)
+}
+
+// forget drops the form of a lock that has ended.
+func (k *knownLocks) forget(lock *enhanced.EnhancedLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.forms[lock.Resource].token == lock.Version {
+		delete(k.forms, lock.Resource)
+		delete(k.all, lock.ID)
+	}
 }
 
 // form returns what is known of the lock that a resource may have.

@@ -110,6 +110,7 @@ func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.Relea
 	if now, err := strconv.ParseInt(d.micros, 10, 64); err == nil {
 		b.recorder.Released(time.UnixMicro(now).Sub(lock.AcquiredAt))
 	}
+	b.locks.forget(lock)
 	lock.State = enhanced.LockStateReleased
 	return lock, nil
 }

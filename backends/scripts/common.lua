@@ -8,18 +8,17 @@
 -- waits for there, and no set waits in the repository, see whole.lua.
 --
 -- Each decision is taken by itself, one after the other: tables that gather what
--- several write cost more than the commands that they save.
---
--- Each decision is taken by itself, one after the other: tables that gather what
--- several write cost more than the commands that they save.
+-- several write cost more than the commands that they save. Nothing here may raise an
+-- error once another decision has written: what reads keys that a decision has not
+-- read yet does so with pcall, and what is odd is left to the general script. But a
+-- lock whose details the caller has is not looked at for them, whatever their state.
 --
 -- KEYS  six of each repository: state, deadlines, owners, forget, log, queue; then,
 --       where there is one server and the resources have them, two stock's keys for
 --       each decision, see the prelude. No two decisions share one.
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repositories' readers
---       3 LogMaxRecords  4 what the names of channels of waiting processes begin
---       with  5 how many repositories, and from 6 on for each how many decisions, and
---       those:
+--       3 what the names of channels of waiting processes begin with  4 how many
+--       repositories, and from 5 on for each how many decisions, and those:
 --         lease in microseconds or 0, resource, request, owner, entry of the owners'
 --           index, flag and priority as lines of a header, stock's form
 --         r, resource, token or "", owner or "", "" or how: "1" or "0" to force or
@@ -38,11 +37,11 @@ local call, pcall, find, sub, match, format = redis.call, redis.pcall, string.fi
 local KEYS, ARGV = KEYS, ARGV
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
-local groups = ARGV[5] + 0
+local groups = ARGV[4] + 0
 local stock = 6 * groups -- where stock's keys begin
 local stocked = #KEYS > stock
 local absent = not stocked or call('EXISTS', unpack(KEYS, stock + 1)) == 0 -- nothing is under any
-local answer, reply, at = { now, '' }, 2, 6
+local answer, reply, at = { now, '' }, 2, 5
 
 -- entryOf is ownerEntry of the prelude.
 local function entryOf(owner, resource)
@@ -53,15 +52,17 @@ local function entryOf(owner, resource)
   return 'p' .. sub(owner, number + 1) .. '/' .. sub(owner, 4, host - 1) .. '\n' .. resource
 end
 
--- nextOf returns who is next in the queue of a resource, when that is common: place,
--- request, record, process, name of the repository, and entry in the owners' index.
+-- nextOf returns who is next in the queue of a resource, nil for nobody: place, and
+-- when it is common request, record, process, name of the repository, and entry in the owners' index.
 local function nextOf(STATE, QUEUE, resource)
   local low = 'q' .. resource .. '\n'
-  local place = call('ZRANGEBYLEX', QUEUE, '[' .. low, '(' .. low .. ':', 'LIMIT', '0', '1')[1]
+  local first = pcall('ZRANGEBYLEX', QUEUE, '[' .. low, '(' .. low .. ':', 'LIMIT', '0', '1')
+  if first.err then return low end
+  local place = first[1]
   if not place then return nil end
   local process, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
-  local parts = request and call('HMGET', STATE, 'q' .. request, 'alive', 'name', 'sets')
-  if not (parts and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' then return place end
+  local parts = request and pcall('HMGET', STATE, 'q' .. request, 'alive', 'name', 'sets')
+  if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' then return place end
   -- Calls in it still wait, by the field alive.
   local told = select(2, find('\n' .. parts[2], '\n' .. process .. ' ', 1, true))
   local ends = told and match(parts[2], '^%d+', told)
@@ -69,8 +70,8 @@ local function nextOf(STATE, QUEUE, resource)
   local w = { match(parts[1], '^([^\n]*)\n(%d+)\n([^\n]+)\n(%-?%d+)\n(%d+)\n(%d+)\n([m-])\n([^\n]*)\n([^\n]*)\n({.*)$') }
   if w[1] ~= resource or w[2] ~= sub(place, #resource + 3, #resource + 35) or w[8] ~= process then return place end
   local entry = entryOf(w[3], resource)
-  local own = call('ZRANGEBYLEX', QUEUE, '[o' .. entry .. '\n', '[o' .. entry .. '\n\255', 'LIMIT', '0', '2')
-  if #own ~= 1 or own[1] ~= 'o' .. entry .. '\n' .. request then return place end
+  local own = pcall('ZRANGEBYLEX', QUEUE, '[o' .. entry .. '\n', '[o' .. entry .. '\n\255', 'LIMIT', '0', '2')
+  if own.err or #own ~= 1 or own[1] ~= 'o' .. entry .. '\n' .. request then return place end
   return place, request, w, process, parts[3], entry
 end
 
@@ -99,8 +100,8 @@ for group = 1, groups do
     local header, second = v[9], v[10]
     if waiters == '0' then waiters = false end
     -- What runs have left, see runs.lua. Digits of one length compare as numbers do.
-    local common = last and #last == #now and sequence and locks and not v[5] and (not v[7] or v[7] == '0') and
-      (not waiters or tonumber(waiters))
+    local common = last and #last == #now and not find(last, '%D') and sequence and locks and not v[5] and (not v[7] or v[7] == '0') and
+      (not waiters or (tonumber(waiters) or 0) > 0)
     local token = last and last < now and now
     local id -- of the log's record, when something was written
     if kind == 'r' then
@@ -108,7 +109,7 @@ for group = 1, groups do
       if common and header then
         -- The lines of a header are token, time, expiry, flag, priority, owner,
         -- request and note.
-        its, expires, flag, owner, request, note = match(header, '^(%d+)\n%d+\n(%d+)\n([-m])\n[^\n]*\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
+        its, expires, flag, owner, request, note = match(header, '^([1-9]%d*)\n%d+\n(%d+)\n([-m])\n%-?%d+\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
       end
       local copy = its and not absent and pcall('GET', mirror)
       local spared = its and its == has and flag == '-'
@@ -166,7 +167,7 @@ for group = 1, groups do
                 held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
               call('ZREM', QUEUE, place, 'o' .. entry .. '\n' .. asks)
               -- Who misses it asks.
-              pcall('PUBLISH', ARGV[4] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
+              pcall('PUBLISH', ARGV[3] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
             else
               call('HDEL', STATE, held, other)
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', locks - 1, 'i' .. its, ending)
@@ -183,7 +184,7 @@ for group = 1, groups do
     elseif kind == 'f' then
       local its, acquired, expires, rest, flag, owner, note
       if common and header then
-        its, acquired, expires, rest, flag, owner, note = match(header, '^(%d+)\n(%d+)\n(%d+)(\n([-m])\n[^\n]*\n([^\n]+)\n[^\n]*\n([^\n]*))$')
+        its, acquired, expires, rest, flag, owner, note = match(header, '^([1-9]%d*)\n(%d+)\n(%d+)(\n([-m])\n%-?%d+\n([^\n]+)\n[^\n]*\n([^\n]*))$')
       end
       if its and its == ARGV[at + 2] and #expires == #now and expires > now then
         local copy = not absent and pcall('GET', mirror)
@@ -208,7 +209,8 @@ for group = 1, groups do
       local known = common and not waiters
       if known and gone and gone ~= '0' then -- the pull request may be closed
         local prefix = 't' .. owner .. '\n'
-        known = not call('ZRANGEBYLEX', QUEUE, '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
+        local marks = pcall('ZRANGEBYLEX', QUEUE, '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')
+        known = not marks.err and not marks[1]
       end
       if known and not header and not second and (absent or call('EXISTS', mirror, old) == 0) then
         local expires = '0'
