@@ -43,7 +43,10 @@ func (h *Handle) Release(ctx context.Context) error {
 		h.released, h.answer = true, over
 		return over
 	}
-	_, err := h.leaser.Release(ctx, h.releaseRequest())
+	lock, err := h.leaser.Release(ctx, h.releaseRequest())
+	if err == nil && lock.releasedBefore() {
+		err = NewUnknownLockError(h.lock.ID) // by somebody else, unless an answer was missed
+	}
 	switch {
 	case err == nil, isGone(err) && h.unsure:
 		h.released = true

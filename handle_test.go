@@ -301,6 +301,19 @@ func TestHandleIsLostByAForcedUnlock(t *testing.T) {
 	})
 }
 
+// The handle's own release finds a lock that somebody else has released, before a
+// renewal does: it has not held until now.
+func TestHandleIsReleasedAfterAForcedUnlock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		manager := newManager(t, enabled())
+		h := hold(t, manager, "a", enhanced.HandleOptions{})
+		_, err := manager.Release(t.Context(), enhanced.ReleaseRequest{Resource: resource("a"), Force: true, Actor: "user:bob", Reason: "now"})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Release(t.Context()), enhanced.ErrLockLost)
+	})
+}
+
 func TestHandleHasAMaximumHold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -218,7 +218,9 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 	if err != nil {
 		return nil, err
 	}
-	m.publishRelease(lock, request.Actor)
+	if !lock.releasedBefore() {
+		m.publishRelease(lock, request.Actor)
+	}
 	return lock, nil
 }
 

@@ -1,5 +1,11 @@
 package enhanced
 
+// releasedBefore reports whether a release has found that the lock was released
+// before, see [Backend].Release.
+func (l *EnhancedLock) releasedBefore() bool {
+	return l != nil && l.State == LockStateReleased && l.AcquiredAt.IsZero()
+}
+
 // Validate checks that the request names a lock and a right. Its error is an
 // INVALID_REQUEST.
 func (r ReleaseRequest) Validate() error {

@@ -260,6 +260,11 @@ type Backend interface {
 	ReleaseLock(ctx context.Context, lockID string) error
 	// Release releases one lock under a condition and returns it.
 	// LOCK_NOT_FOUND if nothing is held, PERMISSION_DENIED if the condition fails.
+	// A lock that is named by its ID, and was released before, by whomever, is
+	// released for at least 10 minutes, as for ReleaseLock: the answer is that lock
+	// with its ID, resource, owner and token, and a zero AcquiredAt. Its owner must
+	// have met the condition; a forced release, which overrides a holder, answers
+	// LOCK_NOT_FOUND.
 	Release(ctx context.Context, request ReleaseRequest) (*EnhancedLock, error)
 	// ReleaseByPull releases every lock that pull request number of repository
 	// holds, and returns them. Where pull requests with that number on several

@@ -231,8 +231,8 @@ func (b *BoltBackend) changeLock(ctx context.Context, operation, lockID string, 
 	})
 }
 
-// errReleased is the answer to a lock ID whose lock was released. Only
-// ReleaseLock tells it from an ID that never was.
+// errReleased is the answer to a lock ID whose lock was released. Only releases
+// tell it from an ID that never was.
 var errReleased = errors.New("it was released before")
 
 // settleID returns the held lock with the ID.
@@ -271,7 +271,7 @@ func (i identity) goneError(lockID string, resource enhanced.ResourceIdentifier)
 	case enhanced.EventTimeout, enhanced.EventClaimExpired:
 		return enhanced.NewExpiredError(lockID, resource)
 	case enhanced.EventReleased, enhanced.EventReserved:
-		unknown.Err = errReleased
+		unknown.Err, unknown.Resource = &releasedError{i.ending.Owner}, resource
 	}
 	return unknown
 }

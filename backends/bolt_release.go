@@ -49,6 +49,9 @@ func (b *BoltBackend) Release(ctx context.Context, request enhanced.ReleaseReque
 			}
 			return s.release(f, request)
 		})
+		if err != nil {
+			return releasedBefore(request, err)
+		}
 	} else {
 		lock, err = b.releaseResource(ctx, request)
 	}

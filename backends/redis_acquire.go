@@ -170,7 +170,7 @@ func (b *RedisBackend) refusal(a answer, lockID string, resource enhanced.Resour
 	case "unknown":
 		return enhanced.NewUnknownLockError(lockID)
 	case "gone":
-		return identity{ending: &ending{How: a.value(0)}}.goneError(lockID, resource)
+		return identity{ending: &ending{How: a.value(0), Owner: a.value(1)}}.goneError(lockID, resource)
 	}
 	return enhanced.NewBackendError("lock "+resource.String(), fmt.Errorf("unexpected answer %q", a.status))
 }

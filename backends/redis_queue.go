@@ -2,7 +2,6 @@ package backends
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -71,9 +70,6 @@ func (b redisQueue) leave(ctx context.Context, r *enhanced.EnhancedLockRequest, 
 
 func (b redisQueue) giveBack(ctx context.Context, lock *enhanced.EnhancedLock) error {
 	_, err := b.Release(ctx, enhanced.ReleaseRequest{LockID: lock.ID, Owner: lock.Owner, Reason: deserted})
-	if errors.Is(err, errReleased) {
-		return nil
-	}
 	return err
 }
 

@@ -35,7 +35,11 @@ func (b *RedisBackend) Release(ctx context.Context, request enhanced.ReleaseRequ
 		return nil, err
 	}
 	if request.LockID != "" {
-		return b.releaseID(ctx, request)
+		lock, err := b.releaseID(ctx, request)
+		if err != nil {
+			return releasedBefore(request, err)
+		}
+		return lock, nil
 	}
 	resource := request.Resource.Normalized()
 	if lock, err := b.releaseCommon(ctx, request, "", resource); !errors.Is(err, errElse) {

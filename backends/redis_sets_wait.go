@@ -2,7 +2,6 @@ package backends
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -117,7 +116,7 @@ func (b redisSetQueue) giveBack(ctx context.Context, _ *enhanced.EnhancedLock) e
 func (b *RedisBackend) releaseEach(ctx context.Context, locks []*enhanced.EnhancedLock) error {
 	for _, lock := range locks {
 		_, err := b.Release(ctx, enhanced.ReleaseRequest{LockID: lock.ID, Owner: lock.Owner, Reason: deserted})
-		if err != nil && !errors.Is(err, errReleased) && !isDecision(err) { // else it has ended already
+		if err != nil && !isDecision(err) { // else it has ended already
 			return err
 		}
 	}

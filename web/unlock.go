@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -14,7 +15,7 @@ func (s *server) registerUnlock() {
 	register(s, operationTimeout, huma.Operation{
 		OperationID:  "unlock",
 		Summary:      "Release a lock",
-		Description:  "An owner releases its own lock. Force releases anybody's, is logged with its actor and reason, and answers whose lock it was.",
+		Description:  "An owner releases its own lock. Force releases anybody's, is logged with its actor and reason, and answers whose lock it was. A lock that is named by its ID and was released before is released: its acquired_at is 0001-01-01T00:00:00Z then.",
 		Method:       http.MethodPost,
 		Path:         api.UnlockPath,
 		MaxBodyBytes: maxBody,
@@ -72,10 +73,15 @@ func (s *server) releaseFrom(ctx context.Context, r api.UnlockRequest) (enhanced
 	if repository == "" {
 		// A pull request is an owner within its repository, which the ID stands for.
 		lock, err := s.get(ctx, &getInput{ID: r.ID})
-		if err != nil {
+		var gone *enhanced.LockError
+		switch {
+		case err == nil:
+			repository = lock.Body.Repository
+		case errors.As(err, &gone) && errors.Is(err, enhanced.ErrLockNotFound) && gone.Resource.Namespace != "":
+			repository = gone.Resource.Namespace // it was released before
+		default:
 			return request, err
 		}
-		repository = lock.Body.Repository
 	}
 	owner, err := ownerFrom(*r.Owner, repository)
 	if err != nil {

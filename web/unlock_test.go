@@ -87,7 +87,10 @@ func TestUnlockOldID(t *testing.T) {
 	old := decode[api.Lock](t, s.post(t, api.LocksPath, lockByAlice), http.StatusCreated)
 	decode[api.Unlocked](t, s.post(t, api.UnlockPath, lockByAlice), http.StatusOK)
 	decode[api.Lock](t, s.post(t, api.LocksPath, lockByAlice), http.StatusCreated)
-	problem(t, s.post(t, api.UnlockPath, `{"id":"`+old.ID+`","owner":{"user":"alice"}}`), http.StatusNotFound, "LOCK_NOT_FOUND")
+	again := decode[api.Unlocked](t, s.post(t, api.UnlockPath, `{"id":"`+old.ID+`","owner":{"user":"alice"}}`), http.StatusOK)
+	require.Equal(t, old.ID, again.Lock.ID, "it is released, as asked")
+	require.True(t, again.Lock.AcquiredAt.IsZero())
+	problem(t, s.post(t, api.UnlockPath, `{"id":"`+old.ID+`","owner":{"user":"eve"}}`), http.StatusNotFound, "LOCK_NOT_FOUND")
 	problem(t, s.post(t, api.UnlockPath, `{"id":"`+old.ID+`","force":true,"actor":"bob","reason":"r"}`), http.StatusNotFound, "LOCK_NOT_FOUND")
 	require.Equal(t, 1, s.lockCount(t))
 }

@@ -1,6 +1,8 @@
 package backendtest
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,6 +105,63 @@ func testRelease(t *testing.T, newBackend NewBackend) {
 		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
 		_, err = b.Release(t.Context(), enhanced.ReleaseRequest{LockID: lock.ID, Resource: resource("."), Owner: lock.Owner})
 		require.NoError(t, err)
+	})
+
+	t.Run("a release that is repeated", func(t *testing.T) {
+		b := newBackend(t, nil)
+		past := acquire(t, b, pullRequest(5, "."))
+		five, six := 5, 6
+		for _, request := range []enhanced.ReleaseRequest{
+			{LockID: past.ID, Owner: past.Owner},
+			{LockID: past.ID, Owner: past.Owner},
+			{LockID: past.ID, Owner: past.Owner, Resource: resource(".")},
+			{LockID: past.ID, PullNumber: &five},
+			{LockID: past.ID},
+		} {
+			released, err := b.Release(t.Context(), request)
+			require.NoError(t, err)
+			require.Equal(t, past.ID, released.ID)
+			require.Equal(t, past.Owner, released.Owner)
+			require.Equal(t, past.Resource, released.Resource)
+			require.Equal(t, past.Version, released.Version)
+			require.Equal(t, enhanced.LockStateReleased, released.State)
+			acquire(t, b, userRequest("next", ".")) // which no repetition touches
+			requireHeldBy(t, b, resource("."), "user:next")
+			require.NoError(t, b.ReleaseLock(t.Context(), lockOn(t, b, ".").ID))
+		}
+		for name, request := range map[string]enhanced.ReleaseRequest{
+			"another owner":        {LockID: past.ID, Owner: "user:eve"},
+			"another number":       {LockID: past.ID, PullNumber: &six},
+			"another resource":     {LockID: past.ID, Owner: past.Owner, Resource: resource("other")},
+			"force, of nobody":     {LockID: past.ID, Force: true},
+			"an ID that never was": {LockID: enhanced.FormatLockID(repo, past.Version+1), Owner: past.Owner},
+		} {
+			_, err := b.Release(t.Context(), request)
+			require.ErrorIs(t, err, enhanced.ErrLockNotFound, name)
+		}
+		first, err := b.Release(t.Context(), enhanced.ReleaseRequest{LockID: past.ID, Owner: past.Owner})
+		require.NoError(t, err)
+		require.True(t, first.AcquiredAt.IsZero(), "what tells a repetition from the release")
+	})
+
+	t.Run("a repeated release is no event", func(t *testing.T) {
+		b := newBackend(t, nil)
+		var released atomic.Int64
+		config := enhanced.DefaultConfig()
+		config.EnableEvents = true
+		m := enhanced.NewEnhancedLockManager(b, config, nil)
+		m.AddEventCallback(func(_ context.Context, event *enhanced.ManagerEvent) {
+			if event.Type == enhanced.EventReleased {
+				released.Add(1)
+			}
+		})
+		lock := acquire(t, b, pullRequest(5, "."))
+		for range 3 {
+			_, err := m.Release(t.Context(), enhanced.ReleaseRequest{LockID: lock.ID, Owner: lock.Owner})
+			require.NoError(t, err)
+		}
+		require.NoError(t, m.Stop(t.Context())) // delivers what is left
+		require.EqualValues(t, 1, released.Load())
 	})
 
 	t.Run("nothing held, nothing named, no right", func(t *testing.T) {

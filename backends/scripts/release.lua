@@ -9,7 +9,7 @@
 --       claimed
 --
 -- Answers  released LOCK, ended LOCK for a reservation of what was that lock,
---          denied LOCK, missing, unknown, gone HOW,
+--          denied LOCK, missing, unknown, gone HOW OWNER,
 --          unreadable KEY, stock VALUE, old VALUE
 local resource, token = ARGV[7], ARGV[8]
 local header, details, entry
@@ -22,6 +22,10 @@ local mirror, old = stockKeys(1)
 local r, stock
 if token ~= '' then
   r, stock = heldByToken(token, resource, entry, header, details, mirror, old)
+  if not r and stock[1] == 'gone' then
+    local _, _, owner = identify(call('HGET', KEYS[1], 'i' .. token))
+    return finish('gone', stock[2], owner or '')
+  end
   if not r then return finish(unpack(stock)) end
 else
   local status

@@ -73,8 +73,13 @@ func (r *remote) RefreshLock(ctx context.Context, lockID string, extension time.
 }
 
 func (r *remote) Release(ctx context.Context, request enhanced.ReleaseRequest) (*enhanced.EnhancedLock, error) {
-	_, err := r.server.Unlock(ctx, r.unlock(request.LockID))
-	return nil, refused(err)
+	answer, err := r.server.Unlock(ctx, r.unlock(request.LockID))
+	if err != nil {
+		return nil, refused(err)
+	}
+	return &enhanced.EnhancedLock{
+		ID: answer.Lock.ID, Owner: answer.Lock.OwnerID, State: enhanced.LockState(answer.Lock.State), AcquiredAt: answer.Lock.AcquiredAt,
+	}, nil
 }
 
 func (r *remote) unlock(id string) api.UnlockRequest {

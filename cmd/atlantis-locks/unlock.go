@@ -85,6 +85,9 @@ func printUnlocked(env environment, answer api.Unlocked) error {
 			what += " (note: " + printable(lock.Note) + ")"
 		}
 	}
+	if lock.AcquiredAt.IsZero() {
+		what = fmt.Sprintf("%s was unlocked before, held by %s", resourceText(lock), ownerText(lock))
+	}
 	_, err := fmt.Fprintln(env.stdout, what)
 	return err
 }
