@@ -43,10 +43,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	if err != nil {
 		return false, models.ProjectLock{}, err
 	}
-	if err := mistakable(l.store.request(newLock), holder); err != nil {
-		return false, models.ProjectLock{}, err
-	}
-	return false, *holder.OriginalLock, nil
+	return answerTryLock(l.store.request(newLock), holder, false)
 }
 
 // confirm asks the legacy database again for a lock that it alone had for the pull

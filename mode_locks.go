@@ -75,6 +75,8 @@ func (m *member) operations(fleet *Fleet) projectLocks {
 		return store
 	case fleet.Mode == ModeOff && !needs.Store:
 		return m.adapter.legacy
+	case needs.Store && m.inOneFile():
+		return oneFileLocks{store}
 	case needs.Store:
 		return bothLocks{m, fleet.Mode, store}
 	default:

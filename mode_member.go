@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,6 +42,9 @@ type member struct {
 	fleet Fleet
 	// refusal is why the adapter decides nothing; nil once it has joined.
 	refusal error
+
+	// oneFile is set when the adapter joins, see inOneFile.
+	oneFile atomic.Bool
 
 	// stripes have shadow operations on one resource follow each other.
 	stripes     [64]sync.Mutex
@@ -154,6 +158,7 @@ func (m *member) join(ctx context.Context) error {
 	if err != nil {
 		return NewBackendError(fmt.Sprintf("adapter %q decides nothing", m.name), errors.Join(ErrModeUnknown, err))
 	}
+	m.findFile()
 	m.adapter.logger.Info("adapter %q works by mode %s, epoch %d", m.name, fleet.Mode, fleet.Epoch)
 	m.adopt(fleet)
 	return nil
@@ -173,6 +178,15 @@ func (m *member) adopt(fleet Fleet) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fleet, m.refusal = fleet, nil
+}
+
+// pause waits for operations under way, and has others wait until the end.
+func (m *member) pause() (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	m.mu.Lock()
+	return m.mu.Unlock
 }
 
 func (m *member) refuse(err error) {

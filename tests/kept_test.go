@@ -14,57 +14,57 @@ import (
 // file that it has alone.
 type kept struct {
 	db.Database
-	reading *sync.RWMutex
+	using *sync.Mutex
 }
 
-func newKept(database db.Database) kept { return kept{database, new(sync.RWMutex)} }
+func newKept(database db.Database) kept { return kept{database, new(sync.Mutex)} }
 
 func (kept) Close() error { return nil }
 
 func (k kept) List() ([]models.ProjectLock, error) {
-	k.reading.Lock()
-	defer k.reading.Unlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.List()
 }
 
 func (k kept) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	k.reading.Lock()
-	defer k.reading.Unlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.GetLock(project, workspace)
 }
 
 func (k kept) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.TryLock(lock)
 }
 
 func (k kept) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.Unlock(project, workspace)
 }
 
 func (k kept) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
 func (k kept) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.UnlockByPull(repoFullName, pullNum)
 }
 
 func (k kept) UpdatePullWithResults(pull models.PullRequest, results []command.ProjectResult) (models.PullStatus, error) {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.UpdatePullWithResults(pull, results)
 }
 
 func (k kept) DeletePullStatus(pull models.PullRequest) error {
-	k.reading.RLock()
-	defer k.reading.RUnlock()
+	k.using.Lock()
+	defer k.using.Unlock()
 	return k.Database.DeletePullStatus(pull)
 }

@@ -267,7 +267,7 @@ func modesUnderLoad(t *testing.T, f *modes) {
 		for _, mode := range []enhanced.Mode{
 			enhanced.ModeRead, enhanced.ModeShadow, enhanced.ModeOff, enhanced.ModeShadow, enhanced.ModeRead, enhanced.ModeFull,
 		} {
-			load := newModeLoad(t, f, 4)
+			load := newModeLoad(t, f, 8, 4)
 			f.set(t, mode)
 			load.stop()
 			require.NoError(t, load.err())
@@ -306,12 +306,12 @@ type modeLoad struct {
 	failed error
 }
 
-func newModeLoad(tb testing.TB, f *modes, paths int) *modeLoad {
+func newModeLoad(tb testing.TB, f *modes, callers, paths int) *modeLoad {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(tb.Context())
 	l := &modeLoad{cancel: cancel, holders: make([]atomic.Int64, paths)}
 	tb.Cleanup(l.stop)
-	for worker := range 8 {
+	for worker := range callers {
 		l.workers.Go(func() {
 			for ctx.Err() == nil {
 				if err := l.once(f.adapters[worker%len(f.adapters)], worker+1); err != nil {
