@@ -28,7 +28,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	}
 	ctx, cancel := l.member.adapter.operationContext()
 	defer cancel()
-	holder, mine, fresh, err := l.store.take(ctx, newLock, nil)
+	holder, mine, fresh, err := l.member.takeFor(ctx, newLock, granted)
 	if err == nil && mine && (granted || !fresh) {
 		return granted, SanitizeProjectLock(held), nil
 	}

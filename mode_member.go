@@ -49,8 +49,7 @@ type member struct {
 	// stripes have shadow operations on one resource follow each other.
 	stripes     [64]sync.Mutex
 	differences differences
-	orphans     map[string]time.Time // see releaseOrphans
-	orphansOf   int64                // the epoch of their first look
+	orphans     orphans
 	beat        time.Time
 }
 

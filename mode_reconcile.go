@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/runatlantis/atlantis/server/events/models"
 	"golang.org/x/sync/errgroup"
@@ -98,32 +97,8 @@ func (m *member) checkStoreCopies(ctx context.Context, copies []*EnhancedLock) e
 		if held[made.Resource] == ownerOf(made).Number {
 			return nil
 		}
-		return m.takeBack(ctx, made)
+		return m.releaseStale(ctx, made)
 	})
-}
-
-// takeBack releases the copy of a lock that the legacy database does not hold any
-// longer. Who has taken it there meanwhile may have met the copy, and is to have the
-// lock here, too. If somebody else is faster, one of them finds that.
-func (m *member) takeBack(ctx context.Context, made *EnhancedLock) error {
-	for {
-		if err := m.releaseStale(ctx, made); err != nil {
-			return err
-		}
-		lock, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
-		if err != nil || lock == nil {
-			return err
-		}
-		holder, _, fresh, err := m.adapter.store.take(ctx, *lock, copied())
-		if err != nil || !fresh {
-			return err
-		}
-		now, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
-		if err != nil || now != nil && now.Pull.Num == lock.Pull.Num {
-			return err
-		}
-		made = holder
-	}
 }
 
 // afterRelease looks at the store when the legacy database has released a lock that
@@ -143,7 +118,7 @@ func (m *member) afterRelease(released models.ProjectLock) error {
 		return nil
 	}
 	if lock.Metadata[copiedKey] != "" {
-		return m.takeBack(ctx, lock)
+		return m.releaseStale(ctx, lock)
 	}
 	_, _, err = m.adapter.legacy.TryLock(*lock.OriginalLock)
 	return err
@@ -237,7 +212,7 @@ func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool
 			orphans = append(orphans, lock)
 		}
 	}
-	if err := m.releaseOrphans(epoch, orphans); err != nil {
+	if err := m.orphans.look(m, epoch, orphans); err != nil {
 		return err
 	}
 	for _, lock := range locks {
@@ -256,7 +231,11 @@ func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool
 		return err
 	})
 	copies = slices.DeleteFunc(copies, isNone)
-	return errors.Join(err, together(copies, func(_ int, lock *EnhancedLock) error { return m.checkLegacyCopy(ctx, lock) }))
+	err = errors.Join(err, together(copies, func(_ int, lock *EnhancedLock) error { return m.checkLegacyCopy(ctx, lock) }))
+	if err != nil {
+		m.orphans.again()
+	}
+	return err
 }
 
 // checkLegacyCopy takes back the copy of a lock that was released meanwhile.
@@ -289,45 +268,6 @@ func (m *member) heldInStore(ctx context.Context, lock *EnhancedLock) (*Enhanced
 		return nil, nil
 	}
 	return held, err
-}
-
-// releaseOrphans releases locks of the legacy database that the store does not hold,
-// if they are from before the switch. An operation that is under way has such a lock
-// for a moment. It needs the grants of both databases, so what comes after the first
-// look comes to its end by itself; what was there at the first look may have been
-// under way, so it must stay for longer than an operation takes, and be the same: one
-// that was released and taken again has another time.
-func (m *member) releaseOrphans(epoch int64, orphans []models.ProjectLock) error {
-	before, first := m.orphans, m.orphansOf != epoch
-	m.orphans, m.orphansOf = make(map[string]time.Time), epoch
-	var problems []error
-	for _, lock := range orphans {
-		key := keysOf([]models.ProjectLock{lock})[0] + lock.Time.UTC().Format(time.RFC3339Nano)
-		since, seen := before[key]
-		if first {
-			since = time.Now()
-		} else if !seen {
-			continue
-		}
-		m.orphans[key] = since
-		var err error
-		if time.Since(since) <= 2*m.adapter.state.Load().config.OperationTimeout {
-			err = fmt.Errorf("%s: the legacy database says %s, the store does not; that may be a lock that is being taken, and is looked at again",
-				ProjectResource(lock.Project, lock.Workspace), heldBy(&lock))
-		} else {
-			err = m.releaseOrphan(lock)
-		}
-		problems = append(problems, err)
-	}
-	return errors.Join(problems...)
-}
-
-func (m *member) releaseOrphan(lock models.ProjectLock) error {
-	released, err := m.adapter.legacy.UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
-	if err != nil || released == nil {
-		return err
-	}
-	return m.afterRelease(*released)
 }
 
 // copyToLegacy says whether it had to take the lock.

@@ -21,12 +21,7 @@ func TestModesInOneFile(t *testing.T) {
 		require.NoError(t, file.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }))
 		return id
 	}
-	gone := enhanced.FleetAdapter{Name: "gone", Instance: "1", Mode: enhanced.ModeFull, Epoch: 1, Legacy: true}
-	_, err = f.backend.(enhanced.FleetStore).ChangeFleet(t.Context(), func(fleet *enhanced.Fleet) error {
-		fleet.Put(gone)
-		return nil
-	})
-	require.NoError(t, err)
+	f.joinGone(t, enhanced.ModeFull, 1)
 	_, err = f.manager.SwitchMode(t.Context(), enhanced.ModeOff, "user:ops", "test")
 	require.NoError(t, err)
 	fleet := f.until(t, func(fleet enhanced.Fleet) bool { return len(fleet.Behind()) == 1 })

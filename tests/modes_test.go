@@ -290,7 +290,7 @@ func (f *modes) requireFree(t *testing.T, mode enhanced.Mode) {
 		locks, err := f.backend.ListLocks(t.Context())
 		require.NoError(t, err)
 		for _, lock := range locks {
-			assert.Fail(t, "left in the store", "%s: %s by %s", mode, lock.Resource, lock.Owner)
+			assert.Fail(t, "left in the store", "%s: %s by %s, %v", mode, lock.Resource, lock.Owner, lock.Metadata)
 		}
 	}
 }
