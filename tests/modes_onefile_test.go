@@ -16,7 +16,7 @@ func TestModesInOneFile(t *testing.T) {
 	file := openFile(t)
 	stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 	require.NoError(t, err)
-	f := (&modes{legacy: stock, newBackend: boltBackends(t, file), mirrored: true}).start(t, 1)
+	f := (&modes{legacy: stock, newBackend: boltBackends(t, file), mirrored: true, file: file}).start(t, 1)
 	transactions := func() (id int) {
 		require.NoError(t, file.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }))
 		return id

@@ -33,7 +33,8 @@ type modes struct {
 	backend  enhanced.Backend
 
 	newBackend func(*enhanced.EnhancedConfig) enhanced.Backend
-	mirrored   bool // both are in one store
+	mirrored   bool      // both are in one store
+	file       *bbolt.DB // of both, if they are in one
 	timeout    time.Duration
 }
 
@@ -52,7 +53,7 @@ func modeStores() map[string]func(tb testing.TB) *modes {
 			file := openFile(tb)
 			stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 			require.NoError(tb, err)
-			return &modes{legacy: stock, newBackend: boltBackends(tb, file), mirrored: true}
+			return &modes{legacy: stock, newBackend: boltBackends(tb, file), mirrored: true, file: file}
 		},
 		"file and Redis": func(tb testing.TB) *modes {
 			tb.Helper()
@@ -95,7 +96,7 @@ func (f *modes) config(name string) *enhanced.EnhancedConfig {
 // start makes the adapters.
 func (f *modes) start(tb testing.TB, adapters int) *modes {
 	tb.Helper()
-	f.legacy = newKept(f.legacy)
+	f.legacy = newKept(f.legacy, f.file)
 	f.backend = f.newBackend(f.config(""))
 	tb.Cleanup(func() { require.NoError(tb, f.backend.(interface{ Close() error }).Close()) })
 	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
