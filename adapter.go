@@ -97,11 +97,21 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if err := a.mayEndFallback(config); err != nil {
 		return err
 	}
+	if err := a.replaceConfiguration(config); err != nil {
+		return err
+	}
+	a.endFallback(config)
+	return nil
+}
+
+// replaceConfiguration is called with a.updates held.
+func (a *LockingAdapter) replaceConfiguration(config *EnhancedConfig) error {
+	// Who decides follows from PreserveLegacyFormat, see inOneFile.
+	defer a.member.pause()()
 	if err := a.manager.UpdateConfiguration(config); err != nil {
 		return err
 	}
 	a.state.Store(newConfigState(config))
-	a.endFallback(config)
 	return nil
 }
 

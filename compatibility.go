@@ -79,7 +79,9 @@ type CompatibilityCheck struct {
 func NewCompatibilityChecker(adapter db.Database, logger logging.SimpleLogging) *CompatibilityChecker {
 	if a, ok := adapter.(*LockingAdapter); ok && a != nil && !a.IsEnhancedModeEnabled() {
 		config := a.state.Load().config.WithDefaults() // a copy
-		config.Enabled = true
+		// A fallback would count with nobody else in the legacy database, which the
+		// adapter itself still decides by.
+		config.Enabled, config.LegacyFallback = true, false
 		adapter = NewLockingAdapter(a.manager, a.backend, config, a.legacy, a.logger)
 	}
 	return &CompatibilityChecker{database: adapter, logger: LoggerOrNoop(logger)}

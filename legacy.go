@@ -12,12 +12,13 @@ import (
 
 // steadyBolt is stock's boltdb, with nobody writing while locks are read. Stock
 // decodes what it has read after its transaction has ended, when a write may have
-// changed or unmapped that memory, which ends the process. Writers don't keep each
-// other out: bbolt does.
+// changed or unmapped that memory, which ends the process. Who writes has the lock for
+// itself, as bbolt would have it anyway: with many writers, who reads waits for its
+// turn, and not until none is left.
 type steadyBolt struct {
 	*boltdb.BoltDB
-	reading sync.RWMutex
-	store   stillStore // nil if it is no file
+	using sync.Mutex
+	store stillStore // nil if it is no file
 }
 
 // stillStore is a backend that may write to the file of the legacy database.
@@ -39,8 +40,8 @@ func steady(legacy db.Database, backend Backend) db.Database {
 
 // read calls f, which only reads, while nobody writes.
 func (s *steadyBolt) read(f func()) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	if s.store != nil {
 		s.store.HoldStill(f)
 	} else {
@@ -59,62 +60,62 @@ func (s *steadyBolt) GetLock(project models.Project, workspace string) (lock *mo
 }
 
 func (s *steadyBolt) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.TryLock(lock)
 }
 
 func (s *steadyBolt) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.Unlock(project, workspace)
 }
 
 func (s *steadyBolt) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
 func (s *steadyBolt) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.UnlockByPull(repoFullName, pullNum)
 }
 
 func (s *steadyBolt) UpdateProjectStatus(pull models.PullRequest, workspace, repoRelDir string, newStatus models.ProjectPlanStatus) error {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.UpdateProjectStatus(pull, workspace, repoRelDir, newStatus)
 }
 
 func (s *steadyBolt) DeletePullStatus(pull models.PullRequest) error {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.DeletePullStatus(pull)
 }
 
 func (s *steadyBolt) UpdatePullWithResults(pull models.PullRequest, newResults []command.ProjectResult) (models.PullStatus, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.UpdatePullWithResults(pull, newResults)
 }
 
 func (s *steadyBolt) LockCommand(name command.Name, lockTime time.Time) (*command.Lock, error) {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.LockCommand(name, lockTime)
 }
 
 func (s *steadyBolt) UnlockCommand(name command.Name) error {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.UnlockCommand(name)
 }
 
 // Close waits for those who read.
 func (s *steadyBolt) Close() error {
-	s.reading.RLock()
-	defer s.reading.RUnlock()
+	s.using.Lock()
+	defer s.using.Unlock()
 	return s.BoltDB.Close()
 }

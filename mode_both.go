@@ -28,7 +28,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	}
 	ctx, cancel := l.member.adapter.operationContext()
 	defer cancel()
-	holder, mine, fresh, err := l.store.take(ctx, newLock, nil)
+	holder, mine, fresh, err := l.member.takeFor(ctx, newLock, granted)
 	if err == nil && mine && (granted || !fresh) {
 		return granted, SanitizeProjectLock(held), nil
 	}
@@ -43,10 +43,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	if err != nil {
 		return false, models.ProjectLock{}, err
 	}
-	if err := mistakable(l.store.request(newLock), holder); err != nil {
-		return false, models.ProjectLock{}, err
-	}
-	return false, *holder.OriginalLock, nil
+	return answerTryLock(l.store.request(newLock), holder, false)
 }
 
 // confirm asks the legacy database again for a lock that it alone had for the pull

@@ -75,6 +75,8 @@ func (m *member) operations(fleet *Fleet) projectLocks {
 		return store
 	case fleet.Mode == ModeOff && !needs.Store:
 		return m.adapter.legacy
+	case needs.Store && m.inOneFile():
+		return oneFileLocks{store}
 	case needs.Store:
 		return bothLocks{m, fleet.Mode, store}
 	default:
@@ -93,6 +95,21 @@ func (s *storeLocks) take(ctx context.Context, lock models.ProjectLock, metadata
 		return holder, acquired, acquired, err
 	}
 	return holder, request.Owner().SamePull(ownerOf(holder)), false, nil
+}
+
+// takeFor takes a lock in the store for whom the legacy database says has it. When it
+// has just granted it, the store can have a copy of the pull request's lock before, which
+// who has made it may be about to take back: so this lock is to be another one.
+func (m *member) takeFor(ctx context.Context, lock models.ProjectLock, granted bool) (holder *EnhancedLock, mine, fresh bool, err error) {
+	for {
+		holder, mine, fresh, err = m.adapter.store.take(ctx, lock, nil)
+		if err != nil || !mine || fresh || !granted || holder.Metadata[copiedKey] == "" {
+			return holder, mine, fresh, err
+		}
+		if err := m.releaseStale(ctx, holder); err != nil {
+			return nil, false, false, err
+		}
+	}
 }
 
 // ownerOf returns a lock's owner, the zero value where it can't be read.
@@ -145,7 +162,7 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 		return granted, held, nil
 	}
 	l.compared("lock", resource, func(ctx context.Context) (legacy, store string) {
-		holder, mine, _, err := l.store.take(ctx, newLock, nil)
+		holder, mine, _, err := l.member.takeFor(ctx, newLock, granted)
 		if err == nil && mine {
 			return "", ""
 		}

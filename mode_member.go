@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,11 +43,13 @@ type member struct {
 	// refusal is why the adapter decides nothing; nil once it has joined.
 	refusal error
 
+	// oneFile is set when the adapter joins, see inOneFile.
+	oneFile atomic.Bool
+
 	// stripes have shadow operations on one resource follow each other.
 	stripes     [64]sync.Mutex
 	differences differences
-	orphans     map[string]time.Time // see releaseOrphans
-	orphansOf   int64                // the epoch of their first look
+	orphans     orphans
 	beat        time.Time
 }
 
@@ -154,6 +157,7 @@ func (m *member) join(ctx context.Context) error {
 	if err != nil {
 		return NewBackendError(fmt.Sprintf("adapter %q decides nothing", m.name), errors.Join(ErrModeUnknown, err))
 	}
+	m.findFile()
 	m.adapter.logger.Info("adapter %q works by mode %s, epoch %d", m.name, fleet.Mode, fleet.Epoch)
 	m.adopt(fleet)
 	return nil
@@ -173,6 +177,15 @@ func (m *member) adopt(fleet Fleet) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fleet, m.refusal = fleet, nil
+}
+
+// pause waits for operations under way, and has others wait until the end.
+func (m *member) pause() (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	m.mu.Lock()
+	return m.mu.Unlock
 }
 
 func (m *member) refuse(err error) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"maps"
+	"slices"
 
 	"github.com/runatlantis/atlantis/server/events/models"
+	"golang.org/x/sync/errgroup"
 )
 
 // What a switch has to pass: who decides from then on must know what the other one
@@ -56,31 +58,26 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 		wanted[ProjectResource(lock.Project, lock.Workspace)] = lock.Pull.Num
 	}
 	there := make(map[ResourceIdentifier]bool)
+	var stale []*EnhancedLock
 	for _, lock := range stored {
 		owner := ownerOf(lock)
 		number, held := wanted[lock.Resource]
 		same := held && owner.Kind == OwnerPull && number == owner.Number
 		there[lock.Resource] = same && lock.State != LockStatePending // else it is to be claimed
-		if !releases || same || lock.Resource.Type != ResourceTypeProject || owner.Kind != OwnerPull {
-			continue
-		}
-		if err := m.releaseStale(ctx, lock); err != nil {
-			return err
+		if releases && !same && lock.Resource.Type == ResourceTypeProject && owner.Kind == OwnerPull {
+			stale = append(stale, lock)
 		}
 	}
-	var problems []error
-	var copies []*EnhancedLock
-	for _, lock := range locks {
-		if there[ProjectResource(lock.Project, lock.Workspace)] {
-			continue
-		}
-		made, err := m.copyToStore(ctx, lock)
-		if made != nil {
-			copies = append(copies, made)
-		}
-		problems = append(problems, err)
+	if err := together(stale, func(_ int, lock *EnhancedLock) error { return m.releaseStale(ctx, lock) }); err != nil {
+		return err
 	}
-	return errors.Join(append(problems, m.checkStoreCopies(ctx, copies))...)
+	locks = slices.DeleteFunc(locks, func(lock models.ProjectLock) bool { return there[ProjectResource(lock.Project, lock.Workspace)] })
+	copies := make([]*EnhancedLock, len(locks))
+	err = together(locks, func(i int, lock models.ProjectLock) (err error) {
+		copies[i], err = m.copyToStore(ctx, lock)
+		return err
+	})
+	return errors.Join(err, m.checkStoreCopies(ctx, slices.DeleteFunc(copies, isNone)))
 }
 
 // checkStoreCopies takes back the copies of locks that were released meanwhile.
@@ -96,36 +93,12 @@ func (m *member) checkStoreCopies(ctx context.Context, copies []*EnhancedLock) e
 	for _, lock := range locks {
 		held[ProjectResource(lock.Project, lock.Workspace)] = lock.Pull.Num
 	}
-	for _, made := range copies {
-		if held[made.Resource] != ownerOf(made).Number {
-			err = errors.Join(err, m.takeBack(ctx, made))
+	return together(copies, func(_ int, made *EnhancedLock) error {
+		if held[made.Resource] == ownerOf(made).Number {
+			return nil
 		}
-	}
-	return err
-}
-
-// takeBack releases the copy of a lock that the legacy database does not hold any
-// longer. Who has taken it there meanwhile may have met the copy, and is to have the
-// lock here, too. If somebody else is faster, one of them finds that.
-func (m *member) takeBack(ctx context.Context, made *EnhancedLock) error {
-	for {
-		if err := m.releaseStale(ctx, made); err != nil {
-			return err
-		}
-		lock, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
-		if err != nil || lock == nil {
-			return err
-		}
-		holder, _, fresh, err := m.adapter.store.take(ctx, *lock, copied())
-		if err != nil || !fresh {
-			return err
-		}
-		now, err := m.adapter.legacy.GetLock(made.Resource.Project(), made.Resource.Workspace)
-		if err != nil || now != nil && now.Pull.Num == lock.Pull.Num {
-			return err
-		}
-		made = holder
-	}
+		return m.releaseStale(ctx, made)
+	})
 }
 
 // afterRelease looks at the store when the legacy database has released a lock that
@@ -145,7 +118,7 @@ func (m *member) afterRelease(released models.ProjectLock) error {
 		return nil
 	}
 	if lock.Metadata[copiedKey] != "" {
-		return m.takeBack(ctx, lock)
+		return m.releaseStale(ctx, lock)
 	}
 	_, _, err = m.adapter.legacy.TryLock(*lock.OriginalLock)
 	return err
@@ -188,6 +161,9 @@ func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) (*Enh
 		held, err := m.adapter.store.repeat.lookupLock(ctx, m.adapter.backend, resource)
 		if err == nil && held.State != LockStatePending && ownerOf(held).Kind == OwnerPull && ownerOf(held).Number == lock.Pull.Num {
 			return nil, nil
+		}
+		if m.inOneFile() && errors.Is(err, ErrLockNotFound) {
+			return nil, nil // released since
 		}
 		now, err := m.adapter.legacy.GetLock(lock.Project, lock.Workspace)
 		if err != nil || now == nil || now.Pull.Num != lock.Pull.Num {
@@ -236,36 +212,33 @@ func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool
 			orphans = append(orphans, lock)
 		}
 	}
-	if err := m.releaseOrphans(epoch, orphans); err != nil {
+	if err := m.orphans.look(m, epoch, orphans); err != nil {
 		return err
 	}
-	var problems []error
 	for _, lock := range locks {
 		resource := ProjectResource(lock.Project, lock.Workspace)
 		if holder := held[resource]; holder != nil && ownerOf(holder).Number == lock.Pull.Num && holder.State != LockStatePending {
 			delete(held, resource)
 		}
 	}
-	var copies []*EnhancedLock
-	for _, lock := range held {
+	missing := slices.Collect(maps.Values(held))
+	copies := make([]*EnhancedLock, len(missing))
+	err = together(missing, func(i int, lock *EnhancedLock) error {
 		made, err := m.copyToLegacy(ctx, lock)
 		if made {
-			copies = append(copies, lock)
+			copies[i] = lock
 		}
-		problems = append(problems, err)
+		return err
+	})
+	copies = slices.DeleteFunc(copies, isNone)
+	err = errors.Join(err, together(copies, func(_ int, lock *EnhancedLock) error { return m.checkLegacyCopy(ctx, lock) }))
+	if err != nil {
+		m.orphans.again()
 	}
-	return errors.Join(append(problems, m.checkLegacyCopies(ctx, copies))...)
+	return err
 }
 
-// checkLegacyCopies takes back the copies of locks that were released meanwhile.
-func (m *member) checkLegacyCopies(ctx context.Context, copies []*EnhancedLock) error {
-	var problems []error
-	for _, lock := range copies {
-		problems = append(problems, m.checkLegacyCopy(ctx, lock))
-	}
-	return errors.Join(problems...)
-}
-
+// checkLegacyCopy takes back the copy of a lock that was released meanwhile.
 func (m *member) checkLegacyCopy(ctx context.Context, lock *EnhancedLock) error {
 	for {
 		if held, err := m.heldInStore(ctx, lock); err != nil || held != nil {
@@ -297,45 +270,6 @@ func (m *member) heldInStore(ctx context.Context, lock *EnhancedLock) (*Enhanced
 	return held, err
 }
 
-// releaseOrphans releases locks of the legacy database that the store does not hold,
-// if they are from before the switch. An operation that is under way has such a lock
-// for a moment. It needs the grants of both databases, so what comes after the first
-// look comes to its end by itself; what was there at the first look may have been
-// under way, so it must stay for longer than an operation takes, and be the same: one
-// that was released and taken again has another time.
-func (m *member) releaseOrphans(epoch int64, orphans []models.ProjectLock) error {
-	before, first := m.orphans, m.orphansOf != epoch
-	m.orphans, m.orphansOf = make(map[string]time.Time), epoch
-	var problems []error
-	for _, lock := range orphans {
-		key := keysOf([]models.ProjectLock{lock})[0] + lock.Time.UTC().Format(time.RFC3339Nano)
-		since, seen := before[key]
-		if first {
-			since = time.Now()
-		} else if !seen {
-			continue
-		}
-		m.orphans[key] = since
-		var err error
-		if time.Since(since) <= 2*m.adapter.state.Load().config.OperationTimeout {
-			err = fmt.Errorf("%s: the legacy database says %s, the store does not; that may be a lock that is being taken, and is looked at again",
-				ProjectResource(lock.Project, lock.Workspace), heldBy(&lock))
-		} else {
-			err = m.releaseOrphan(lock)
-		}
-		problems = append(problems, err)
-	}
-	return errors.Join(problems...)
-}
-
-func (m *member) releaseOrphan(lock models.ProjectLock) error {
-	released, err := m.adapter.legacy.UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
-	if err != nil || released == nil {
-		return err
-	}
-	return m.afterRelease(*released)
-}
-
 // copyToLegacy says whether it had to take the lock.
 func (m *member) copyToLegacy(ctx context.Context, lock *EnhancedLock) (made bool, err error) {
 	owner := ownerOf(lock)
@@ -358,3 +292,22 @@ func (m *member) copyToLegacy(ctx context.Context, lock *EnhancedLock) (made boo
 	}
 	return false, fmt.Errorf("%s: the store says %s, the legacy database %s", lock.Resource, heldBy(lock.OriginalLock), heldBy(&holder))
 }
+
+// atOnce is how many locks a switch copies at the same time: they share commits.
+const atOnce = 16
+
+// together calls f for all items, some at the same time, and joins its errors.
+func together[T any](items []T, f func(i int, item T) error) error {
+	errs := make([]error, len(items))
+	var workers errgroup.Group
+	workers.SetLimit(atOnce)
+	for i, item := range items {
+		workers.Go(func() error {
+			errs[i] = f(i, item)
+			return nil
+		})
+	}
+	return errors.Join(workers.Wait(), errors.Join(errs...))
+}
+
+func isNone(lock *EnhancedLock) bool { return lock == nil }

@@ -184,14 +184,14 @@ func (c *committer) loop() {
 	patience := time.NewTimer(linger)
 	defer patience.Stop()
 	for {
-		steps, leave := c.take()
+		some, leave := c.look()
 		if leave {
 			return
 		}
-		for left := steps; len(left) > 0; {
-			left = c.commit(left)
-		}
-		if len(steps) > 0 {
+		if some {
+			for left := c.commit(nil); len(left) > 0; {
+				left = c.commit(left)
+			}
 			continue
 		}
 		patience.Reset(linger)
@@ -205,22 +205,32 @@ func (c *committer) loop() {
 	}
 }
 
-// take returns the steps of the next transaction; leave is set when the
-// committer is closed and none is left.
-func (c *committer) take() (steps []*pendingStep, leave bool) {
+// look reports whether steps wait; leave is set when the committer is closed and
+// none does.
+func (c *committer) look() (some, leave bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := min(len(c.waiting), maxBatch)
-	steps = c.waiting[:n:n]
-	c.waiting = c.waiting[n:]
-	if n > 0 {
-		return steps, false
+	if len(c.waiting) > 0 {
+		return true, false
 	}
-	c.waiting = nil
 	if c.closed {
 		c.stopped()
 	}
-	return nil, c.closed
+	return false, c.closed
+}
+
+// take returns the steps of a transaction: those that are left of the last one,
+// and as many that wait as it has room for.
+func (c *committer) take(left []*pendingStep) []*pendingStep {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), maxBatch-len(left))
+	steps := append(left, c.waiting[:n]...)
+	c.waiting = c.waiting[n:]
+	if len(c.waiting) == 0 {
+		c.waiting = nil
+	}
+	return steps
 }
 
 // leave reports whether the loop may end, since nothing has come.
@@ -240,11 +250,14 @@ func (c *committer) stopped() {
 	c.idle.Broadcast()
 }
 
-// commit runs the steps in one transaction and answers them. When one fails,
-// the transaction is undone, that one is answered, and the others are
-// returned to be run again.
-func (c *committer) commit(steps []*pendingStep) []*pendingStep {
+// commit runs the steps that are left of the last transaction, and those that wait,
+// in one transaction and answers them. When one fails, the transaction is undone,
+// that one is answered, and the others are returned to be run again.
+func (c *committer) commit(left []*pendingStep) []*pendingStep {
 	tx, err := c.db.Begin(true)
+	// Not before: what comes while stock, or another backend, writes to the file goes
+	// along, too.
+	steps := c.take(left)
 	if err != nil {
 		c.note(failedWrite{err: err})
 		reply(steps, nil, err)

@@ -105,12 +105,12 @@ func (i *Inventory) addStock(values []stockValue, prefix string) {
 	})
 	for _, v := range values {
 		record := prefix + strings.TrimPrefix(v.key, stockPrefix)
-		switch {
+		switch err := v.check(); {
 		case v.problem != "":
 			i.problem(record, unreadableDetail)
 			continue
-		case v.key != stockKey(v.resource) && !v.isOld():
-			i.problem(record, "its key is that of another project; it is not carried")
+		case err != nil:
+			i.problem(record, "%v; it is not carried", err)
 			continue
 		}
 		owner := enhanced.ProjectLockOwner(*v.original)

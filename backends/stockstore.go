@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -140,13 +139,4 @@ func SameStatus(kind StockKind, key, x, y string) bool {
 		return text
 	}
 	return canonical(x) == canonical(y)
-}
-
-// DecodeStockLock reads a lock as stock Atlantis writes it.
-func DecodeStockLock(key, value string) (*models.ProjectLock, error) {
-	v := readStockValue(stockPrefix+key, value, nil)
-	if v.problem != "" || stockKey(v.resource) != stockPrefix+key && !v.isOld() {
-		return nil, fmt.Errorf("record %q: %w", strings.TrimPrefix(key, stockPrefix), enhanced.ErrCorruptRecord)
-	}
-	return v.original, nil
 }

@@ -35,7 +35,7 @@ func legacyFile(t *testing.T) kept {
 	}))
 	stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 	require.NoError(t, err)
-	return newKept(stock)
+	return newKept(stock, nil)
 }
 
 // site is where an adapter with a fallback lives: a server that it reaches through

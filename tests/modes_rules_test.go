@@ -31,18 +31,24 @@ func (f *modes) until(t *testing.T, condition func(enhanced.Fleet) bool) enhance
 	return fleet
 }
 
-// An adapter that is gone without a word may still decide, until it is forgotten.
-func TestModesWithAnAdapterThatIsGone(t *testing.T) {
-	t.Parallel()
-	f := boltModes(t, 1)
-	f.set(t, enhanced.ModeShadow)
-	gone := enhanced.FleetAdapter{Name: "gone", Instance: "1", Mode: enhanced.ModeShadow, Epoch: 2, Legacy: true}
+// joinGone adds an adapter that never runs.
+func (f *modes) joinGone(t *testing.T, mode enhanced.Mode, epoch int64) {
+	t.Helper()
+	gone := enhanced.FleetAdapter{Name: "gone", Instance: "1", Mode: mode, Epoch: epoch, Legacy: true}
 	_, err := f.backend.(enhanced.FleetStore).ChangeFleet(t.Context(), func(fleet *enhanced.Fleet) error {
 		fleet.Put(gone)
 		return nil
 	})
 	require.NoError(t, err)
-	_, err = f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "test")
+}
+
+// An adapter that is gone without a word may still decide, until it is forgotten.
+func TestModesWithAnAdapterThatIsGone(t *testing.T) {
+	t.Parallel()
+	f := boltModes(t, 1)
+	f.set(t, enhanced.ModeShadow)
+	f.joinGone(t, enhanced.ModeShadow, 2)
+	_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "test")
 	require.NoError(t, err)
 	f.until(t, func(fleet enhanced.Fleet) bool { return len(fleet.Behind()) == 1 })
 	take(t, f.adapters[0], lockOf(project, 1, "a"))

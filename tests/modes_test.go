@@ -33,7 +33,8 @@ type modes struct {
 	backend  enhanced.Backend
 
 	newBackend func(*enhanced.EnhancedConfig) enhanced.Backend
-	mirrored   bool // both are in one store
+	mirrored   bool      // both are in one store
+	file       *bbolt.DB // of both, if they are in one
 	timeout    time.Duration
 }
 
@@ -52,7 +53,7 @@ func modeStores() map[string]func(tb testing.TB) *modes {
 			file := openFile(tb)
 			stock, err := boltdb.NewWithDB(file, "runLocks", "globalLocks")
 			require.NoError(tb, err)
-			return &modes{legacy: stock, newBackend: boltBackends(tb, file), mirrored: true}
+			return &modes{legacy: stock, newBackend: boltBackends(tb, file), mirrored: true, file: file}
 		},
 		"file and Redis": func(tb testing.TB) *modes {
 			tb.Helper()
@@ -95,7 +96,7 @@ func (f *modes) config(name string) *enhanced.EnhancedConfig {
 // start makes the adapters.
 func (f *modes) start(tb testing.TB, adapters int) *modes {
 	tb.Helper()
-	f.legacy = newKept(f.legacy)
+	f.legacy = newKept(f.legacy, f.file)
 	f.backend = f.newBackend(f.config(""))
 	tb.Cleanup(func() { require.NoError(tb, f.backend.(interface{ Close() error }).Close()) })
 	f.manager = enhanced.NewEnhancedLockManager(f.backend, f.config(""), nil)
@@ -267,7 +268,7 @@ func modesUnderLoad(t *testing.T, f *modes) {
 		for _, mode := range []enhanced.Mode{
 			enhanced.ModeRead, enhanced.ModeShadow, enhanced.ModeOff, enhanced.ModeShadow, enhanced.ModeRead, enhanced.ModeFull,
 		} {
-			load := newModeLoad(t, f, 4)
+			load := newModeLoad(t, f, 8, 4)
 			f.set(t, mode)
 			load.stop()
 			require.NoError(t, load.err())
@@ -290,7 +291,7 @@ func (f *modes) requireFree(t *testing.T, mode enhanced.Mode) {
 		locks, err := f.backend.ListLocks(t.Context())
 		require.NoError(t, err)
 		for _, lock := range locks {
-			assert.Fail(t, "left in the store", "%s: %s by %s", mode, lock.Resource, lock.Owner)
+			assert.Fail(t, "left in the store", "%s: %s by %s, %v", mode, lock.Resource, lock.Owner, lock.Metadata)
 		}
 	}
 }
@@ -306,12 +307,12 @@ type modeLoad struct {
 	failed error
 }
 
-func newModeLoad(tb testing.TB, f *modes, paths int) *modeLoad {
+func newModeLoad(tb testing.TB, f *modes, callers, paths int) *modeLoad {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(tb.Context())
 	l := &modeLoad{cancel: cancel, holders: make([]atomic.Int64, paths)}
 	tb.Cleanup(l.stop)
-	for worker := range 8 {
+	for worker := range callers {
 		l.workers.Go(func() {
 			for ctx.Err() == nil {
 				if err := l.once(f.adapters[worker%len(f.adapters)], worker+1); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,28 +58,17 @@ func readStockFile(path string) (records []stockRecord, damages []backends.FileD
 	return records, damages, err
 }
 
-// decodeStockRecord reads one record. Its content says what is locked; its key
-// must say the same, in today's form or in that from before Atlantis v0.40.
 func decodeStockRecord(key string, value []byte) stockRecord {
 	record := stockRecord{key: key, size: len(value)}
 	if value == nil {
 		record.err = errors.New("it is a bucket, not a record")
 		return record
 	}
-	if err := json.Unmarshal(value, &record.lock); err != nil {
-		// The decoder's own words could repeat part of the record.
-		record.err = errors.New("it is not JSON of a lock")
+	lock, err := backends.DecodeStockLock(key, string(value))
+	if err != nil {
+		record.err = err
 		return record
 	}
-	lock := record.lock
-	if lock.Project.RepoFullName == "" || lock.Workspace == "" {
-		record.err = errors.New("it names no repository or no workspace")
-		return record
-	}
-	today := models.GenerateLockKey(lock.Project, lock.Workspace)
-	before := fmt.Sprintf("%s/%s/%s", lock.Project.RepoFullName, lock.Project.Path, lock.Workspace)
-	if key != today && key != before {
-		record.err = errors.New("its key is that of another project")
-	}
+	record.lock = *lock
 	return record
 }

@@ -22,7 +22,7 @@ func TestDecodeStockRecord(t *testing.T) {
 		"another workspace": {"acme/infra/a/b/other/", string(value), "its key is that of another project"},
 		"cut off":           {"acme/infra/a/b/default/", string(value[:40]), "it is not JSON of a lock"},
 		"empty":             {"acme/infra/a/b/default/", "", "it is not JSON of a lock"},
-		"null":              {"acme/infra/a/b/default/", "null", "it names no repository or no workspace"},
+		"null":              {"acme/infra/a/b/default/", "null", "it is not JSON of a lock"},
 		"array":             {"acme/infra/a/b/default/", "[]", "it is not JSON of a lock"},
 		"empty object":      {"/./", "{}", "it names no repository or no workspace"},
 	} {
