@@ -60,7 +60,8 @@ const (
 	// RuleLockCount: the store's count of a repository's locks is right.
 	RuleLockCount = "lock-count"
 
-	// RuleOwnerMissing: an owner's entry leads to each of its locks.
+	// RuleOwnerMissing: an owner's entry leads to each of its locks. A bbolt file has no
+	// such entries.
 	RuleOwnerMissing = "owner-missing"
 	// RuleOwnerStray: an owner's entry leads to a lock that the owner holds.
 	RuleOwnerStray = "owner-stray"

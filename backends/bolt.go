@@ -88,7 +88,8 @@ func (b *BoltBackend) start() {
 }
 
 // prepare makes the buckets, stock's included: stock's NewWithDB expects them.
-// It writes nothing where all are there.
+// It writes nothing where all are there. From then on, commits do not write bbolt's
+// list of free pages, which follows from the other pages.
 func prepare(db *bbolt.DB) (err error) {
 	tx, err := db.Begin(true)
 	if err != nil {
@@ -100,6 +101,8 @@ func prepare(db *bbolt.DB) (err error) {
 			err = errors.Join(err, rollbackErr)
 		}
 	}()
+	// While this transaction lasts, no other one reads it.
+	db.NoFreelistSync = true
 	changed := false
 	for _, name := range []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket, string(rootBucket())} {
 		if tx.Bucket([]byte(name)) != nil {
@@ -119,9 +122,9 @@ func prepare(db *bbolt.DB) (err error) {
 	}
 	switch version := string(root.Get(formatKey())); version {
 	case formatVersion:
-	case "", oldFormatVersion:
+	case "", firstFormat, secondFormat:
 		changed = true
-		if err := errors.Join(convert(tx), root.Put(formatKey(), []byte(formatVersion))); err != nil {
+		if err := errors.Join(convert(tx, version), root.Put(formatKey(), []byte(formatVersion))); err != nil {
 			return err
 		}
 	default:
@@ -214,12 +217,13 @@ func (b *BoltBackend) committed(batch *batch) {
 // repository opens a repository in a transaction. In a read transaction the
 // bucket of a repository that was never used is nil.
 func (b *BoltBackend) repository(tx *bbolt.Tx, name string, now int64) *repository {
+	tag := enhanced.RepositoryTag(name)
 	return &repository{
-		tag:      enhanced.RepositoryTag(name),
+		tag:      tag,
 		name:     name,
 		now:      now,
 		tx:       tx,
-		bucket:   tx.Bucket(rootBucket()).Bucket([]byte(enhanced.RepositoryTag(name))),
+		bucket:   repositoryBucket(tx, tag),
 		legacy:   tx.Bucket(legacyLocks()),
 		preserve: b.config.Load().PreserveLegacyFormat,
 	}

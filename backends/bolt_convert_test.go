@@ -15,8 +15,24 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// age makes the file what the format before this one has in it.
+// ageToSecond makes the file what the second format has in it: the index of what
+// owners hold.
+func (e *editor) ageToSecond() {
+	for _, l := range e.locks() {
+		entry := "o" + l.Owner + "\x00" + l.Resource.Key()
+		if l.OriginalLock.Pull.Num != 0 {
+			entry = pullEntry(l, itoa(int64(l.OriginalLock.Pull.Num)))
+		}
+		e.put(e.bucket(l.Resource.Namespace), entry, "\x01")
+	}
+	// Of none.
+	e.put(e.app(), "op5/github.com\x00project/none/default/", "\x01")
+	e.put(e.root(), "format", "2")
+}
+
+// age makes the file what the first format has in it.
 func (e *editor) age() {
+	e.ageToSecond()
 	for _, l := range []*enhanced.EnhancedLock{e.leased, e.released} {
 		token := l.Version
 		request := "request-" + l.OriginalLock.Project.Path
@@ -38,9 +54,24 @@ func (e *editor) age() {
 		})
 	}
 	for _, repository := range []string{"org/app", "org/other"} {
-		e.ageLog(repository, e.root().Bucket([]byte(enhanced.RepositoryTag(repository))))
+		e.ageLog(repository, e.bucket(repository))
 	}
 	e.put(e.root(), "format", "1")
+}
+
+// nest moves the repositories to where the formats before have them. It takes a
+// transaction of its own: bbolt moves a bucket as it is in the file.
+func nest(t *testing.T, path string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		for _, repository := range []string{"org/app", "org/other"} {
+			require.NoError(t, tx.MoveBucket([]byte(enhanced.RepositoryTag(repository)), nil, tx.Bucket([]byte("enhanced"))))
+		}
+		return nil
+	}))
+	require.NoError(t, db.Close())
 }
 
 // lengthenRequest writes a request ID as it was, not in its short form.
@@ -86,10 +117,37 @@ func (e *editor) ageLog(name string, repository *bbolt.Bucket) {
 	}
 }
 
-func TestAFileOfTheFormatBeforeIsConverted(t *testing.T) {
+// What owners hold is found again, and the index is gone from the file.
+func TestAFileOfTheSecondFormatIsConverted(t *testing.T) {
+	t.Parallel()
+	sample := newSample(t)
+	sample.plantIn(t, sample.path, (*editor).ageToSecond)
+	nest(t, sample.path)
+	require.Empty(t, verifyFile(t, sample.path))
+	db, err := bbolt.Open(sample.path, 0o600, &bbolt.Options{ReadOnly: true})
+	require.NoError(t, err)
+	inventory, err := backends.ReadBoltInventory(db)
+	require.NoError(t, err)
+	require.Len(t, inventory.Locks, len(sample.locks()))
+	require.NoError(t, db.Close())
+
+	s := open(t, sample.path, nil)
+	require.Zero(t, countKeys(t, s.db, "org/app", 'o'))
+	require.Zero(t, countKeys(t, s.db, "org/other", 'o'))
+	released, err := s.ours.ReleaseByPull(t.Context(), "org/app", 5, enhanced.SystemAtlantis)
+	require.NoError(t, err)
+	require.Len(t, released, 2)
+	require.Equal(t, sample.leased.ID, released[0].ID)
+	require.Equal(t, sample.plain.ID, released[1].ID)
+	s.close(t)
+	require.Empty(t, verifyFile(t, sample.path))
+}
+
+func TestAFileOfTheFirstFormatIsConverted(t *testing.T) {
 	t.Parallel()
 	sample := newSample(t)
 	sample.plantIn(t, sample.path, (*editor).age)
+	nest(t, sample.path)
 	require.Empty(t, verifyFile(t, sample.path))
 	db, err := bbolt.Open(sample.path, 0o600, &bbolt.Options{ReadOnly: true})
 	require.NoError(t, err)
@@ -100,6 +158,7 @@ func TestAFileOfTheFormatBeforeIsConverted(t *testing.T) {
 
 	for range 2 { // it is converted once
 		s := open(t, sample.path, nil)
+		require.Zero(t, countKeys(t, s.db, "org/app", 'o'))
 		require.Zero(t, countKeys(t, s.db, "org/app", 'r'))
 		require.Zero(t, countKeys(t, s.db, "org/app", 'z'))
 		require.NotZero(t, countKeys(t, s.db, "org/app", 'a'))
@@ -126,13 +185,14 @@ func TestAFileOfTheFormatBeforeIsConverted(t *testing.T) {
 
 // A repair converts, too: the file that it is for may be what keeps the
 // service from starting.
-func TestAFileOfTheFormatBeforeIsRepaired(t *testing.T) {
+func TestAFileOfTheFirstFormatIsRepaired(t *testing.T) {
 	t.Parallel()
 	sample := newSample(t)
 	sample.plantIn(t, sample.path, func(e *editor) {
 		e.age()
 		e.put(e.app(), lockEntry(e.custom), "null")
 	})
+	nest(t, sample.path)
 	require.Equal(t, []string{enhanced.RuleLockUnreadable}, rulesOf(verifyFile(t, sample.path)))
 	db, err := bbolt.Open(sample.path, 0o600, nil)
 	require.NoError(t, err)

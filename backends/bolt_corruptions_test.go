@@ -56,7 +56,7 @@ func corruptions() map[string]corruption {
 		},
 		"lock that no request can name": {
 			plant: func(e *editor) {
-				for _, key := range []string{lockEntry(e.custom), deadlineEntry(e.custom), "ouser:alice\x00" + e.custom.Resource.Key()} {
+				for _, key := range []string{lockEntry(e.custom), deadlineEntry(e.custom)} {
 					e.move(e.app(), key, strings.Replace(key, "custom/db/w/", "project/db%2F/w/", 1))
 				}
 				e.edit(e.app(), lockEntry(e.custom)[:1]+"project/db%2F/w/", func(f map[string]any) { f["l"].(map[string]any)["Project"].(map[string]any)["Path"] = "db/" })
@@ -122,7 +122,7 @@ func corruptions() map[string]corruption {
 			plant: func(e *editor) {
 				second := enhanced.ResourceIdentifier{Type: "project", Namespace: "org", Path: "app/plain", Workspace: "default"}
 				token := e.transferred.Version + 1
-				bucket, err := e.root().CreateBucket([]byte(enhanced.RepositoryTag("org")))
+				bucket, err := e.tx.CreateBucket([]byte(enhanced.RepositoryTag("org")))
 				require.NoError(e.t, err)
 				e.put(bucket, "yname", "org")
 				e.put(bucket, "l"+second.Key(), e.get(e.app(), lockEntry(e.plain)))
@@ -131,7 +131,6 @@ func corruptions() map[string]corruption {
 					delete(f, "q")
 				})
 				e.put(bucket, "i"+num(token), second.Key())
-				e.put(bucket, "ouser:eve\x00"+second.Key(), "\x01")
 				e.put(e.root(), "token", num(token))
 			},
 			rules: []string{enhanced.RuleStockShared}, rewritten: true,
@@ -150,18 +149,6 @@ func corruptions() map[string]corruption {
 			},
 			rules: []string{enhanced.RuleStockKey},
 		},
-		"owner's entry gone": {
-			plant: func(e *editor) { e.remove(e.app(), pullEntry(e.plain, "5")) },
-			rules: []string{enhanced.RuleOwnerMissing},
-		},
-		"owner's entry of another": {
-			plant: func(e *editor) {
-				e.put(e.app(), "op7/github.com\x00"+e.plain.Resource.Key(), "\x01")
-				e.put(e.app(), "ouser:alice\x00project/none/default/", "\x01")
-				e.put(e.app(), "o?", "\x01")
-			},
-			rules: []string{enhanced.RuleOwnerStray, enhanced.RuleOwnerStray, enhanced.RuleOwnerStray},
-		},
 		"deadline entry gone": {
 			plant: func(e *editor) { e.remove(e.app(), deadlineEntry(e.leased)) },
 			rules: []string{enhanced.RuleDeadlineMissing},
@@ -179,12 +166,12 @@ func corruptions() map[string]corruption {
 			plant: func(e *editor) { e.remove(e.app(), idEntry(e.leased)) },
 			rules: []string{enhanced.RuleIDMissing},
 		},
-		"ID and owner lead elsewhere": {
+		"ID leads elsewhere": {
 			plant: func(e *editor) {
 				e.put(e.app(), idEntry(e.plain), "project/none/default/")
-				e.remove(e.app(), pullEntry(e.plain, "5"))
+				e.put(e.app(), idEntry(e.custom), "project/none/default/")
 			},
-			rules: []string{enhanced.RuleIDMissing, enhanced.RuleOwnerMissing},
+			rules: []string{enhanced.RuleIDMissing, enhanced.RuleIDMissing},
 		},
 		"ID says that its lock has ended": {
 			plant: func(e *editor) {
@@ -213,12 +200,13 @@ func corruptions() map[string]corruption {
 			plant: func(e *editor) { e.remember(e.plain, time.Now()) },
 			rules: []string{enhanced.RuleForgetStray},
 		},
-		"entries of the format before": {
+		"entries of the formats before": {
 			plant: func(e *editor) {
 				e.put(e.app(), "rrequest-leased", num(e.leased.Version))
 				e.put(e.app(), "f", "\x01")
+				e.put(e.app(), pullEntry(e.plain, "5"), "\x01")
 			},
-			rules: []string{enhanced.RuleUnknownEntry, enhanced.RuleUnknownEntry},
+			rules: []string{enhanced.RuleUnknownEntry, enhanced.RuleUnknownEntry, enhanced.RuleUnknownEntry},
 		},
 		"two locks with one token": {
 			plant: func(e *editor) {
@@ -227,7 +215,6 @@ func corruptions() map[string]corruption {
 					f["l"].(map[string]any)["Project"].(map[string]any)["Path"] = "twin"
 					f["l"].(map[string]any)["Workspace"] = "default"
 				})
-				e.put(e.app(), "ouser:alice\x00project/twin/default/", "\x01")
 				e.put(e.app(), "d"+num(e.custom.ExpiresAt.UnixMicro())+"project/twin/default/", "\x01")
 			},
 			rules: []string{enhanced.RuleLockToken}, rewritten: true,
@@ -355,7 +342,7 @@ func corruptions() map[string]corruption {
 				e.remove(e.app(), lockEntry(e.leased))
 				e.remove(e.stock(), e.leased.Resource.LegacyKey())
 			},
-			rules:   []string{enhanced.RuleDeadlineStray, enhanced.RuleIDStray, enhanced.RuleLogLock, enhanced.RuleOwnerStray},
+			rules:   []string{enhanced.RuleDeadlineStray, enhanced.RuleIDStray, enhanced.RuleLogLock},
 			touched: leased,
 		},
 		"repository without a name": {
@@ -368,7 +355,7 @@ func corruptions() map[string]corruption {
 		},
 		"repository that nothing names": {
 			plant: func(e *editor) {
-				_, err := e.root().CreateBucket([]byte(enhanced.RepositoryTag("org/third")))
+				_, err := e.tx.CreateBucket([]byte(enhanced.RepositoryTag("org/third")))
 				require.NoError(e.t, err)
 			},
 			rules: []string{enhanced.RuleRepositoryName}, left: []string{enhanced.RuleRepositoryName},

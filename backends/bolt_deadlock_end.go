@@ -1,7 +1,6 @@
 package backends
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -42,29 +41,15 @@ func (b *boltWaits) addTo(graph *deadlock.Graph) {
 		owners[w.Owner] = true
 		graph.Wait(b.known(w))
 	})
-	for owner := range owners {
-		for _, resource := range b.heldBy(owner) {
-			if !waited[resource] {
-				graph.Hold(owner, enhanced.FormatGraphResource(resource))
-			}
+	if len(owners) == 0 {
+		return
+	}
+	b.eachHeld(func(resourceKey string, _ heldLock, owner enhanced.Owner) {
+		resource, err := enhanced.ParseResourceKey(b.name, resourceKey)
+		if text := owner.String(); err == nil && owners[text] && !waited[resource] {
+			graph.Hold(text, enhanced.FormatGraphResource(resource))
 		}
-	}
-}
-
-// heldBy returns what an owner holds in the repository.
-func (b *boltWaits) heldBy(ownerText string) (resources []enhanced.ResourceIdentifier) {
-	owner, err := enhanced.ParseOwner(ownerText)
-	if err != nil {
-		return nil
-	}
-	prefix := ownerKey(owner, "")
-	cursor := b.bucket.Cursor()
-	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
-		if resource, err := enhanced.ParseResourceKey(b.name, string(key[len(prefix):])); err == nil {
-			resources = append(resources, resource)
-		}
-	}
-	return resources
+	})
 }
 
 // EndDeadlock ends a deadlock. See [enhanced.DeadlockStore].

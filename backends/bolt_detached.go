@@ -65,10 +65,12 @@ func (s *repositoryStep) claim(f *finding, r *enhanced.EnhancedLockRequest) (acq
 		return acquisition{}, err
 	}
 	key := f.resource.Key()
-	if err := errors.Join(s.delete(deadlineKey(before.Expires, key)), s.delete(ownerKey(owner, key))); err != nil {
+	if err := s.delete(deadlineKey(before.Expires, key)); err != nil {
 		return acquisition{}, err
 	}
-	requests := s.memoryToChange().requests
+	m := s.memoryToChange()
+	m.holdings.remove(owner, key)
+	requests := m.requests
 	delete(requests, before.Request)
 	requests[r.ID] = before.Token
 	record := f.record

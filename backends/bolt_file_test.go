@@ -69,7 +69,7 @@ func pageDamages() map[string]pageDamage {
 		"page without end":             {func(p *pageFile) { p.put32(leaf(p), atOverflow, 1<<32-1) }, "goes on over the 4294967295 pages behind it"},
 		"page that goes on too far":    {func(p *pageFile) { p.put32(leaf(p), atOverflow, 1) }, "is used twice"},
 		"value that is cut off":        {func(p *pageFile) { p.put32(long(p), atOverflow, 1) }, "lies outside of it"},
-		"page with another's number":   {func(p *pageFile) { p.put64(leaf(p), 0, 3) }, "says that it is page 3"},
+		"page with another's number":   {func(p *pageFile) { p.put64(leaf(p), 0, 1) }, "says that it is page 1"},
 		"page of no type":              {func(p *pageFile) { p.put16(leaf(p), atType, 0x20) }, "of type 0x20, and should be a part of a tree"},
 		"page of two types":            {func(p *pageFile) { p.put16(leaf(p), atType, typeBranch|typeLeaf) }, "of type 0x3, and should be a part of a tree"},
 		"branch read as a leaf":        {func(p *pageFile) { p.put16(branch(p), atType, typeLeaf) }, "entry 0 of page"},

@@ -76,7 +76,7 @@ func (c *inspection) eachEntry(letter byte, check func(key, value []byte)) {
 			return
 		}
 		if value == nil && c.bucket.Bucket(key) != nil {
-			if letter == 0 {
+			if letter == 0 && !bytes.Equal(key, archiveKey()) {
 				c.report(enhanced.RuleUnknownEntry, key, "it is a bucket; the store's format has none here")
 			}
 			continue
@@ -187,6 +187,16 @@ func (c *inspection) findName() (string, bool) {
 			try(owner.Repository)
 		}
 	}
+	tryRecord := func(value []byte) {
+		if record, err := readLogRecord(c.name, value); err == nil {
+			tryOwner(record.Actor)
+			tryOwner(record.owner())
+			if record.Before != nil {
+				tryOwner(record.Before.Owner)
+			}
+		}
+	}
+	c.eachArchived(func(_, value []byte) { tryRecord(value) })
 	c.eachEntry(0, func(key, value []byte) {
 		switch key[0] {
 		case rangeLock:
@@ -197,13 +207,7 @@ func (c *inspection) findName() (string, bool) {
 				}
 			}
 		case c.rangeOfLog():
-			if record, err := readLogRecord(c.name, value); err == nil {
-				tryOwner(record.Actor)
-				tryOwner(record.owner())
-				if record.Before != nil {
-					tryOwner(record.Before.Owner)
-				}
-			}
+			tryRecord(value)
 		}
 	})
 	if c.legacy != nil && found == nil {

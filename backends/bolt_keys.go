@@ -1,7 +1,6 @@
 package backends
 
 import (
-	"bytes"
 	"encoding/binary"
 	"strconv"
 
@@ -9,7 +8,8 @@ import (
 )
 
 // The layout of a store in bbolt. Stock Atlantis' buckets stay where and as
-// they are; ours is one bucket beside them:
+// they are; ours are beside them. One is the store's, and each repository has one, see
+// [enhanced.RepositoryTag]:
 //
 //	enhanced
 //	  "format"          the layout's version
@@ -17,25 +17,26 @@ import (
 //	  "token"           the last fencing token
 //	  "fleet"           the mode of all adapters, JSON of [enhanced.Fleet]
 //	  "probe"           a try of HealthCheck that did not come to its end
-//	  TAG               one bucket for each repository, see [enhanced.RepositoryTag]
+//	TAG
+//	  A                       bucket of log records, see archive
 //	    a SEQUENCE              log record
-//	    c OWNER                 a pull request that is being closed
-//	    d DEADLINE RESOURCE     when a lease ends
-//	    f TIME TOKEN            how a lock ended, until that time, once the log
+//	  a SEQUENCE              one of the last log records
+//	  c OWNER                 a pull request that is being closed
+//	  d DEADLINE RESOURCE     when a lease ends
+//	  f TIME TOKEN            how a lock ended, until that time, once the log
 //	                            has lost its record
-//	    i TOKEN                 lock ID -> resource
-//	    k NUMBER                when all locks of a pull request were released
-//	    l RESOURCE              lock record
-//	    n OWNER                 when a pull request with reservations asked last
-//	    o OWNER 00 RESOURCE     what an owner holds
-//	    q RESOURCE 00 RANK      waiter, see [queue.Order]
-//	    s OWNER 00 RESOURCE     what is reserved for an owner
-//	    t OWNER                 tombstone of a closed pull request
-//	    u OWNER 00 RESOURCE 00 REQUEST  -> RANK of a waiter
-//	    v RESOURCE              reservation
-//	    w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
-//	    y "aging"               PriorityAgingInterval that the ranks are by
-//	    y "name"|"checkpoint"
+//	  i TOKEN                 lock ID -> resource
+//	  k NUMBER                when all locks of a pull request were released
+//	  l RESOURCE              lock record
+//	  n OWNER                 when a pull request with reservations asked last
+//	  q RESOURCE 00 RANK      waiter, see [queue.Order]
+//	  s OWNER 00 RESOURCE     what is reserved for an owner
+//	  t OWNER                 tombstone of a closed pull request
+//	  u OWNER 00 RESOURCE 00 REQUEST  -> RANK of a waiter
+//	  v RESOURCE              reservation
+//	  w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
+//	  y "aging"               PriorityAgingInterval that the ranks are by
+//	  y "name"|"checkpoint"
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
 // each: what one step changes then lies on few pages. Numbers are big-endian,
@@ -50,7 +51,6 @@ const (
 	rangeReleased  = 'k'
 	rangeLock      = 'l'
 	rangeLastTry   = 'n'
-	rangeOwner     = 'o'
 	rangeQueue     = 'q'
 	rangeReserves  = 's'
 	rangeTombstone = 't'
@@ -59,10 +59,12 @@ const (
 	rangeWaiter    = 'w'
 
 	// formatVersion is the only layout this code writes.
-	formatVersion = "2"
-	// oldFormatVersion is the one that is converted when a backend opens the
-	// file, see convert.
-	oldFormatVersion = "1"
+	formatVersion = "3"
+	// The formats before are converted when a backend opens the file, see convert.
+	firstFormat, secondFormat = "1", "2"
+
+	// tagLength is that of [enhanced.RepositoryTag].
+	tagLength = 32
 
 	// Stock Atlantis' buckets.
 	legacyLocksBucket    = "runLocks"
@@ -71,7 +73,21 @@ const (
 )
 
 // Functions instead of variables: a key that is shared could be changed.
-func rootBucket() []byte    { return []byte("enhanced") }
+func rootBucket() []byte { return []byte("enhanced") }
+
+// isTag reports whether a bucket of the file has the name of a repository's.
+func isTag(name []byte) bool {
+	if len(name) != tagLength {
+		return false
+	}
+	for _, c := range name {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
 func formatKey() []byte     { return []byte("format") }
 func clockKey() []byte      { return []byte("clock") }
 func nameKey() []byte       { return []byte("yname") }
@@ -127,25 +143,19 @@ func closingKey(owner string) []byte {
 	return append([]byte{rangeClosing}, owner...)
 }
 
-// ownerKey starts, for a pull request, with its number: stock's UnlockByPull
-// knows no host. Its repository is the one that the key is in. The zero byte
-// cannot occur in an owner, see enhanced.NormalizeRequest.
+// ownerKey leads to what an owner has to do with a resource, with the letter of a
+// range in the place of the first byte. It starts, for a pull request, with its
+// number: stock's UnlockByPull knows no host. Its repository is the one that the key
+// is in. The zero byte cannot occur in an owner, see enhanced.NormalizeRequest.
 func ownerKey(owner enhanced.Owner, resourceKey string) []byte {
 	if owner.Kind == enhanced.OwnerPull {
 		return append(append(pullPrefix(owner.Number), owner.Host+"\x00"...), resourceKey...)
 	}
-	return append([]byte{rangeOwner}, owner.String()+"\x00"+resourceKey...)
+	return append([]byte{'o'}, owner.String()+"\x00"+resourceKey...)
 }
 
 func pullPrefix(number int) []byte {
-	return append(strconv.AppendInt([]byte{rangeOwner, 'p'}, int64(number), 10), '/')
-}
-
-// splitPullKey returns the host and the resource of a key that starts with pullPrefix.
-func splitPullKey(key []byte, number int) (host, resourceKey string, ok bool) {
-	rest, found := bytes.CutPrefix(key, pullPrefix(number))
-	hostText, resourceText, cut := bytes.Cut(rest, []byte{0})
-	return string(hostText), string(resourceText), found && cut
+	return append(strconv.AppendInt([]byte{'o', 'p'}, int64(number), 10), '/')
 }
 
 func appendNumber(key []byte, n int64) []byte {

@@ -78,7 +78,7 @@ type opened struct {
 
 func open(t *testing.T, path string, config *enhanced.EnhancedConfig) *opened {
 	t.Helper()
-	db, err := bbolt.Open(path, 0o600, nil)
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true}) // as the program does
 	require.NoError(t, err)
 	ours, err := backends.NewBoltBackend(db, config, nil)
 	require.NoError(t, err)

@@ -2,55 +2,25 @@ package backends
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
 )
 
-// trimPerStep is how many old records one append removes at most. It is more
-// than one, so that a log above its bounds shrinks.
-const trimPerStep = 2
+const (
+	// trimPerStep is how many old records one append removes at most, on average. It is
+	// more than one, so that a log above its bounds shrinks.
+	trimPerStep = 2
+	// longLog is the length of a log from which on several records are removed at a time.
+	longLog = 100
+)
 
 // checkpoint is what remains of the records that were removed.
 type checkpoint struct {
 	Sequence uint64 `json:"sequence,string"`
 	Time     int64  `json:"time"`
 }
-
-// logCursor walks over a repository's log from after a sequence.
-type logCursor struct {
-	cursor *bbolt.Cursor
-	key    []byte
-	data   []byte
-}
-
-func (r *repository) logAfter(sequence uint64) logCursor {
-	if r.bucket == nil {
-		return logCursor{}
-	}
-	c := logCursor{cursor: r.bucket.Cursor()}
-	c.key, c.data = c.cursor.Seek(logKey(sequence + 1))
-	return c
-}
-
-// valid reports whether the cursor is on a record.
-func (c *logCursor) valid() bool { return len(c.key) == 9 && c.key[0] == rangeLog }
-
-func (c *logCursor) sequence() uint64 { return binary.BigEndian.Uint64(c.key[1:]) }
-
-// logFromEnd starts with the latest record.
-func (r *repository) logFromEnd() logCursor {
-	c := logCursor{cursor: r.bucket.Cursor()}
-	c.cursor.Seek([]byte{rangeLog + 1}) // there is always more than the log
-	c.previous()
-	return c
-}
-
-func (c *logCursor) previous() { c.key, c.data = c.cursor.Prev() }
-
-func (c *logCursor) next() { c.key, c.data = c.cursor.Next() }
 
 // lastSequence returns the sequence of the latest log record, 0 before the first.
 func (r *repository) lastSequence() uint64 {
@@ -60,11 +30,30 @@ func (r *repository) lastSequence() uint64 {
 	return r.bucket.Sequence()
 }
 
-// outdatedRecord is a log record that is to be removed. Its time is 0 where it
-// can't be read.
+// outdatedRecord is a log record that is to be removed, now or later. Its time is 0
+// where it can't be read.
 type outdatedRecord struct {
 	sequence uint64
 	time     int64
+}
+
+// oldest returns the log's first record, nil where there is none that can be read.
+func (r *repository) oldest() *outdatedRecord {
+	c := r.logAfter(0)
+	if !c.valid() {
+		return nil
+	}
+	record, err := decodeLogRecord(r.name, c.sequence(), c.data)
+	if err != nil {
+		return nil
+	}
+	return &outdatedRecord{c.sequence(), record.Time.UnixMicro()}
+}
+
+// isOutdated reports whether a record, whose time is known, is to be removed.
+func (r *repository) isOutdated(record outdatedRecord, config *enhanced.EnhancedConfig) bool {
+	return r.lastSequence()-record.sequence >= uint64(config.LogMaxRecords) || //nolint:gosec // validated
+		record.time < r.now-config.LogMaxAge.Microseconds()
 }
 
 // outdated returns up to limit of the log's first records that are beyond
@@ -92,12 +81,38 @@ func (r *repository) outdated(config *enhanced.EnhancedConfig, limit int) []outd
 	return found[:min(known, limit)]
 }
 
+// trimAsItGrows removes outdated records after one was added, of a long log some at a
+// time and before they are too many: each time costs pages that nothing else changes.
+// moved says that records were moved to the archive.
+func (s *repositoryStep) trimAsItGrows(moved bool) error {
+	config, m := s.backend.config.Load(), s.memory()
+	if m.oldest == nil {
+		m.oldest = s.oldest()
+	}
+	if m.oldest == nil {
+		return s.trim(config, trimPerStep)
+	}
+	length := s.lastSequence() - m.oldest.sequence
+	switch {
+	case !s.isOutdated(*m.oldest, config):
+		return nil
+	case length < longLog:
+		return s.trim(config, trimPerStep)
+	case !moved && length < uint64(config.LogMaxRecords): //nolint:gosec // validated
+		return nil // it is only too old
+	}
+	earlier := *config
+	earlier.LogMaxRecords = max(config.LogMaxRecords-maxRecent, 1)
+	return s.trim(&earlier, trimPerStep*maxRecent)
+}
+
 // trim removes up to limit outdated records, and leaves a checkpoint.
-func (s *repositoryStep) trim(limit int) error {
-	outdated := s.outdated(s.backend.config.Load(), limit)
+func (s *repositoryStep) trim(config *enhanced.EnhancedConfig, limit int) error {
+	outdated := s.outdated(config, limit)
 	if len(outdated) == 0 {
 		return nil
 	}
+	s.memoryToChange().oldest = nil
 	var point checkpoint
 	for _, record := range outdated {
 		point.Sequence = record.sequence
@@ -146,7 +161,7 @@ func (b *BoltBackend) sweep(ctx context.Context) error {
 	for _, name := range names {
 		err = errors.Join(err, b.committer.do(ctx, "trim the log of "+name, func(batch *batch) error {
 			s := b.repositoryStep(batch, name)
-			return errors.Join(s.trim(maxStep), s.forget(maxStep), s.sweepQueue())
+			return errors.Join(s.trim(config, maxStep), s.forget(maxStep), s.sweepQueue())
 		}))
 	}
 	return err

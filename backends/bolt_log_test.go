@@ -41,8 +41,12 @@ func damageLog(t *testing.T, s *opened, sequences ...int64) {
 	require.NoError(t, s.db.Update(func(tx *bbolt.Tx) error {
 		e := &editor{t: t, tx: tx}
 		for _, sequence := range sequences {
-			e.get(e.app(), logEntry(sequence))
-			e.put(e.app(), logEntry(sequence), "{")
+			bucket := e.app()
+			if archive := e.archive(); archive != nil && archive.Get([]byte(logEntry(sequence))) != nil {
+				bucket = archive
+			}
+			e.get(bucket, logEntry(sequence))
+			e.put(bucket, logEntry(sequence), "{")
 		}
 		return nil
 	}))

@@ -3,11 +3,11 @@ package backends
 import (
 	"slices"
 
-	"github.com/go-json-experiment/json"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
-// memory is what is remembered of the requests of one repository. Only steps
-// use it.
+// memory is what is remembered of the requests of one repository, and what is known
+// of its locks and its log. Only steps use it.
 type memory struct {
 	// requests are the tokens of the locks that requests got, by their IDs.
 	requests map[string]int64
@@ -17,6 +17,12 @@ type memory struct {
 	// are stored, as far as kept.
 	due  []dueEnding
 	kept int
+	// holdings is what owners hold.
+	holdings holdings
+	// archived is the sequence up to which the log is in its archive.
+	archived uint64
+	// oldest is the log's first record, nil where that is not known.
+	oldest *outdatedRecord
 }
 
 type dueEnding struct {
@@ -104,10 +110,11 @@ func (b *BoltBackend) forgetAll(now int64) {
 // readMemory reads the memory from the repository's locks and log, and from
 // what was kept of log records that are gone.
 func (r *repository) readMemory() *memory {
-	m := &memory{requests: make(map[string]int64), endings: make(map[int64]ending)}
+	m := &memory{requests: make(map[string]int64), endings: make(map[int64]ending), holdings: newHoldings()}
 	if r.bucket == nil {
 		return m
 	}
+	m.archived = r.archived()
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte{rangeForget}); len(key) > 0 && key[0] == rangeForget; key, value = cursor.Next() {
 		var e ending
@@ -120,23 +127,14 @@ func (r *repository) readMemory() *memory {
 		token, until, e, _ := record.ending()
 		m.end(token, until, e)
 	}
-	for key, value := cursor.Seek([]byte{rangeLock}); len(key) > 0 && key[0] == rangeLock; key, value = cursor.Next() {
-		// The rest of a record is no concern here: it may be large.
-		var lock struct {
-			Token   int64  `json:"n,string"`
-			Request string `json:"q"`
-			Short   string `json:"u"`
-		}
-		if json.Unmarshal(value, &lock) != nil {
-			continue
-		}
-		if id, ok := longRequest(lock.Short); ok && lock.Request == "" {
-			lock.Request = id
-		}
+	r.eachHeld(func(resourceKey string, lock heldLock, owner enhanced.Owner) {
 		if lock.Request != "" {
 			m.requests[lock.Request] = lock.Token
 		}
-	}
+		if owner != (enhanced.Owner{}) {
+			m.holdings.add(owner, resourceKey)
+		}
+	})
 	return m
 }
 

@@ -155,13 +155,17 @@ func TestUUIDsOutliveTheProcess(t *testing.T) {
 func countKeys(t *testing.T, db *bbolt.DB, repository string, letter byte) (n int) {
 	t.Helper()
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag(repository)))
-		return bucket.ForEach(func(key, _ []byte) error {
-			if key[0] == letter {
+		bucket := tx.Bucket([]byte(enhanced.RepositoryTag(repository)))
+		count := func(key, value []byte) error {
+			if key[0] == letter && value != nil {
 				n++
 			}
 			return nil
-		})
+		}
+		if archive := bucket.Bucket([]byte("A")); archive != nil {
+			require.NoError(t, archive.ForEach(count))
+		}
+		return bucket.ForEach(count)
 	}))
 	return n
 }

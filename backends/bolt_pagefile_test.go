@@ -86,6 +86,14 @@ func (p *pageFile) signed(page, at int64, n uint64) {
 	p.put64(page, atChecksum, sum.Sum64())
 }
 
+// listFreePages opens a file and closes it, which writes the list of its free pages.
+func listFreePages(t *testing.T, path string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+}
+
 func (p *pageFile) freeList() int64 { return p.get64(p.newest(), atFreeList) }
 
 // used returns a page of a type that is in use, for which is holds.

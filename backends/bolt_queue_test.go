@@ -164,7 +164,7 @@ func TestBoltQueueCorruptions(t *testing.T) {
 			first.ID, second.ID = "first", "second"
 			answers := waits(t, b, first, second)
 			require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-				r := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("org/app")))
+				r := tx.Bucket([]byte(enhanced.RepositoryTag("org/app")))
 				key, value := r.Cursor().Seek([]byte("q"))
 				return c.damage(r, append([]byte{}, key...), append([]byte{}, value...))
 			}))
@@ -264,7 +264,7 @@ func TestBoltQueueWaiterThatIsGone(t *testing.T) {
 	require.NoError(t, err)
 	answers := waits(t, b, by("org/app", ".", "bob"))
 	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-		r := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("org/app")))
+		r := tx.Bucket([]byte(enhanced.RepositoryTag("org/app")))
 		key, _ := r.Cursor().Seek([]byte("q"))
 		return r.Delete(append([]byte{}, key...))
 	}))

@@ -282,7 +282,7 @@ func (b *BoltBackend) overdue(ctx context.Context) (name string, found bool, err
 
 // repositoryName returns the name of the repository with the tag.
 func repositoryName(tx *bbolt.Tx, tag string) (string, bool) {
-	bucket := tx.Bucket(rootBucket()).Bucket([]byte(tag))
+	bucket := repositoryBucket(tx, tag)
 	if bucket == nil {
 		return "", false
 	}

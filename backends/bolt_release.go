@@ -208,7 +208,7 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 			if f.status == unreadable {
 				s.backend.logger.Err("%s of pull request %d stays locked: record %q can't be read", resource, number, f.name)
 			}
-			// An entry that leads to nothing must not come up on every page.
+			// What leads to nothing must not come up on every page.
 			if err := s.forgetOwners(resource, owners); err != nil {
 				return releasedPage{}, err
 			}
@@ -248,14 +248,17 @@ func ambiguousHosts(repository string, number int, owners []string) error {
 		number, repository, strings.Join(named, ", "))
 }
 
-// forgetOwners removes the owners' entries of a resource that they do not hold.
+// forgetOwners forgets that owners hold a resource, which they do not.
 func (s *repositoryStep) forgetOwners(resource enhanced.ResourceIdentifier, owners []string) error {
-	var errs []error
+	h := &s.memoryToChange().holdings
 	for _, text := range owners {
 		owner, err := enhanced.ParseOwner(text)
-		errs = append(errs, err, s.delete(ownerKey(owner, resource.Key())))
+		if err != nil {
+			return err
+		}
+		h.remove(owner, resource.Key())
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // closing reports whether all locks of owner are being released right now.

@@ -124,7 +124,12 @@ func dumpOf(t *testing.T, db *bbolt.DB) map[string]string {
 		})
 	}
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error { return walk(string(name), b) })
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			if place := string(name); len(place) == 32 {
+				return walk("enhanced/"+place, b) // as records are named
+			}
+			return walk(string(name), b)
+		})
 	}))
 	return all
 }
@@ -148,7 +153,7 @@ func requireNothingLost(t *testing.T, before, after map[string]string, rewritten
 		switch {
 		case values[value], strings.Contains(value, secret):
 		case parts[0] == "enhanced" && len(parts) == 2: // the store's clock and token
-		case parts[0] == "enhanced" && strings.ContainsRune("dfior", rune(entry[0])):
+		case parts[0] == "enhanced" && strings.ContainsRune("dfir", rune(entry[0])):
 		case entry == "yname", entry == "ycheckpoint" && json.Valid([]byte(value)):
 		case rewritten && parts[0] == "enhanced" && entry[0] == 'l':
 		default:
@@ -164,7 +169,7 @@ func TestRepairLive(t *testing.T) {
 	s := open(t, sample.path, nil)
 	require.NoError(t, s.db.Update(func(tx *bbolt.Tx) error {
 		e := &editor{t: t, tx: tx, sample: sample}
-		e.remove(e.app(), pullEntry(e.plain, "5"))
+		e.remove(e.app(), deadlineEntry(e.leased))
 		e.put(e.app(), lockEntry(e.custom), "null")
 		e.put(e.stock(), "org/app/x/default/", "null")
 		e.remove(e.bucket("org/other"), idEntry(e.elsewhere))
@@ -179,7 +184,7 @@ func TestRepairLive(t *testing.T) {
 	found, err := s.ours.Verify(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		enhanced.RuleIDMissing, enhanced.RuleLockUnreadable, enhanced.RuleOwnerMissing, enhanced.RuleStockUnreadable,
+		enhanced.RuleDeadlineMissing, enhanced.RuleIDMissing, enhanced.RuleLockUnreadable, enhanced.RuleStockUnreadable,
 	}, rulesOf(found))
 	_, err = s.ours.Repair(t.Context(), "admin", "why")
 	require.ErrorIs(t, err, enhanced.ErrInvalidRequest)

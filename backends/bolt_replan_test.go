@@ -150,7 +150,7 @@ func TestBoltReplanCorruptions(t *testing.T) {
 			p, db := boltPlanner(t, filepath.Join(t.TempDir(), "atlantis.db"))
 			p.plan(t)
 			require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-				return c.damage(tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("org/app"))))
+				return c.damage(tx.Bucket([]byte(enhanced.RepositoryTag("org/app"))))
 			}))
 			p.requireRepaired(t, c.rules)
 		})

@@ -3,7 +3,6 @@ package backends
 import (
 	"bytes"
 	"fmt"
-	"slices"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -73,7 +72,7 @@ func (r *repository) get(key []byte) []byte {
 	if r.bucket == nil {
 		return nil
 	}
-	return r.bucket.Get(key)
+	return r.homeOf(key).Get(key)
 }
 
 // inspect finds out what is stored of a resource, without changing anything.
@@ -203,10 +202,7 @@ func (r *repository) inspectLegacyValue(resource enhanced.ResourceIdentifier, ke
 func (r *repository) sibling(name string) *repository {
 	other := *r
 	other.name, other.tag = name, enhanced.RepositoryTag(name)
-	other.bucket = nil
-	if root := r.tx.Bucket(rootBucket()); root != nil {
-		other.bucket = root.Bucket([]byte(other.tag))
-	}
+	other.bucket = repositoryBucket(r.tx, other.tag)
 	return &other
 }
 
@@ -243,31 +239,6 @@ func (f *finding) owner() enhanced.Owner {
 		return enhanced.ProjectLockOwner(*f.original)
 	}
 	return enhanced.Owner{}
-}
-
-// heldByPull returns up to limit resources that pull requests with the number
-// hold, and the hosts of those pull requests.
-func (r *repository) heldByPull(number, limit int) (resources []enhanced.ResourceIdentifier, owners []string) {
-	if r.bucket == nil {
-		return nil, nil
-	}
-	prefix := pullPrefix(number)
-	cursor := r.bucket.Cursor()
-	for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
-		host, resourceKey, ok := splitPullKey(key, number)
-		if !ok {
-			continue
-		}
-		owner := enhanced.PullOwner(host, r.name, number).String()
-		if !slices.Contains(owners, owner) {
-			owners = append(owners, owner)
-		}
-		resource, err := enhanced.ParseResourceKey(r.name, resourceKey)
-		if err == nil && len(resources) < limit {
-			resources = append(resources, resource)
-		}
-	}
-	return resources, owners
 }
 
 // keysUntilNow returns up to limit keys of a range that is ordered by time,
@@ -309,15 +280,25 @@ func (r *repository) locks(fn func(resource enhanced.ResourceIdentifier, data []
 	}
 }
 
+// repositoryBucket returns the bucket of a repository, nil for none. The formats before
+// have it in the store's own bucket.
+func repositoryBucket(tx *bbolt.Tx, tag string) *bbolt.Bucket {
+	if bucket := tx.Bucket([]byte(tag)); bucket != nil {
+		return bucket
+	}
+	root := tx.Bucket(rootBucket())
+	if root == nil || string(root.Get(formatKey())) == formatVersion {
+		return nil
+	}
+	return root.Bucket([]byte(tag))
+}
+
 // eachRepository calls fn for every repository in the store.
 func eachRepository(tx *bbolt.Tx, now int64, fn func(r *repository)) {
-	root := tx.Bucket(rootBucket())
-	cursor := root.Cursor()
-	for tag, value := cursor.First(); tag != nil; tag, value = cursor.Next() {
-		if value != nil {
-			continue // the store's own keys, not a bucket
+	visit := func(tag []byte, bucket *bbolt.Bucket) {
+		if bucket == nil {
+			return
 		}
-		bucket := root.Bucket(tag)
 		fn(&repository{
 			tag:    string(tag),
 			name:   string(bucket.Get(nameKey())),
@@ -327,6 +308,31 @@ func eachRepository(tx *bbolt.Tx, now int64, fn func(r *repository)) {
 			legacy: tx.Bucket(legacyLocks()),
 		})
 	}
+	cursor := tx.Cursor()
+	for name, _ := cursor.First(); name != nil; name, _ = cursor.Next() {
+		if isTag(name) {
+			visit(name, tx.Bucket(name))
+		}
+	}
+	for _, tag := range oldRepositories(tx) {
+		visit(tag, tx.Bucket(rootBucket()).Bucket(tag))
+	}
+}
+
+// oldRepositories returns the tags of the repositories that are where the formats
+// before have them: in the store's own bucket.
+func oldRepositories(tx *bbolt.Tx) (tags [][]byte) {
+	root := tx.Bucket(rootBucket())
+	if root == nil || string(root.Get(formatKey())) == formatVersion {
+		return nil
+	}
+	cursor := root.Cursor()
+	for tag, value := cursor.First(); tag != nil; tag, value = cursor.Next() {
+		if value == nil && root.Bucket(tag) != nil {
+			tags = append(tags, bytes.Clone(tag))
+		}
+	}
+	return tags
 }
 
 // recordName and legacyName name records for people.

@@ -95,7 +95,7 @@ type editor struct {
 
 func (e *editor) root() *bbolt.Bucket { return e.tx.Bucket([]byte("enhanced")) }
 func (e *editor) bucket(repository string) *bbolt.Bucket {
-	return e.root().Bucket([]byte(enhanced.RepositoryTag(repository)))
+	return e.tx.Bucket([]byte(enhanced.RepositoryTag(repository)))
 }
 func (e *editor) app() *bbolt.Bucket   { return e.bucket("org/app") }
 func (e *editor) stock() *bbolt.Bucket { return e.tx.Bucket([]byte("runLocks")) }

@@ -1,7 +1,6 @@
 package backends
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -315,25 +314,4 @@ func (s *repositoryStep) unwanted(owner enhanced.Owner, set []*enhanced.Enhanced
 		}
 	}
 	return freed, nil
-}
-
-// heldBy returns what an owner has entries for, as a pull request also without its
-// host.
-func (r *repository) heldBy(owner enhanced.Owner) (found []enhanced.ResourceIdentifier) {
-	if r.bucket == nil {
-		return nil
-	}
-	prefixes := [][]byte{ownerKey(owner, "")}
-	if owner.Kind == enhanced.OwnerPull && owner.Host != "" {
-		prefixes = append(prefixes, ownerKey(enhanced.PullOwner("", owner.Repository, owner.Number), ""))
-	}
-	for _, prefix := range prefixes {
-		cursor := r.bucket.Cursor()
-		for key, _ := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = cursor.Next() {
-			if resource, err := enhanced.ParseResourceKey(r.name, string(key[len(prefix):])); err == nil {
-				found = append(found, resource)
-			}
-		}
-	}
-	return found
 }

@@ -3,6 +3,7 @@ package backends_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -12,13 +13,37 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A held lock takes about one KB of the file, with stock's copy of it, its log
+// A held lock takes less than one KB of the file, with stock's copy of it, its log
 // record and all that leads to it.
 func TestBytesOfTheFileALock(t *testing.T) {
 	t.Parallel()
-	locks := backendtest.Rounds(100_000)
-	repositories := locks / 2_000
-	path := filepath.Join(t.TempDir(), "a.db")
+	for name, c := range map[string]struct {
+		headCommit string
+		most       int
+	}{
+		"short names":      {"", 870},
+		"and a whole hash": {strings.Repeat("0123456789", 4), 970},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			locks := backendtest.Rounds(100_000)
+			path := filepath.Join(t.TempDir(), "a.db")
+			used := fillFile(t, path, locks, c.headCommit)
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			t.Logf("%d locks: %d bytes a lock in pages that are in use, %d of the file", locks, used/locks, int(info.Size())/locks)
+			require.LessOrEqual(t, used/locks, c.most)
+			if locks == 100_000 { // bbolt makes a file longer by 16 MB at a time
+				require.LessOrEqual(t, int(info.Size())/locks, 1_024)
+			}
+		})
+	}
+}
+
+// fillFile takes locks, 2,000 in each repository, and returns how many bytes of the
+// file are in use then.
+func fillFile(t *testing.T, path string, locks int, headCommit string) (used int) {
+	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true})
 	require.NoError(t, err)
 	ours, err := backends.NewBoltBackend(db, nil, nil)
@@ -26,25 +51,20 @@ func TestBytesOfTheFileALock(t *testing.T) {
 	var next atomic.Int64
 	together(256, func(int) {
 		for i := int(next.Add(1)) - 1; i < locks; i = int(next.Add(1)) - 1 {
-			if _, err := ours.AcquireLock(t.Context(), request(heldLock(i, repositories))); err != nil {
+			lock := heldLock(i, locks/2_000)
+			lock.Pull.HeadCommit = headCommit
+			if _, err := ours.AcquireLock(t.Context(), request(lock)); err != nil {
 				t.Error(err)
 				return
 			}
 		}
 	})
-	var used int
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
 		stats := db.Stats()
 		used = int(tx.Size()) - (stats.FreePageN+stats.PendingPageN)*os.Getpagesize()
 		return nil
 	}))
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	t.Logf("%d locks: %d bytes a lock in pages that are in use, %d of the file", locks, used/locks, int(info.Size())/locks)
-	require.LessOrEqual(t, used/locks, 950)
-	if locks == 100_000 { // bbolt makes a file longer by 16 MB at a time
-		require.LessOrEqual(t, int(info.Size())/locks, 1_024)
-	}
 	require.NoError(t, ours.Close())
 	require.NoError(t, db.Close())
+	return used
 }

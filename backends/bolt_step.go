@@ -59,7 +59,7 @@ func (s *repositoryStep) put(key, value []byte) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	return s.bucket.Put(key, value)
+	return s.homeOf(key).Put(key, value)
 }
 
 // open makes the repository's bucket if there is none.
@@ -68,7 +68,7 @@ func (s *repositoryStep) open() error {
 	if s.bucket != nil {
 		return nil
 	}
-	bucket, err := s.tx.Bucket(rootBucket()).CreateBucketIfNotExists([]byte(s.tag))
+	bucket, err := s.tx.CreateBucketIfNotExists([]byte(s.tag))
 	if err != nil {
 		return fmt.Errorf("repository %q: %w", s.name, err)
 	}
@@ -79,7 +79,7 @@ func (s *repositoryStep) open() error {
 
 func (s *repositoryStep) delete(key []byte) error {
 	s.batch.dirty = true
-	return s.bucket.Delete(key)
+	return s.homeOf(key).Delete(key)
 }
 
 // deleteLegacy removes stock's copy of a lock.
@@ -197,7 +197,7 @@ func (s *repositoryStep) putPayload(resource enhanced.ResourceIdentifier, record
 	return err
 }
 
-// putRecord writes a record with its owner's entry and its deadline.
+// putRecord writes a record with its deadline, and notes who holds it.
 func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record *lockRecord) error {
 	data, err := encodeLockRecord(s.name, record)
 	if err != nil {
@@ -208,10 +208,8 @@ func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record 
 		return err
 	}
 	key := resource.Key()
-	err = errors.Join(
-		s.put(lockKey(key), data),
-		s.put(ownerKey(owner, key), present()),
-	)
+	err = s.put(lockKey(key), data)
+	s.memoryToChange().holdings.add(owner, key)
 	if record.Expires != 0 {
 		err = errors.Join(err, s.put(deadlineKey(record.Expires, key), present()))
 	}
@@ -228,9 +226,9 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 	key := resource.Key()
 	err = errors.Join(
 		s.delete(lockKey(key)),
-		s.delete(ownerKey(owner, key)),
 		s.remember(resource, record, how),
 	)
+	s.memoryToChange().holdings.remove(owner, key)
 	if record.Expires != 0 {
 		err = errors.Join(err, s.delete(deadlineKey(record.Expires, key)))
 	}
@@ -305,10 +303,9 @@ func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier,
 	}
 	s.batch.touched[s.tag] = struct{}{}
 	sequence, err := s.bucket.NextSequence()
-	return errors.Join(
-		err,
-		s.put(logKey(sequence), data),
-		s.trim(trimPerStep),
-		s.forget(forgetPerStep),
-	)
+	if err != nil {
+		return err
+	}
+	moved, err := s.appendRecord(sequence, data)
+	return errors.Join(err, s.trimAsItGrows(moved), s.forget(forgetPerStep))
 }

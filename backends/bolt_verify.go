@@ -42,8 +42,8 @@ type storeState struct {
 	wall int64
 	// horizon is the latest time, and the largest token, that makes sense.
 	horizon int64
-	// old says that the file has the format before this one.
-	old bool
+	// format is the file's, "" where it does not say.
+	format string
 }
 
 // maxAhead is how far the store's clock may be ahead of this machine's.
@@ -54,7 +54,7 @@ func readStoreState(tx *bbolt.Tx) storeState {
 	state := storeState{wall: now.UnixMicro(), horizon: now.Add(maxAhead).UnixMicro()}
 	if root := tx.Bucket(rootBucket()); root != nil {
 		state.clock, state.token = number(root.Get(clockKey())), number(root.Get(tokenKey()))
-		state.old = string(root.Get(formatKey())) == oldFormatVersion
+		state.format = string(root.Get(formatKey()))
 	}
 	return state
 }
@@ -114,8 +114,8 @@ func storeProblems(tx *bbolt.Tx) (problems []problem, stock []stockProblem, err 
 	claimed := make(map[string]struct{})
 	if root := tx.Bucket(rootBucket()); root != nil {
 		state := readStoreState(tx)
-		if version := string(root.Get(formatKey())); version != "" && version != formatVersion && !state.old {
-			return nil, nil, formatError(version)
+		if state.format != "" && !isReadable(state.format) {
+			return nil, nil, formatError(state.format)
 		}
 		problems = rootProblems(root, state)
 		eachRepository(tx, state.clock, func(r *repository) {
@@ -159,7 +159,7 @@ func rootProblems(root *bbolt.Bucket, state storeState) (problems []problem) {
 		case string(formatKey()), string(clockKey()), string(tokenKey()), string(probeKey()), string(fleetKey()):
 			continue
 		}
-		if value != nil || root.Bucket(key) == nil {
+		if value != nil || root.Bucket(key) == nil || state.format == formatVersion {
 			problems = append(problems, problem{Violation: enhanced.Violation{
 				Rule: enhanced.RuleUnknownEntry, Record: entryName(key),
 				Detail: "the store's format has no such entry",

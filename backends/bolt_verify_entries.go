@@ -3,8 +3,6 @@ package backends
 import (
 	"bytes"
 	"errors"
-	"strconv"
-	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
@@ -12,7 +10,7 @@ import (
 // checkEntry checks an entry that is no lock and no log record: what it leads
 // to has to be there.
 func (c *inspection) checkEntry(key, value []byte) {
-	if c.store.old && isOfOldFormat(key, value) {
+	if isOfOldFormat(c.store.format, key, value) {
 		return
 	}
 	switch key[0] {
@@ -25,8 +23,6 @@ func (c *inspection) checkEntry(key, value []byte) {
 		c.checkForgetEntry(key, value)
 	case rangeID:
 		c.checkIDEntry(key, value)
-	case rangeOwner:
-		c.checkOwnerEntry(key)
 	case rangeQueue:
 		c.checkQueueEntry(key, value)
 	case rangeWaits:
@@ -90,37 +86,6 @@ func (c *inspection) checkDeadlineEntry(key []byte) {
 	if record := c.recordAt(resourceKey); !ok || record == nil || record.Expires != at {
 		c.report(enhanced.RuleDeadlineStray, key, "no lease ends then").about(resourceKey).removes(key)
 	}
-}
-
-func (c *inspection) checkOwnerEntry(key []byte) {
-	_, resourceKey, ok := splitOwnerKey(c.name, key)
-	if ok && c.leadsToUnreadable(resourceKey, key) {
-		return
-	}
-	if record := c.recordAt(resourceKey); ok && record != nil {
-		if owner, err := enhanced.ParseOwner(record.Owner); err == nil && bytes.Equal(ownerKey(owner, resourceKey), key) {
-			return
-		}
-	}
-	c.report(enhanced.RuleOwnerStray, key, "that owner holds no such lock").about(resourceKey).removes(key)
-}
-
-// splitOwnerKey reverses ownerKey in a repository.
-func splitOwnerKey(repository string, key []byte) (owner, resourceKey string, ok bool) {
-	if len(key) == 0 || key[0] != rangeOwner {
-		return "", "", false
-	}
-	ownerText, resource, _ := bytes.Cut(key[1:], []byte{0})
-	parsed, err := enhanced.ParseOwner(string(ownerText))
-	if digits, host, cut := bytes.Cut(ownerText, []byte{'/'}); cut && err != nil {
-		var number int
-		number, err = strconv.Atoi(strings.TrimPrefix(string(digits), "p"))
-		parsed = enhanced.PullOwner(string(host), repository, number)
-	}
-	if err != nil || !bytes.Equal(ownerKey(parsed, string(resource)), key) {
-		return "", "", false
-	}
-	return parsed.String(), string(resource), true
 }
 
 func (c *inspection) checkIDEntry(key, value []byte) {

@@ -35,7 +35,6 @@ func (c *inspection) checkLock(key, data []byte) {
 	c.seen[resourceKey] = &lockRecord{Token: record.Token, Owner: record.Owner, Expires: record.Expires, Request: record.Request}
 	c.checkContent(key, resource, record)
 	c.checkID(key, resource, record)
-	c.checkOwner(key, resourceKey, record)
 	c.checkDeadline(key, resourceKey, record)
 	c.checkValues(key, resource, record)
 	c.checkLastWord(key, resourceKey, record)
@@ -67,20 +66,30 @@ func (c *inspection) setAside(rule string, key []byte, detail string) {
 }
 
 // home returns the key of the resource that a lock is on. It is another one
-// than the record's where the lock's ID and its owner lead to a resource that
-// has no record: then the record's key is what is damaged.
+// than the record's where the lock's ID leads to a resource that has no record, and
+// stock's form of the lock is of that one: then the record's key is what is damaged.
 func (c *inspection) home(resourceKey string, record *lockRecord) string {
 	leads := string(c.get(idKey(record.Token)))
-	if leads == resourceKey {
+	if leads == resourceKey || c.get(lockKey(leads)) != nil {
 		return resourceKey
 	}
-	_, err := enhanced.ParseResourceKey(c.name, leads)
-	owner, ownerErr := enhanced.ParseOwner(record.Owner)
-	if err != nil || ownerErr != nil || c.get(lockKey(leads)) != nil ||
-		c.get(ownerKey(owner, leads)) == nil || c.get(ownerKey(owner, resourceKey)) != nil {
+	resource, err := enhanced.ParseResourceKey(c.name, leads)
+	if err != nil || !c.isContentOf(resource, record) {
 		return resourceKey
 	}
 	return leads
+}
+
+// isContentOf reports whether stock's form of a lock is of a resource.
+func (c *inspection) isContentOf(resource enhanced.ResourceIdentifier, record *lockRecord) bool {
+	content := []byte(record.Lock)
+	if record.Mirror != "" {
+		if content = c.stock(resource.LegacyKey()); content == nil || checksum(content) != record.Mirror {
+			return false
+		}
+	}
+	original, err := decodeProjectLock(content)
+	return err == nil && isOf(original, resource, record.Owner)
 }
 
 // checkMoved reports a lock that is stored under another key than its own.
@@ -92,7 +101,7 @@ func (c *inspection) checkMoved(key []byte, home string, record *lockRecord) {
 		c.claimed[resource.LegacyKey()] = struct{}{}
 	}
 	key = bytes.Clone(key)
-	c.report(enhanced.RuleLockKey, key, "its ID and its owner say that it is the lock on %s", resource).about(home).writes().
+	c.report(enhanced.RuleLockKey, key, "its ID and its content say that it is the lock on %s", resource).about(home).writes().
 		repairs("move it to the key of that resource", func(s *repositoryStep, _ change) error {
 			return errors.Join(s.put(lockKey(home), bytes.Clone(s.get(key))), s.delete(key))
 		})
@@ -132,16 +141,6 @@ func (s *repositoryStep) renewToken(resource enhanced.ResourceIdentifier) error 
 	}
 	record.Token = s.batch.nextToken()
 	return errors.Join(s.put(idKey(record.Token), []byte(key)), s.putRecord(resource, record))
-}
-
-func (c *inspection) checkOwner(key []byte, resourceKey string, record *lockRecord) {
-	owner, err := enhanced.ParseOwner(record.Owner)
-	if err != nil || c.get(ownerKey(owner, resourceKey)) != nil {
-		return
-	}
-	c.report(enhanced.RuleOwnerMissing, key, "no entry of %s leads to the lock: closing the pull request would leave it", record.Owner).
-		about(resourceKey).writes().
-		repairs("write the owner's entry", func(s *repositoryStep, _ change) error { return s.put(ownerKey(owner, resourceKey), present()) })
 }
 
 func (c *inspection) checkDeadline(key []byte, resourceKey string, record *lockRecord) {

@@ -44,7 +44,7 @@ type lastWord struct {
 
 // rangeOfLog is where the log is, which depends on the file's format.
 func (c *inspection) rangeOfLog() byte {
-	if c.store.old {
+	if c.store.format == firstFormat {
 		return rangeOldLog
 	}
 	return rangeLog
@@ -56,6 +56,13 @@ func (c *inspection) checkLog() {
 	var point checkpoint
 	c.log.pointErr = decode(c.get(checkpointKey()), &point)
 	c.log.previous, c.log.trimmed = point.Sequence, point.Time
+	c.eachArchived(func(key, value []byte) {
+		if value != nil && isLogKey(key) {
+			c.checkLogRecord(key, value)
+		} else {
+			c.report(enhanced.RuleUnknownEntry, key, "the log's archive has records only, and this is none")
+		}
+	})
 	c.eachEntry(c.rangeOfLog(), func(key, value []byte) {
 		if len(key) == 9 {
 			c.checkLogRecord(key, value)
@@ -78,11 +85,23 @@ func (c *inspection) checkLog() {
 	c.checkClock()
 }
 
+// eachArchived calls check for the entries of the log's archive.
+func (c *inspection) eachArchived(check func(key, value []byte)) {
+	archive := c.archive()
+	if archive == nil {
+		return
+	}
+	cursor := archive.Cursor()
+	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		check(key, value)
+	}
+}
+
 // checkLogRecord checks one record, in the order of their sequences.
 func (c *inspection) checkLogRecord(key, value []byte) {
 	l := &c.log
 	sequence := uint64(number(key[1:])) //nolint:gosec // the same bits
-	if sequence == 0 || sequence > c.bucket.Sequence() && sequence > l.previous+maxFill {
+	if sequence == 0 || l.started && sequence <= l.previous || sequence > c.bucket.Sequence() && sequence > l.previous+maxFill {
 		c.report(enhanced.RuleLogSequence, key, "it lies far from the rest of the log").quarantinesEntry(c, key)
 		return
 	}

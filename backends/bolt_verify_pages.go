@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
@@ -39,20 +40,36 @@ func verifyFile(db *bbolt.DB, opened os.FileInfo) (unusable, usable []enhanced.V
 	// bbolt's check runs in a goroutine of its own: where it panics, as on what
 	// was found, it ends the process.
 	if len(damages) == 0 {
-		unusable = checkByBolt(tx)
+		unusable, usable = checkByBolt(tx)
 	}
 	return unusable, usable, nil
 }
 
-func checkByBolt(tx *bbolt.Tx) (violations []enhanced.Violation) {
-	found := 0
+// lostPage is how bbolt's check ends what it says of a page that is neither in use
+// nor free. It has no type for that.
+const lostPage = ": unreachable unfreed"
+
+// checkByBolt is bbolt's own check. Space can be lost where the list of free pages in
+// memory comes from a file that had lost it.
+func checkByBolt(tx *bbolt.Tx) (unusable, usable []enhanced.Violation) {
+	var damages, lost []string
 	for err := range tx.Check() {
-		if found++; found <= maxFileDamages {
-			violations = append(violations, fileViolation(tx.DB(), err.Error()+"; "+restoreStep))
+		if page, isLost := strings.CutSuffix(err.Error(), lostPage); isLost {
+			lost = append(lost, page+" is neither in use nor free: its space is lost until the file is opened again, and nothing else")
+		} else {
+			damages = append(damages, err.Error()+"; "+restoreStep)
 		}
 	}
-	if found > maxFileDamages {
-		violations = append(violations, fileViolation(tx.DB(), fmt.Sprintf("%d more of this kind", found-maxFileDamages)))
+	return fileViolations(tx.DB(), damages), fileViolations(tx.DB(), lost)
+}
+
+// fileViolations names the first damages of a file.
+func fileViolations(db *bbolt.DB, details []string) (violations []enhanced.Violation) {
+	for _, detail := range details[:min(len(details), maxFileDamages)] {
+		violations = append(violations, fileViolation(db, detail))
+	}
+	if more := len(details) - len(violations); more > 0 {
+		violations = append(violations, fileViolation(db, fmt.Sprintf("%d more of this kind", more)))
 	}
 	return violations
 }

@@ -112,11 +112,9 @@ func stockRepository(tx *bbolt.Tx, key string) string {
 	} else if parts := strings.SplitN(key, "/", 3); len(parts) == 3 {
 		best = parts[0] + "/" + parts[1]
 	}
-	if root := tx.Bucket(rootBucket()); root != nil {
-		for name := range splits(key) {
-			if root.Bucket([]byte(enhanced.RepositoryTag(name))) != nil {
-				best = name
-			}
+	for name := range splits(key) {
+		if repositoryBucket(tx, enhanced.RepositoryTag(name)) != nil {
+			best = name
 		}
 	}
 	resource := enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeProject, Namespace: best}

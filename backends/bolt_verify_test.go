@@ -29,7 +29,7 @@ func TestVerifyAndRepairChangeNothingHealthy(t *testing.T) {
 			before, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.Empty(t, verifyFile(t, path))
-			db, err := bbolt.Open(path, 0o600, nil)
+			db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true})
 			require.NoError(t, err)
 			violations, err := backends.VerifyBolt(db)
 			require.NoError(t, err)
@@ -177,6 +177,7 @@ func TestVerifyLostPage(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "atlantis.db")
 	large(t, path)
+	listFreePages(t, path)
 	p := editPages(t, path)
 	entries := p.get16(p.freeList(), atCount)
 	require.Positive(t, entries)
@@ -191,15 +192,18 @@ func TestVerifyLostPage(t *testing.T) {
 	}}, damages)
 	require.NoError(t, s.db.Update(func(tx *bbolt.Tx) error {
 		e := &editor{t: t, tx: tx}
-		e.remove(e.app(), "op5/github.com\x00project/p7/default/")
+		e.put(e.app(), "rnone", "x")
 		return nil
 	}))
 	found, err := s.ours.Verify(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{enhanced.RuleFile, enhanced.RuleOwnerMissing}, rulesOf(found))
+	require.Equal(t, []string{enhanced.RuleFile, enhanced.RuleUnknownEntry}, rulesOf(found))
+	require.Contains(t, found[0].Detail, "its space is lost until the file is opened again")
 	repaired, err := s.ours.Repair(t.Context(), "user:admin", "why")
 	require.NoError(t, err)
-	require.Equal(t, []string{enhanced.RuleOwnerMissing}, rulesOf(repaired))
+	require.Equal(t, []string{enhanced.RuleUnknownEntry}, rulesOf(repaired))
+	s.close(t)
+	require.Empty(t, verifyFile(t, path))
 }
 
 // large makes a store of many pages.

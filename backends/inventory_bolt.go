@@ -26,7 +26,7 @@ func ReadBoltInventory(db *bbolt.DB) (*Inventory, error) {
 		if root == nil {
 			found.Stock = true
 		} else {
-			if version := string(root.Get(formatKey())); version != formatVersion && version != oldFormatVersion {
+			if version := string(root.Get(formatKey())); !isReadable(version) {
 				return formatError(version)
 			}
 			found.addBolt(tx, claimed)

@@ -182,7 +182,7 @@ func TestLapseCorruptions(t *testing.T) {
 				require.True(t, p.try(t, 5, "held"))
 				p.lapse(t, 5, ".", func(d time.Duration) { <-time.After(d) })
 				require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-					return c.damage(tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("org/app"))))
+					return c.damage(tx.Bucket([]byte(enhanced.RepositoryTag("org/app"))))
 				}))
 				p.requireRepaired(t, c.rules)
 			})

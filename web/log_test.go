@@ -64,7 +64,7 @@ func TestLogUnreadable(t *testing.T) {
 	decode[api.Lock](t, s.post(t, api.LocksPath, lockByAlice), http.StatusCreated)
 	decode[api.Unlocked](t, s.post(t, api.UnlockPath, lockByAlice), http.StatusOK)
 	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("acme/infra")))
+		bucket := tx.Bucket([]byte(enhanced.RepositoryTag("acme/infra")))
 		return bucket.Put([]byte("a\x00\x00\x00\x00\x00\x00\x00\x01"), []byte(`{"hunter2`))
 	}))
 	r := s.get(t, api.LogPath+"?repository=acme/infra")

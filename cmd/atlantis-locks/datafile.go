@@ -44,8 +44,14 @@ func openDataFile(directory string) (db *bbolt.DB, damages []backends.FileDamage
 			return nil, nil, err
 		}
 	}
-	db, err = openBolt(path, &bbolt.Options{Timeout: openTimeout})
+	db, err = openBolt(path, writeOptions())
 	return db, damages, err
+}
+
+// writeOptions are for a file that a backend writes. That commits without bbolt's list
+// of free pages; without the option, opening the file would write one.
+func writeOptions() *bbolt.Options {
+	return &bbolt.Options{Timeout: openTimeout, NoFreelistSync: true}
 }
 
 func describeMode(mode fs.FileMode) string {

@@ -107,6 +107,22 @@ func (f *rawFile) newest() int {
 	return 0
 }
 
+// listFreePages has bbolt write a list of several free pages into a file, as stock
+// Atlantis does.
+func listFreePages(t *testing.T, path string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	name := []byte("large")
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucket(name)
+		require.NoError(t, err)
+		return b.Put(name, make([]byte, 5*os.Getpagesize()))
+	}))
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket(name) }))
+	require.NoError(t, db.Close())
+}
+
 func (f *rawFile) freeList() int { return f.number(f.newest()+48) * os.Getpagesize() }
 
 // loop makes a page of branches its own first branch. Such a page has the kind 1
@@ -139,10 +155,13 @@ func (f *rawFile) requireUntouched() {
 // later, or takes all memory. Nothing starts on such a file.
 func TestNothingStartsOnADamagedFreeList(t *testing.T) {
 	for name, damage := range map[string]func(f *rawFile){
-		"type":         func(f *rawFile) { f.content[f.freeList()+8] = 2 },
-		"zeros":        func(f *rawFile) { clear(f.content[f.freeList():][:os.Getpagesize()]) },
-		"overflow":     func(f *rawFile) { binary.NativeEndian.PutUint32(f.content[f.freeList()+12:], 1<<32-1) },
-		"length":       func(f *rawFile) { binary.NativeEndian.PutUint16(f.content[f.freeList()+10:], 1<<16-1) },
+		"type":     func(f *rawFile) { f.content[f.freeList()+8] = 2 },
+		"zeros":    func(f *rawFile) { clear(f.content[f.freeList():][:os.Getpagesize()]) },
+		"overflow": func(f *rawFile) { binary.NativeEndian.PutUint32(f.content[f.freeList()+12:], 1<<32-1) },
+		"length": func(f *rawFile) {
+			binary.NativeEndian.PutUint16(f.content[f.freeList()+10:], 1<<16-1)
+			binary.NativeEndian.PutUint64(f.content[f.freeList()+16:], 1000)
+		},
 		"page in use":  func(f *rawFile) { copy(f.content[f.freeList()+16:], f.content[f.newest()+32:][:8]) },
 		"page twice":   func(f *rawFile) { copy(f.content[f.freeList()+24:], f.content[f.freeList()+16:][:8]) },
 		"page far off": func(f *rawFile) { binary.NativeEndian.PutUint64(f.content[f.freeList()+16:], 1<<40) },
@@ -152,6 +171,7 @@ func TestNothingStartsOnADamagedFreeList(t *testing.T) {
 			directory := t.TempDir()
 			path := filepath.Join(directory, dataFileName)
 			lockAndUnlock(t, path)
+			listFreePages(t, path)
 			f := readRaw(t, path)
 			damage(f)
 			f.write()
@@ -213,6 +233,7 @@ func TestServeWarnsOfLostSpace(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, dataFileName)
 	lockAndUnlock(t, path)
+	listFreePages(t, path)
 	f := readRaw(t, path)
 	require.NotZero(t, f.content[f.freeList()+10], "no page is free")
 	f.content[f.freeList()+10]--

@@ -31,7 +31,7 @@ func TestMigrateDamaged(t *testing.T) {
 	fillOurs(t, from)
 	from.file(t, func(file *bbolt.DB) {
 		require.NoError(t, file.Update(func(tx *bbolt.Tx) error {
-			ours := tx.Bucket([]byte("enhanced")).Bucket([]byte(enhanced.RepositoryTag("acme/infra")))
+			ours := tx.Bucket([]byte(enhanced.RepositoryTag("acme/infra")))
 			return errors.Join(
 				tx.Bucket([]byte(stockLocksBucket)).Put([]byte("acme/bad/x/default/"), []byte(`{"hunter2`)),
 				ours.Put([]byte("lproject/p%2F1/default/"), []byte("hunter2")),

@@ -19,8 +19,7 @@ func cmdDropEntries(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	prefix, err := strconv.Unquote(`"` + args[2] + `"`)
 	ts.Check(err)
-	editStore(ts, args[0], func(root *bbolt.Bucket) error {
-		bucket := root.Bucket([]byte(enhanced.RepositoryTag(args[1])))
+	editStore(ts, args[0], enhanced.RepositoryTag(args[1]), func(bucket *bbolt.Bucket) error {
 		var keys [][]byte
 		cursor := bucket.Cursor()
 		for key, _ := cursor.Seek([]byte(prefix)); bytes.HasPrefix(key, []byte(prefix)); key, _ = cursor.Next() {
@@ -40,14 +39,14 @@ func cmdRawEntry(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: rawentry FILE KEY VALUE")
 	}
-	editStore(ts, args[0], func(root *bbolt.Bucket) error { return root.Put([]byte(args[1]), []byte(args[2])) })
+	editStore(ts, args[0], "enhanced", func(root *bbolt.Bucket) error { return root.Put([]byte(args[1]), []byte(args[2])) })
 }
 
-func editStore(ts *testscript.TestScript, path string, edit func(root *bbolt.Bucket) error) {
+func editStore(ts *testscript.TestScript, path, bucket string, edit func(*bbolt.Bucket) error) {
 	db, err := bbolt.Open(ts.MkAbs(path), 0o600, &bbolt.Options{Timeout: time.Second})
 	ts.Check(err)
 	ts.Check(errors.Join(
-		db.Update(func(tx *bbolt.Tx) error { return edit(tx.Bucket([]byte("enhanced"))) }),
+		db.Update(func(tx *bbolt.Tx) error { return edit(tx.Bucket([]byte(bucket))) }),
 		db.Close(),
 	))
 }

@@ -52,7 +52,7 @@ func (s fileStore) verify(context.Context) (found []api.Violation, err error) {
 }
 
 func (s fileStore) repair(ctx context.Context, actor, reason string) (repaired, remaining []api.Violation, err error) {
-	err = s.with(&bbolt.Options{Timeout: openTimeout}, func(db *bbolt.DB) error {
+	err = s.with(writeOptions(), func(db *bbolt.DB) error {
 		done, err := backends.RepairBolt(ctx, db, enhanced.UserOwner(actor).String(), reason)
 		if err != nil {
 			return err
