@@ -40,7 +40,8 @@ local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
 local groups = ARGV[4] + 0
 local stock = 6 * groups -- where stock's keys begin
 local stocked = #KEYS > stock
-local absent = not stocked or call('EXISTS', unpack(KEYS, stock + 1)) == 0 -- nothing is under any
+local there = stocked and call('EXISTS', unpack(KEYS, stock + 1)) or 0 -- under how many of them something is
+local absent = there == 0
 local answer, reply, at = { now, '' }, 2, 5
 
 -- entryOf is ownerEntry of the prelude.
@@ -127,7 +128,7 @@ for group = 1, groups do
         if is and waiters then
           place, asks, w, process, name, entry = nextOf(STATE, QUEUE, resource)
           -- What is handed over needs both of stock's keys.
-          is = not place or w and (w[7] == '-' or stocked) and (absent or old == mirror or call('EXISTS', old) == 0)
+          is = not place or w and (w[7] == '-' or stocked) and (absent or old == mirror or copy and there == 1 or call('EXISTS', old) == 0)
         end
         -- What frees memory comes first, since a server without any refuses a script
         -- at its first write only.
