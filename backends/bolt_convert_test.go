@@ -117,12 +117,9 @@ func (e *editor) ageLog(name string, repository *bbolt.Bucket) {
 	}
 }
 
-// What owners hold is found again, and the index is gone from the file.
-func TestAFileOfTheSecondFormatIsConverted(t *testing.T) {
-	t.Parallel()
-	sample := newSample(t)
-	sample.plantIn(t, sample.path, (*editor).ageToSecond)
-	nest(t, sample.path)
+// requireReadable wants the file of a sample to be read as it is, before it is converted.
+func requireReadable(t *testing.T, sample *sample) {
+	t.Helper()
 	require.Empty(t, verifyFile(t, sample.path))
 	db, err := bbolt.Open(sample.path, 0o600, &bbolt.Options{ReadOnly: true})
 	require.NoError(t, err)
@@ -130,6 +127,15 @@ func TestAFileOfTheSecondFormatIsConverted(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, inventory.Locks, len(sample.locks()))
 	require.NoError(t, db.Close())
+}
+
+// What owners hold is found again, and the index is gone from the file.
+func TestAFileOfTheSecondFormatIsConverted(t *testing.T) {
+	t.Parallel()
+	sample := newSample(t)
+	sample.plantIn(t, sample.path, (*editor).ageToSecond)
+	nest(t, sample.path)
+	requireReadable(t, sample)
 
 	s := open(t, sample.path, nil)
 	require.Zero(t, countKeys(t, s.db, "org/app", 'o'))
@@ -148,13 +154,7 @@ func TestAFileOfTheFirstFormatIsConverted(t *testing.T) {
 	sample := newSample(t)
 	sample.plantIn(t, sample.path, (*editor).age)
 	nest(t, sample.path)
-	require.Empty(t, verifyFile(t, sample.path))
-	db, err := bbolt.Open(sample.path, 0o600, &bbolt.Options{ReadOnly: true})
-	require.NoError(t, err)
-	inventory, err := backends.ReadBoltInventory(db)
-	require.NoError(t, err)
-	require.Len(t, inventory.Locks, len(sample.locks()))
-	require.NoError(t, db.Close())
+	requireReadable(t, sample)
 
 	for range 2 { // it is converted once
 		s := open(t, sample.path, nil)
