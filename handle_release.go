@@ -25,6 +25,9 @@ func (h *Handle) Release(ctx context.Context) error {
 	over, gone := h.over, h.gone
 	h.mu.Unlock()
 
+	if err := ctx.Err(); err != nil {
+		return contextError(err) // select would take either of two that are ready
+	}
 	select {
 	case <-h.stopped:
 	case <-ctx.Done():
