@@ -14,7 +14,7 @@ import (
 //	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
 //	PREFIX{TAG}:owners     what each owner holds, in lexical order
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
-//	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
+//	PREFIX{TAG}:log        stream of log records, see scripts/log.lua
 //	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua, and what runs
 //	                       have left, see scripts/runs.lua, and sets, see
 //	                       scripts/whole.lua
