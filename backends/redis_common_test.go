@@ -65,8 +65,8 @@ func stored(t *testing.T, client *redis.Client) (all []string) {
 		case "list":
 			note("%s %q", key, client.LRange(ctx, key, 0, -1).Val())
 		case "stream":
-			for _, m := range client.XRange(ctx, key, "-", "+").Val() {
-				note("%s %s %q", key, m.ID, m.Values["d"])
+			for i, text := range textsOf(t, client, key) {
+				note("%s %d %q", key, i, text)
 			}
 		}
 	}

@@ -13,7 +13,7 @@ import (
 //	PREFIX{TAG}:state      hash, see below
 //	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
 //	PREFIX{TAG}:forget     list of the times and tokens of endings
-//	PREFIX{TAG}:log        stream of log records; its IDs are SEQUENCE-0
+//	PREFIX{TAG}:log        stream of log records, see scripts/log.lua
 //	PREFIX{TAG}:queue      who waits for what, and what each owner holds, see
 //	                       scripts/queue.lua, and what runs have left, see
 //	                       scripts/runs.lua, and sets, see scripts/whole.lua

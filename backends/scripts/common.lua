@@ -144,8 +144,16 @@ for group = 1, groups do
             timed = type(pcall('ZREM', DEADLINES, resource)) == 'number'
           end
           local ended = timed and type(pcall('RPUSH', FORGET, now .. ' ' .. its)) == 'number'
-          id = ended and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor ..
-            (forced and '\nforced\n\n' or '\nrequest\n\n') .. reason .. '\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n\n\n\n')
+          local record = now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor ..
+            (forced and '\nforced\n\n' or '\nrequest\n\n') .. reason .. '\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n\n\n\n'
+          if w then
+            -- Both records are one entry, see log.lua.
+            token = token or format('%d', last + 1)
+            id = ended and pcall('XADD', LOG, format('%d-0', sequence + 2), 'd', record, 'd', now .. '\ngranted\n' .. resource .. '\n' ..
+              token .. '\n\nhand_over\n' .. asks .. '\n\n\n\n\n\n' .. w[3] .. '\n\n' .. (leased or '0') .. '\n' .. w[9])
+          else
+            id = ended and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', record)
+          end
           if type(id) ~= 'string' then
             -- The general script says why.
             id = nil
@@ -161,9 +169,6 @@ for group = 1, groups do
             status, x, y = 'r', header, second or ''
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
-              token = token or format('%d', last + 1)
-              id = call('XADD', LOG, format('%d-0', sequence + 2), 'd', now .. '\ngranted\n' .. resource .. '\n' .. token .. '\n\nhand_over\n' ..
-                asks .. '\n\n\n\n\n\n' .. w[3] .. '\n\n' .. (leased or '0') .. '\n' .. w[9])
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
               call('HDEL', STATE, 'q' .. asks)
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,

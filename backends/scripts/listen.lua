@@ -14,4 +14,9 @@ if meta[1] and (tonumber(meta[3] or 0) or 0) < now + ARGV[1] / 2 then
   redis.pcall('HSET', KEYS[1], 'wake', string.format('%d', now + ARGV[1]))
 end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-return { meta[1] or '', meta[2] or '', last and string.match(last[2][2] or '', '^(%d+)\n') or '' }
+-- See log.lua; what can't be read has no time.
+local fields = last and last[2] or {}
+for i = 1, #fields, 2 do
+  if fields[i] ~= 'd' then fields = {} end
+end
+return { meta[1] or '', meta[2] or '', string.match(fields[#fields] or '', '^(%d+)\n') or '' }

@@ -201,17 +201,19 @@ local function store(...)
 end
 
 -- tidy trims the log and drops what is remembered of ended locks when its time
--- has come, up to limit records of each.
+-- has come, up to limit entries of each. Records that share an entry, see log.lua,
+-- stay until all of them can go.
 local function tidy(limit)
-  local excess, oldest, last, at = S.sequence - S.trimmed - tonumber(ARGV[2]), S.now - times().age
+  local keep, oldest, last, at = S.sequence - tonumber(ARGV[2]), S.now - times().age
   local first = redis.pcall('XRANGE', KEYS[5], '-', '+', 'COUNT', '1')[1]
   local time = first and tonumber(string.match(first[2][2] or '', '^(%d+)\n') or 0)
-  if first and (excess > 0 or time < oldest) then
-    for i, entry in ipairs(call('XRANGE', KEYS[5], '-', '+', 'COUNT', int(limit))) do
+  if first and (keep > S.trimmed or time < oldest) then
+    for _, entry in ipairs(call('XRANGE', KEYS[5], '-', '+', 'COUNT', int(limit))) do
+      local sequence = tonumber(string.match(entry[1], '^%d+'))
       time = tonumber(string.match(entry[2][2] or '', '^(%d+)\n') or 0)
       -- One that can't be read goes with its neighbours.
-      if i > excess and time >= oldest then break end
-      last, at = tonumber(string.match(entry[1], '^%d+')), time
+      if sequence > keep and time >= oldest then break end
+      last, at = sequence, time
     end
   end
   if last then
