@@ -26,6 +26,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	if err != nil || !granted && held.Pull.Num != newLock.Pull.Num {
 		return false, held, err
 	}
+	l.member.gather()
 	ctx, cancel := l.member.adapter.operationContext()
 	defer cancel()
 	holder, mine, fresh, err := l.member.takeFor(ctx, newLock, granted)
@@ -57,6 +58,7 @@ func (l bothLocks) confirm(ctx context.Context, newLock, held models.ProjectLock
 }
 
 func (l bothLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	l.member.gather()
 	lock, err := l.store.Unlock(project, workspace)
 	if err != nil {
 		return nil, err
@@ -65,6 +67,7 @@ func (l bothLocks) Unlock(project models.Project, workspace string) (*models.Pro
 }
 
 func (l bothLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	l.member.gather()
 	lock, err := l.store.UnlockIfOwnedByPull(project, workspace, pullNum)
 	if err != nil {
 		return nil, err
