@@ -288,8 +288,13 @@ S.whole = function()
     if S.waiters == 0 or #items == 0 then return end
     local low, high, at = bounds(items[1].lock.owner)
     local got, own = {}, {}
-    for _, item in ipairs(items) do got[item.resource] = item.lock.request end
-    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], low, high)) do
+    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    if count == #items then return end -- what leads to these locks
+    for _, item in ipairs(items) do
+      got[item.resource] = item.lock.request
+      own[item.resource] = count > 5000 -- each is looked for
+    end
+    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[6], low, high) or {}) do
       local resource, request = match(member, '^([^\n]*)\n(.*)$', at + 1)
       own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
