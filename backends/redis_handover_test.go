@@ -35,10 +35,10 @@ func TestRedisCommandsOfAHandOver(t *testing.T) {
 		waiters []int
 		want    int
 	}{
-		"with few waiters":        {oneServer, false, enhanced.NoTimeout, []int{10}, 16},
-		"with many waiters":       {oneServer, false, enhanced.NoTimeout, []int{backendtest.Rounds(many)}, 16},
-		"with leases and copies":  {oneServer, true, time.Hour, []int{10}, 19},
-		"where stock has no keys": {aCluster, false, enhanced.NoTimeout, []int{10}, 15},
+		"with few waiters":        {oneServer, false, enhanced.NoTimeout, []int{10}, 15},
+		"with many waiters":       {oneServer, false, enhanced.NoTimeout, []int{backendtest.Rounds(many)}, 15},
+		"with leases and copies":  {oneServer, true, time.Hour, []int{10}, 18},
+		"where stock has no keys": {aCluster, false, enhanced.NoTimeout, []int{10}, 14},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -105,6 +105,12 @@ local function prepare(frees, lease, ending)
   if call('LLEN', KEYS[4]) == 0 then call('RPUSH', KEYS[4], '') end
 end
 
+-- tokenOf returns the token that a request got, from the state's field for it; nil for
+-- one that waits, and where there is none.
+local function tokenOf(field)
+  return field and not find(field, '%D') and field or nil
+end
+
 -- cut returns the first n lines of a text, and what is behind them; nil when it
 -- has fewer line breaks.
 local function cut(text, n)

@@ -6,8 +6,9 @@
 --
 -- A set has a waiter in the queue of each of its resources. In the line flag of those
 -- there is more behind the flag, each part behind a tab: how many waiters the set has,
--- the request of its first one, by which it is known, and stock's two keys of the
--- resource, empty where there are none. Any step can grant a set, and it can't know
+-- the request of its first one, by which it is known, stock's two keys of the
+-- resource, empty where there are none, and, where the request was given a lock before
+-- that nobody has claimed, the token of that. Any step can grant a set, and it can't know
 -- the keys of all of its resources before; they need not be declared where there is
 -- one server, and a cluster has none of stock's.
 -- The queue has one more member for each of these waiters:
@@ -20,8 +21,8 @@ S.whole = function()
   S.wholes = W
 
   -- markOf is the line flag of a set's waiter.
-  function W.markOf(flag, size, set, mirror, old)
-    return flag .. '\t' .. int(size) .. '\t' .. set .. '\t' .. (mirror or '') .. '\t' .. (old or '')
+  function W.markOf(given, flag, size, set, mirror, old)
+    return flag .. '\t' .. int(size) .. '\t' .. set .. '\t' .. (mirror or '') .. '\t' .. (old or '') .. (given and '\t' .. given or '')
   end
 
   -- keysOf returns stock's keys of a waiter's resource, nil for those that it does not
@@ -59,7 +60,7 @@ S.whole = function()
       local fields, requests = { 'HMGET', KEYS[1] }, {}
       for i, member in ipairs(page) do
         requests[i] = match(member, '\n([^\n]*)$')
-        fields[2 + i] = 'q' .. requests[i]
+        fields[2 + i] = 'r' .. requests[i]
       end
       local records = #page > 0 and call(unpack(fields)) or {}
       for i, request in ipairs(requests) do
@@ -76,7 +77,7 @@ S.whole = function()
   function W.put(members)
     local fields, places = {}, { 'ZADD', KEYS[6] }
     for _, w in ipairs(members) do
-      fields[#fields + 1], fields[#fields + 2] = 'q' .. w.request, Q.recordOf(w)
+      fields[#fields + 1], fields[#fields + 2] = 'r' .. w.request, Q.recordOf(w)
       Q.put(w, places)
       places[#places + 1], places[#places + 2] = '0', ageOf(w)
     end
@@ -85,15 +86,30 @@ S.whole = function()
     call(unpack(places))
   end
 
-  local function remove(members)
+  -- isIts reports whether the lock that a waiter's request was given before is still
+  -- known as that of the request: held and not claimed with another one, or ended.
+  local function isIts(w)
+    local ending = cut(call('HGET', KEYS[1], 'i' .. w.given) or '', 3)
+    if ending then return ending[4] == w.request end
+    local l = cut(call('HGET', KEYS[1], 'l' .. w.resource) or '', 7)
+    return l and l[1] == w.given and l[7] == w.request
+  end
+
+  -- remove takes waiters of a set out of the queues; those that are granted have tokens
+  -- by now.
+  local function remove(members, granted)
     local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }, sub(bounds(members[1].owner), 2)
     for i, w in ipairs(members) do
       local resource, n = w.resource, 3 * i
-      fields[2 + i] = 'q' .. w.request
+      if not granted and w.given and isIts(w) then
+        call('HSET', KEYS[1], 'r' .. w.request, w.given)
+      elseif not granted then
+        fields[#fields + 1] = 'r' .. w.request
+      end
       places[n], places[n + 1], places[n + 2] = Q.place(w), low .. resource .. '\n' .. w.request, ageOf(w)
     end
     S.waiters, S.sets = math.max(S.waiters - #members, 0), math.max(S.sets - #members, 0)
-    call(unpack(fields))
+    if #fields > 2 then call(unpack(fields)) end
     call(unpack(places))
     store('waiters', int(S.waiters), 'sets', int(S.sets))
   end
@@ -254,7 +270,8 @@ S.whole = function()
   end
 
   -- take writes the locks of an owner on free resources, in few commands. Each item has the
-  -- resource, stock's key, and the lock without a token.
+  -- resource, stock's key, the lock without a token, and, where its request waits, that
+  -- waiter, to take out afterwards.
   function W.take(items, event, cause)
     local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[3] }, { 'ZADD', KEYS[2] }, { 'MSET' }
     local entry = ownerEntry(items[1].lock.owner, '')
@@ -289,7 +306,7 @@ S.whole = function()
       own[sub(member, at + 1, (find(member, '\n', at + 1, true) or 0) - 1)] = true
     end
     for _, item in ipairs(items) do
-      if own[item.resource] then Q.dequeueOwn(item.lock, item.resource) end
+      if own[item.resource] then Q.dequeueOwn(item.lock, item.resource, item.waiter) end
     end
   end
 
@@ -307,7 +324,7 @@ S.whole = function()
       if w.resource == resource then its = items[i].lock end
     end
     W.take(items, 'granted', 'hand_over')
-    remove(members)
+    remove(members, true)
     Q.tell(members[1], 'granted')
     W.dequeueOwn(items)
     return its
@@ -348,7 +365,8 @@ S.whole = function()
       requests[#requests + 1] = 'r' .. ARGV[i + 1]
     end
     local parts, tokens, all = call(unpack(fields)), call(unpack(requests)), true
-    for i, token in ipairs(tokens) do
+    for i, field in ipairs(tokens) do
+      local token = tokenOf(field) or field and (Q.read('', field) or {}).given
       local header, details = parts[2 * i - 1], parts[2 * i]
       local is = token and header and details and sub(header, 1, #token + 1) == token .. '\n'
       known, all = known or token, all and is
