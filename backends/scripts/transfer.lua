@@ -23,7 +23,7 @@ append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
   'i' .. before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request)
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
-call('ZREM', KEYS[6], memberOf(before.owner, resource, before.request))
+unlead(resource, before)
 call('ZADD', KEYS[6], '0', memberOf(owner, resource, ''))
 call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)
 -- A conflict with stock stays one: its key is not ours.
