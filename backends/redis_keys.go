@@ -13,7 +13,6 @@ import (
 //	PREFIX{TAG}:state      hash, see below
 //	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
 //	PREFIX{TAG}:owners     what each owner holds, in lexical order
-//	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records, see scripts/log.lua
 //	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua, and what runs
 //	                       have left, see scripts/runs.lua, and sets, see
@@ -41,6 +40,9 @@ import (
 //	l RESOURCE             header of a lock
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended
+//	e N                    when the Nth lock ended, and its token, until that is
+//	                       forgotten
+//	ended, forgotten       how many have ended, and were forgotten
 //	r REQUEST              token that a request got
 //	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua

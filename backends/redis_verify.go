@@ -24,7 +24,7 @@ type redisSnapshot struct {
 	deadlines map[string]int64
 	owners    map[string]bool
 	memory    map[string]string
-	forget    map[string]string // entries by their tokens
+	endings   map[string]string // entries of when locks ended, by their numbers
 	waiters   map[string]string // by their requests
 	queue     map[string]bool
 	// reservations are those by the keys of their resources.
@@ -139,7 +139,6 @@ const (
 	snapshotState = 1 + iota
 	snapshotDeadlines
 	snapshotOwners
-	snapshotForget
 	snapshotQueue = 6
 )
 
@@ -148,7 +147,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 	s := &redisSnapshot{
 		tag: tag, still: true, meta: make(map[string]string), locks: make(map[string]string),
 		details: make(map[string]string), memory: make(map[string]string), waiters: make(map[string]string),
-		reservations: make(map[string]string),
+		reservations: make(map[string]string), endings: make(map[string]string),
 	}
 	fields, err := b.scanKey(ctx, operation, s, snapshotState)
 	for field, value := range pairs(fields) {
@@ -161,6 +160,8 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 			s.details[field[1:]] = value
 		case prefix == "q":
 			s.waiters[field[1:]] = value
+		case prefix == "e":
+			s.endings[field[1:]] = value
 		case prefix == "k":
 			s.reservations[field[1:]] = value
 		default:
@@ -176,7 +177,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "ended", "forgotten":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")
@@ -200,15 +201,6 @@ func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*re
 	s.owners = make(map[string]bool)
 	for entry := range pairs(owners) {
 		s.owners[entry] = true
-	}
-	forget, err := b.scanKey(ctx, operation, s, snapshotForget)
-	if err != nil {
-		return nil, err
-	}
-	s.forget = make(map[string]string)
-	for _, entry := range forget {
-		_, token, _ := strings.Cut(entry, " ")
-		s.forget[token] = entry
 	}
 	members, err := b.scanKey(ctx, operation, s, snapshotQueue)
 	if err != nil {

@@ -28,7 +28,6 @@ if ARGV[9] == 'cancelled' then
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()
-  store('r' .. request, none, 'i' .. none, 'cancelled\n' .. resource .. '\n' .. ARGV[10] .. '\n' .. request)
-  call('RPUSH', KEYS[4], S.text .. ' ' .. none)
+  store('r' .. request, none, endingOf(none, 'cancelled\n' .. resource .. '\n' .. ARGV[10] .. '\n' .. request))
 end
 return finish('gone')

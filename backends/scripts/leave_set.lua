@@ -30,7 +30,6 @@ if answer[1] == 'gone' and ARGV[7] == 'cancelled' then
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()
-  store('r' .. set, none, 'i' .. none, 'cancelled\n' .. ARGV[10] .. '\n' .. ARGV[8] .. '\n' .. set)
-  call('RPUSH', KEYS[4], S.text .. ' ' .. none)
+  store('r' .. set, none, endingOf(none, 'cancelled\n' .. ARGV[10] .. '\n' .. ARGV[8] .. '\n' .. set))
 end
 return finish(unpack(answer))

@@ -54,13 +54,19 @@ local function times()
   return S.times
 end
 
+-- countOf reads a count of endings; nil for what is none.
+local function countOf(text)
+  return text and #text < 16 and tonumber(string.match(text, '^%d+$'))
+end
+
 -- load reads the time, the counters and further fields of the state, of which
 -- it returns the values.
 local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets', ...)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets',
+    'ended', 'forgotten', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -76,21 +82,23 @@ local function load(...)
   S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
   -- How many waiters are of sets, see whole.lua.
   S.sets = tonumber(v[11] or 0) or 1
-  return v[12], v[13], v[14], v[15]
+  -- What ended locks are counted by. Where that can't be read, see endingOf.
+  S.forgotten = countOf(v[13]) or 0
+  S.uncounted = not countOf(v[12])
+  S.ended = math.max(countOf(v[12]) or 0, S.forgotten)
+  return v[14], v[15], v[16], v[17]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
--- that are written: the index of owners, with lease the deadlines, with ending
--- the list of what to forget. Where somebody waits, a hand-over can be part of any
--- step, and has a lease of its own; where sets do, so can the end of a lock. When frees
--- is set the step works on a server that has no memory left.
-local function prepare(frees, lease, ending)
+-- that are written: the index of owners, with lease the deadlines. Where somebody
+-- waits, a hand-over can be part of any step, and has a lease of its own. When frees is
+-- set the step works on a server that has no memory left.
+local function prepare(frees, lease)
   if S.ready then return end
   S.ready, S.frees = true, frees
   call('ZCARD', KEYS[3])
   if S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[6]) end
   if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
-  if ending or S.sets > 0 or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
   local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
@@ -98,11 +106,10 @@ local function prepare(frees, lease, ending)
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
   -- moves their slot.
-  call('HSET', KEYS[1], 'name', S.name)
+  call('HSET', KEYS[1], 'name', S.name, 'ended', int(S.ended))
   call('ZADD', KEYS[2], '+inf', '')
   call('ZADD', KEYS[3], '0', '')
   call('ZADD', KEYS[6], '0', '')
-  if call('LLEN', KEYS[4]) == 0 then call('RPUSH', KEYS[4], '') end
 end
 
 -- cut returns the first n lines of a text, and what is behind them; nil when it
@@ -189,14 +196,14 @@ local function tidy(limit)
     call('HSET', KEYS[1], 'trimmed', int(last), 'trimmed_time', int(at))
     S.trimmed = last
   end
-  local list, count = redis.pcall('LRANGE', KEYS[4], '0', int(limit)), 0
-  if list.err then return end
-  -- The last entry stays, so that the key does, and with it what it is about.
-  for i = 1, #list - 1 do
-    local ended, token = string.match(list[i], '^(%d+) (%d+)$')
-    -- Ten minutes.
+  local fields, count, found = {}, 0, false
+  for number = S.forgotten + 1, math.min(S.ended, S.forgotten + limit) do fields[#fields + 1] = 'e' .. int(number) end
+  for i, entry in ipairs(#fields > 0 and call('HMGET', KEYS[1], unpack(fields)) or {}) do
+    local ended, token = string.match(entry or '', '^(%d+) (%d+)$')
+    found = found or entry
+    -- Ten minutes. One that is missing, or that can't be read, goes with its neighbours.
     if ended and ended + 600000000 > S.now then break end
-    count = count + 1
+    count = i
     local ending = token and cut(call('HGET', KEYS[1], 'i' .. token) or '', 3)
     if ending then
       local request = 'r' .. ending[4]
@@ -204,7 +211,17 @@ local function tidy(limit)
       if request ~= 'r' and call('HGET', KEYS[1], request) == token then call('HDEL', KEYS[1], request) end
     end
   end
-  if count > 0 then call('LTRIM', KEYS[4], int(count), '-1') end
+  if count > 0 then
+    S.forgotten = S.forgotten + count
+    call('HDEL', KEYS[1], unpack(fields, 1, count))
+    -- Numbers are missing where a count was lost. The entries are behind them.
+    local behind = found and S.forgotten or S.ended
+    while behind - S.forgotten > 1 do
+      local middle = math.floor((S.forgotten + behind) / 2)
+      if call('HEXISTS', KEYS[1], 'e' .. int(middle)) == 1 then behind = middle else S.forgotten = middle end
+    end
+    call('HSET', KEYS[1], 'forgotten', int(S.forgotten))
+  end
 end
 
 -- append writes the one log record of a change, as lines: time, event,
@@ -253,6 +270,19 @@ local function finish(status, ...)
   return { status, S.endings, ... }
 end
 
+-- endingOf returns what the state says of a lock that has ended: when, as the next of
+-- the entries that tidy goes by, how, and the number of that entry.
+local function endingOf(token, how)
+  -- Where the last number is lost, those behind it are not used again.
+  local step = 1
+  while S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1 do
+    S.ended, step = S.ended + step, 2 * step
+  end
+  S.ended, S.uncounted = S.ended + 1, false
+  local number = int(S.ended)
+  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how, 'ended', number
+end
+
 -- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
 -- is ours, stock's copy, and remembers how it ended.
 local function finishLock(resource, r, event, actor, cause, reason, mirror, stock)
@@ -260,11 +290,10 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
-  store('i' .. r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request)
+  store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
   call('ZREM', KEYS[3], ownerEntry(r.owner, resource))
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
-  call('RPUSH', KEYS[4], S.text .. ' ' .. r.token)
   local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now
   S.endings = S.endings .. (S.endings == '' and '' or ';') .. event .. ' ' .. int(ended - r.acquired)
 end

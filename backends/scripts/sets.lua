@@ -340,16 +340,17 @@ if #items > 0 then
 end
 
 if #own > 0 then
-  local removed, unleased, unlisted, gone, forget = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[3] }, { 'DEL' }, { 'RPUSH', KEYS[4] }
+  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[3] }, { 'DEL' }
   local endings, endingsOf = {}, {}
   for k, r in ipairs(own) do
     append('released', r.resource, owner, 'request', '', '', r, nil)
     removed[#removed + 1], removed[#removed + 2] = 'l' .. r.resource, 'd' .. r.resource
-    endings[#endings + 1], endings[#endings + 2] = 'i' .. r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request
+    for _, field in ipairs({ endingOf(r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request) }) do
+      endings[#endings + 1] = field
+    end
     unlisted[#unlisted + 1] = ownerEntry(r.owner, r.resource)
     if r.expires ~= '0' then unleased[#unleased + 1] = r.resource end
     if r.mirror then gone[#gone + 1] = r.mirror end
-    forget[#forget + 1] = S.text .. ' ' .. r.token
     endingsOf[k] = 'released ' .. int(S.now - r.acquired)
     answers[count + k] = { r.header, r.details, r.resource }
   end
@@ -359,7 +360,6 @@ if #own > 0 then
   call(unpack(unlisted))
   if #unleased > 2 then call(unpack(unleased)) end
   if #gone > 1 then call(unpack(gone)) end
-  call(unpack(forget))
   S.endings = (S.endings == '' and '' or S.endings .. ';') .. table.concat(endingsOf, ';')
 end
 

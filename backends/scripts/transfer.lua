@@ -21,11 +21,10 @@ if r.pending then r.pending, r.expires = false, '0' end
 r.details = ARGV[10] ~= '' and ARGV[11] .. '\n' .. ARGV[10] or ARGV[11]
 append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
-  'i' .. before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request)
+  endingOf(before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request))
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
 call('ZREM', KEYS[3], ownerEntry(before.owner, resource))
 call('ZADD', KEYS[3], '0', ownerEntry(owner, resource))
-call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end
