@@ -12,12 +12,12 @@ import (
 
 // steadyBolt is stock's boltdb, with nobody writing while locks are read. Stock
 // decodes what it has read after its transaction has ended, when a write may have
-// changed or unmapped that memory, which ends the process. Who writes has the lock for
-// itself, as bbolt would have it anyway: with many writers, who reads waits for its
-// turn, and not until none is left.
+// changed or unmapped that memory, which ends the process. Those who write share the
+// lock, so that they wait for bbolt's own, where a backend on the same file is one among
+// them and not the next after each.
 type steadyBolt struct {
 	*boltdb.BoltDB
-	using sync.Mutex
+	using sync.RWMutex
 	store stillStore // nil if it is no file
 }
 
@@ -60,23 +60,24 @@ func (s *steadyBolt) GetLock(project models.Project, workspace string) (lock *mo
 }
 
 func (s *steadyBolt) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.TryLock(lock)
 }
 
 func (s *steadyBolt) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.Unlock(project, workspace)
 }
 
 func (s *steadyBolt) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
+// UnlockByPull finds the locks before it releases them: nobody takes one meanwhile.
 func (s *steadyBolt) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
 	s.using.Lock()
 	defer s.using.Unlock()
@@ -84,32 +85,32 @@ func (s *steadyBolt) UnlockByPull(repoFullName string, pullNum int) ([]models.Pr
 }
 
 func (s *steadyBolt) UpdateProjectStatus(pull models.PullRequest, workspace, repoRelDir string, newStatus models.ProjectPlanStatus) error {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.UpdateProjectStatus(pull, workspace, repoRelDir, newStatus)
 }
 
 func (s *steadyBolt) DeletePullStatus(pull models.PullRequest) error {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.DeletePullStatus(pull)
 }
 
 func (s *steadyBolt) UpdatePullWithResults(pull models.PullRequest, newResults []command.ProjectResult) (models.PullStatus, error) {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.UpdatePullWithResults(pull, newResults)
 }
 
 func (s *steadyBolt) LockCommand(name command.Name, lockTime time.Time) (*command.Lock, error) {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.LockCommand(name, lockTime)
 }
 
 func (s *steadyBolt) UnlockCommand(name command.Name) error {
-	s.using.Lock()
-	defer s.using.Unlock()
+	s.using.RLock()
+	defer s.using.RUnlock()
 	return s.BoltDB.UnlockCommand(name)
 }
 

@@ -26,6 +26,7 @@ func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock
 	if err != nil || !granted && held.Pull.Num != newLock.Pull.Num {
 		return false, held, err
 	}
+	l.member.gather()
 	ctx, cancel := l.member.adapter.operationContext()
 	defer cancel()
 	holder, mine, fresh, err := l.member.takeFor(ctx, newLock, granted)
@@ -56,15 +57,22 @@ func (l bothLocks) confirm(ctx context.Context, newLock, held models.ProjectLock
 	return false, holder, errors.Join(err, l.member.releaseExactly(ctx, lock, "the legacy database has granted it to somebody else"))
 }
 
+// Unlock leaves what the legacy database has granted to somebody else meanwhile.
 func (l bothLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	l.member.gather()
 	lock, err := l.store.Unlock(project, workspace)
 	if err != nil {
 		return nil, err
 	}
-	return l.released(lock)(l.member.adapter.legacy.Unlock(project, workspace))
+	legacy := l.member.adapter.legacy
+	if lock == nil {
+		return l.released(nil)(legacy.Unlock(project, workspace))
+	}
+	return l.released(lock)(legacy.UnlockIfOwnedByPull(project, workspace, lock.Pull.Num))
 }
 
 func (l bothLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
+	l.member.gather()
 	lock, err := l.store.UnlockIfOwnedByPull(project, workspace, pullNum)
 	if err != nil {
 		return nil, err

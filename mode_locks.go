@@ -30,6 +30,8 @@ func inMode[T any](m *member, operation func(projectLocks) (T, error)) (T, error
 		return none, err
 	}
 	defer leave()
+	m.busy.Add(1)
+	defer m.busy.Add(-1)
 	return operation(m.operations(fleet))
 }
 
@@ -161,6 +163,7 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 		l.compareHolder("lock", resource, &held)
 		return granted, held, nil
 	}
+	l.member.gather()
 	l.compared("lock", resource, func(ctx context.Context) (legacy, store string) {
 		holder, mine, _, err := l.member.takeFor(ctx, newLock, granted)
 		if err == nil && mine {
@@ -199,6 +202,7 @@ func (l shadowLocks) Unlock(project models.Project, workspace string) (*models.P
 	defer l.member.alone(ProjectResource(project, workspace))()
 	lock, err := l.member.adapter.legacy.Unlock(project, workspace)
 	if lock != nil {
+		l.member.gather()
 		l.release(*lock)
 	}
 	return lock, err
@@ -208,6 +212,7 @@ func (l shadowLocks) UnlockIfOwnedByPull(project models.Project, workspace strin
 	defer l.member.alone(ProjectResource(project, workspace))()
 	lock, err := l.member.adapter.legacy.UnlockIfOwnedByPull(project, workspace, pullNum)
 	if lock != nil {
+		l.member.gather()
 		l.release(*lock)
 	}
 	return lock, err

@@ -43,6 +43,8 @@ type member struct {
 	// refusal is why the adapter decides nothing; nil once it has joined.
 	refusal error
 
+	busy atomic.Int64 // calls under way
+
 	// oneFile is set when the adapter joins, see inOneFile.
 	oneFile atomic.Bool
 

@@ -63,7 +63,8 @@ const (
 	// RuleOwnerMissing: an owner's entry leads to each of its locks. A bbolt file has no
 	// such entries.
 	RuleOwnerMissing = "owner-missing"
-	// RuleOwnerStray: an owner's entry leads to a lock that the owner holds.
+	// RuleOwnerStray: an owner's entry leads to a lock that the owner holds, or to what it
+	// waits for.
 	RuleOwnerStray = "owner-stray"
 	// RuleDeadlineMissing: each lease has a deadline entry.
 	RuleDeadlineMissing = "deadline-missing"

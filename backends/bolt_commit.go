@@ -122,12 +122,17 @@ func (c *committer) do(ctx context.Context, operation string, step func(*batch) 
 		return contextError(operation, err)
 	}
 	c.waiting = append(c.waiting, pending)
-	if !c.running {
-		c.running = true
+	idle := !c.running
+	c.running = true
+	c.mu.Unlock()
+	switch {
+	case !idle:
+		c.wakeUp()
+	case ctx.Done() == nil:
+		c.lead() // it would wait in any case
+	default:
 		go c.loop()
 	}
-	c.mu.Unlock()
-	c.wakeUp()
 
 	select {
 	case err := <-pending.done:
@@ -203,6 +208,21 @@ func (c *committer) loop() {
 			}
 		}
 	}
+}
+
+// lead has a caller run the transaction of its step, and of those that have come
+// meanwhile, by itself. Others are left to a loop.
+func (c *committer) lead() {
+	for left := c.commit(nil); len(left) > 0; {
+		left = c.commit(left)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting) > 0 {
+		go c.loop()
+		return
+	}
+	c.stopped()
 }
 
 // look reports whether steps wait; leave is set when the committer is closed and

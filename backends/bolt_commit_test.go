@@ -42,3 +42,36 @@ func TestCommitterGathersWhileAnotherWrites(t *testing.T) {
 	require.True(t, c.has(t, "a"))
 	require.False(t, c.has(t, "withdrawn"))
 }
+
+// A caller whose context never ends commits by itself; what has come meanwhile is
+// committed by somebody else.
+func TestCommitterHasACallerLead(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	commits := 0
+	c.committed = func(*batch) { commits++ }
+	require.NoError(t, c.do(context.Background(), "write", write("alone")))
+	require.True(t, c.idles(), "there is no goroutine that lingers")
+
+	answered := make(chan error, 2)
+	require.NoError(t, c.do(context.Background(), "write", func(b *batch) error {
+		go func() { answered <- c.do(t.Context(), "write", write("second")) }()
+		go func() { answered <- c.do(context.Background(), "write", write("third")) }()
+		backendtest.Eventually(t, "they wait", func() bool { return c.gathered() == 2 })
+		return write("first")(b)
+	}))
+	require.NoError(t, <-answered)
+	require.NoError(t, <-answered)
+	require.Equal(t, 3, commits)
+	for _, key := range []string{"alone", "first", "second", "third"} {
+		require.True(t, c.has(t, key), key)
+	}
+	c.close()
+	require.ErrorIs(t, c.do(context.Background(), "write", write("late")), enhanced.ErrClosed)
+}
+
+func (c *committer) idles() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.running
+}

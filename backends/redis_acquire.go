@@ -60,7 +60,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		text := owner.String()
 		key := r.Resource.Key()
 		d, err := b.decide(ctx, decision{repository: repository, stock: b.commonStockKeys(r.Resource), args: []string{
-			strconv.FormatInt(lease, 10), key, r.ID, text, indexPrefix(owner) + "\n" + key,
+			strconv.FormatInt(lease, 10), key, r.ID, text, "o" + indexPrefix(owner) + "\n" + key + "\n" + r.ID,
 			"\n" + flag + "\n" + strconv.Itoa(int(r.Priority)) + "\n", string(payload),
 		}})
 		switch {
@@ -132,8 +132,8 @@ func headCommit(r *enhanced.EnhancedLockRequest) string {
 	return r.Pull.HeadCommit
 }
 
-// indexPrefix is an owner's part of the owners' index, see ownerEntry in the
-// prelude.
+// indexPrefix is an owner's part of what leads from it to locks and waiters, see
+// ownerEntry in the prelude.
 func indexPrefix(owner enhanced.Owner) string {
 	if owner.Kind != enhanced.OwnerPull {
 		return owner.String()

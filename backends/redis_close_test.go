@@ -138,7 +138,7 @@ func TestRedisCloseIsCutOff(t *testing.T) {
 		c := newClosing(t, 150)
 		c.clock.Set(50 * time.Second)
 		c.cutOff(t, 1, false)
-		require.Equal(t, 50, c.left(t))
+		require.Equal(t, 51, c.left(t), "a step has room for a hundred locks and places")
 		c.requireRefused(t)
 		c.requireSound(t)
 		c.clock.Set(100 * time.Second)

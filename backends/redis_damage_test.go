@@ -154,7 +154,7 @@ func TestRedisDamagedRepositoryIsNamed(t *testing.T) {
 	}
 }
 
-// An entry of the owners' index that leads nowhere blocks no release.
+// What leads from an owner nowhere blocks no release.
 func TestRedisReleaseByPullBesideBadEntries(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -162,8 +162,8 @@ func TestRedisReleaseByPullBesideBadEntries(t *testing.T) {
 	b := openRedis(t, client, mirroring())
 	_, err := b.AcquireLock(ctx, request(stockLock("org/app", 5, ".")))
 	require.NoError(t, err)
-	for _, entry := range []string{"p5/github.com\ngarbage", "p5/%zz\nproject/x/default/", "p5/x"} {
-		require.NoError(t, client.ZAdd(ctx, repositoryKey("org/app", "owners"), redis.Z{Member: entry}).Err())
+	for _, entry := range []string{"op5/github.com\ngarbage\nx", "op5/%zz\nproject/x/default/\nx", "op5/github.com\nproject/x/default/", "op5/x"} {
+		require.NoError(t, client.ZAdd(ctx, repositoryKey("org/app", "queue"), redis.Z{Member: entry}).Err())
 	}
 	released, err := b.ReleaseByPull(ctx, "org/app", 5, "user:ann")
 	require.NoError(t, err)
@@ -207,7 +207,7 @@ func TestRedisReleaseOfDamagedForm(t *testing.T) {
 func TestRedisLostKeys(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, suffix := range []string{"deadlines", "owners", "log"} {
+	for _, suffix := range []string{"deadlines", "queue", "log"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			client := redistest.Start(t, redistest.Options{}).Client()

@@ -70,7 +70,6 @@ func (c *redisInspection) run() {
 	for _, key := range sortedKeys(c.read) {
 		c.checkLock(key, c.read[key])
 	}
-	c.checkOwners()
 	c.checkRuns()
 	c.checkDeadlines()
 	c.checkMemory()
@@ -162,9 +161,9 @@ func (c *redisInspection) checkLock(key string, r *redisRecord) {
 		c.report(enhanced.RuleRequestMissing, "state", "l"+key, "the request that got the lock does not lead to it: it could acquire again").about(key, r).
 			repairs("write the request's entry", redisChange{"HSET", "state", "r" + r.Request, token})
 	}
-	if entry := ownerEntry(r.Owner, key); !c.owners[entry] {
+	if member := memberOf(r.Owner, key, r.Request); !c.queue[member] {
 		c.report(enhanced.RuleOwnerMissing, "state", "l"+key, "no entry of %s leads to the lock: closing the pull request would leave it", r.Owner).about(key, r).
-			repairs("write the owner's entry", redisChange{"ZADD", "owners", entry, "0"})
+			repairs("write the owner's entry", redisChange{"ZADD", "queue", member, "0"})
 	}
 	if at := c.deadlines[key]; r.Expires != 0 && at != r.Expires {
 		c.report(enhanced.RuleDeadlineMissing, "state", "l"+key, "no deadline entry leads to the end of the lock's lease: it would end at another time").about(key, r).
@@ -195,16 +194,21 @@ func ownerEntry(owner, resource string) string {
 	return "p" + strconv.Itoa(parsed.Number) + "/" + host + "\n" + resource
 }
 
-func (c *redisInspection) checkOwners() {
-	for _, entry := range sortedKeys(c.owners) {
-		_, key, _ := strings.Cut(entry, "\n")
-		r := c.read[key]
-		if c.unreadable[key] || r != nil && ownerEntry(r.Owner, key) == entry {
-			continue
-		}
-		c.report(enhanced.RuleOwnerStray, "owners", entry, "the owner holds no such lock").
-			repairs("remove it", redisChange{"ZREM", "owners", entry, ""})
+// memberOf is the prelude's.
+func memberOf(owner, resource, request string) string {
+	return "o" + ownerEntry(owner, resource) + "\n" + request
+}
+
+// checkOwner checks a member of the queue that leads from an owner to no waiter.
+func (c *redisInspection) checkOwner(member string) {
+	_, rest, _ := cutLine(member)
+	key, _, _ := cutLine(rest)
+	r := c.read[key]
+	if c.unreadable[key] || r != nil && memberOf(r.Owner, key, r.Request) == member {
+		return
 	}
+	c.report(enhanced.RuleOwnerStray, "queue", member, "the owner neither holds such a lock nor waits for it").
+		repairs("remove it", redisChange{"ZREM", "queue", member, ""})
 }
 
 func (c *redisInspection) checkDeadlines() {

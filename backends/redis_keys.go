@@ -12,11 +12,10 @@ import (
 //
 //	PREFIX{TAG}:state      hash, see below
 //	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
-//	PREFIX{TAG}:owners     what each owner holds, in lexical order
 //	PREFIX{TAG}:log        stream of log records, see scripts/log.lua
-//	PREFIX{TAG}:queue      who waits for what, see scripts/queue.lua, and what runs
-//	                       have left, see scripts/runs.lua, and sets, see
-//	                       scripts/whole.lua
+//	PREFIX{TAG}:queue      who waits for what, and what each owner holds, see
+//	                       scripts/queue.lua, and what runs have left, see
+//	                       scripts/runs.lua, and sets, see scripts/whole.lua
 //	PREFIX{TAG}:aside      what a repair could not read, if it met any
 //	PREFIX{TAG}:events     sharded channel that tells that the log grew
 //
@@ -63,7 +62,7 @@ const (
 // redisSuffixes are the last parts of a repository's keys, in the order of the
 // scripts' KEYS.
 func redisSuffixes() []string {
-	return []string{"state", "deadlines", "owners", "forget", "log", "queue"}
+	return []string{"state", "deadlines", "queue", "queue", "log", "queue"}
 }
 
 // redisKeys builds the keys of one prefix.
@@ -81,12 +80,12 @@ func (k redisKeys) repository(tag string) []string {
 
 func (k redisKeys) key(tag, suffix string) string { return k.prefix + "{" + tag + "}:" + suffix }
 
-func (k redisKeys) state(tag string) string  { return k.key(tag, "state") }
-func (k redisKeys) owners(tag string) string { return k.key(tag, "owners") }
+func (k redisKeys) state(tag string) string { return k.key(tag, "state") }
+func (k redisKeys) queue(tag string) string { return k.key(tag, "queue") }
 
 // reading are the keys of a script that reads the state. There are always two,
 // see scripts/read.lua.
-func (k redisKeys) reading(tag string) []string { return []string{k.state(tag), k.owners(tag)} }
+func (k redisKeys) reading(tag string) []string { return []string{k.state(tag), k.queue(tag)} }
 
 // news is the channel that tells of new repositories.
 func (k redisKeys) news() string { return k.prefix + "events" }

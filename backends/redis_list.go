@@ -168,6 +168,8 @@ func (b *RedisBackend) records(ctx context.Context, operation, tag string) (cens
 			continue
 		}
 		if reply[2] == "" {
+			slices.Sort(c.unreadable)
+			c.unreadable = slices.Compact(c.unreadable) // several members may lead to one
 			return c, nil
 		}
 		return c, b.strays(ctx, operation, tag, name, now, &c)
@@ -189,7 +191,7 @@ func (c *census) decode(key, repository, field, header, details string, now int6
 	c.records[resource] = r
 }
 
-// strays adds the records to which the owners' index does not lead.
+// strays adds the records to which nothing leads from their owners.
 func (b *RedisBackend) strays(ctx context.Context, operation, tag, name string, now int64, c *census) error {
 	s, err := b.readState(ctx, operation, tag)
 	if err != nil {

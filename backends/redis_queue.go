@@ -124,7 +124,7 @@ func (b *RedisBackend) GetQueueStatus(ctx context.Context) (*enhanced.QueueStatu
 // pending returns the requests that wait in a repository, queue by queue.
 func (b *RedisBackend) pending(ctx context.Context, operation, tag string) (requests []*enhanced.EnhancedLockRequest, err error) {
 	for after := ""; ; {
-		reply, err := b.run(ctx, operation, b.scripts.line, []string{b.keys.state(tag), b.keys.key(tag, "queue")}, after, redisListPage, b.detachedTime())
+		reply, err := b.run(ctx, operation, b.scripts.line, b.keys.reading(tag), after, redisListPage, b.detachedTime())
 		if err != nil {
 			return nil, err
 		}

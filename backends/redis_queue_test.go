@@ -202,13 +202,13 @@ func TestRedisQueueCorruptions(t *testing.T) {
 			damage: func(ctx context.Context, client *redis.Client, _ string) error {
 				return client.HSet(ctx, repositoryKey("org/app", "state"), "qfirst", "{").Err()
 			},
-			rules: []string{enhanced.RuleQueueUnreadable, enhanced.RuleQueueStray, enhanced.RuleQueueStray}, passed: true,
+			rules: []string{enhanced.RuleQueueUnreadable, enhanced.RuleOwnerStray, enhanced.RuleQueueStray}, passed: true,
 		},
 		"lost": {
 			damage: func(ctx context.Context, client *redis.Client, _ string) error {
 				return client.HDel(ctx, repositoryKey("org/app", "state"), "qfirst").Err()
 			},
-			rules: []string{enhanced.RuleQueueStray, enhanced.RuleQueueStray, enhanced.RuleQueueCount}, passed: true,
+			rules: []string{enhanced.RuleOwnerStray, enhanced.RuleQueueStray, enhanced.RuleQueueCount}, passed: true,
 		},
 		"no place": {
 			damage: func(ctx context.Context, client *redis.Client, member string) error {

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -245,7 +244,7 @@ func (b *RedisBackend) releaseAll(ctx context.Context, operation string, p pullR
 			continue
 		}
 		released = append(released, b.releasedPage(p.repository, p.number, a.values)...)
-		if !more && a.status != "leaving" || a.status == "closed" {
+		if !more || a.status == "closed" {
 			return released, nil
 		}
 	}
@@ -281,41 +280,33 @@ func newIndexEntry(repository, text, key string) indexEntry {
 	return entry
 }
 
-// ownerEntries returns what a pull request holds and has reserved, as far as it
-// fits into one step, whether there is more, and whether anybody waits in the repository. It
-// refuses pull requests of several hosts.
+// ownerEntries returns what a pull request holds, waits for and has reserved, as far as
+// it fits into one step, whether there is more, and whether anybody waits in the
+// repository. It refuses pull requests of several hosts.
 func (b *RedisBackend) ownerEntries(ctx context.Context, operation, repository string, number int) (entries []indexEntry, waiters, more bool, err error) {
 	tag := enhanced.RepositoryTag(repository)
 	prefix := "p" + strconv.Itoa(number) + "/"
-	reply, err := b.run(ctx, operation, b.scripts.owned, append(b.keys.reading(tag), b.keys.key(tag, "queue")), prefix, redisStep+1)
+	reply, err := b.run(ctx, operation, b.scripts.owned, b.keys.reading(tag), prefix, redisStep+1)
 	if err != nil {
 		return nil, false, false, err
 	}
 	waiters = reply[1] != "" && reply[1] != "0"
 	var owners []string
-	owns := func(host string) {
+	for _, text := range reply[2:] {
+		host, rest, _ := cutLine(text[1+len(prefix):])
+		key, _, _ := cutLine(rest)
+		entry := newIndexEntry(repository, text, key)
+		entries = append(entries, entry)
+		if entry.err != nil {
+			// The step finds that it leads to nothing, and removes it.
+			b.logger.Err("an entry of pull request %d in %q: %v", number, b.keys.queue(tag), entry.err)
+			continue
+		}
 		if host, err := url.PathUnescape(host); err == nil {
 			if owner := enhanced.PullOwner(host, repository, number).String(); !slices.Contains(owners, owner) {
 				owners = append(owners, owner)
 			}
 		}
-	}
-	waiting, _ := strconv.Atoi(reply[2]) //nolint:errcheck // a script counts
-	held := reply[3+waiting:]
-	for _, text := range reply[3 : 3+waiting] {
-		host, _, _ := strings.Cut(strings.TrimPrefix(text, "o"+prefix), "\n")
-		owns(host)
-	}
-	for _, text := range held {
-		host, key, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(text, "s"), prefix), "\n")
-		entry := newIndexEntry(repository, text, key)
-		if entry.err != nil {
-			// The step finds that it leads to nothing, and removes it.
-			b.logger.Err("an entry of pull request %d in %q: %v", number, b.keys.owners(tag), entry.err)
-		} else {
-			owns(host)
-		}
-		entries = append(entries, entry)
 	}
 	if err := ambiguousHosts(repository, number, owners); err != nil {
 		return nil, false, false, err

@@ -22,7 +22,6 @@ type redisSnapshot struct {
 	locks     map[string]string // headers
 	details   map[string]string
 	deadlines map[string]int64
-	owners    map[string]bool
 	memory    map[string]string
 	endings   map[string]string // entries of when locks ended, by their numbers
 	waiters   map[string]string // by their requests
@@ -138,7 +137,8 @@ func (b *RedisBackend) inspect(ctx context.Context, operation, tag string) ([]re
 const (
 	snapshotState = 1 + iota
 	snapshotDeadlines
-	snapshotOwners
+	_
+	_
 	snapshotQueue = 6
 )
 
@@ -194,14 +194,6 @@ func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*re
 		return nil, err
 	}
 	s.deadlines = scores(deadlines)
-	owners, err := b.scanKey(ctx, operation, s, snapshotOwners)
-	if err != nil {
-		return nil, err
-	}
-	s.owners = make(map[string]bool)
-	for entry := range pairs(owners) {
-		s.owners[entry] = true
-	}
 	members, err := b.scanKey(ctx, operation, s, snapshotQueue)
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ func parseRankText(text string) (rank queue.Rank, err error) {
 // members are those of a waiter in the queue, its place first.
 func (w *redisWaiter) members() []string {
 	key := w.resource.Key()
-	members := []string{"q" + key + "\n" + w.rank + w.process + "\n" + w.Request, "o" + ownerEntry(w.Owner, key) + "\n" + w.Request}
+	members := []string{"q" + key + "\n" + w.rank + w.process + "\n" + w.Request, memberOf(w.Owner, key, w.Request)}
 	if w.Set != nil {
 		members = append(members, fmt.Sprintf("w%s\n%d %s\n%s", key, w.Enqueued, w.Set.ID, w.Request))
 	}
@@ -89,7 +89,11 @@ func (c *redisInspection) checkQueue() {
 		}
 	}
 	for _, member := range sortedKeys(c.queue) {
-		if !leads[member] && !strings.ContainsAny(member[:1], "stu") { // see checkRuns
+		switch {
+		case leads[member] || strings.ContainsAny(member[:1], "stu"): // see checkRuns
+		case member[0] == 'o':
+			c.checkOwner(member)
+		default:
 			c.report(enhanced.RuleQueueStray, "queue", member, "no such request waits").
 				repairs("remove it", redisChange{"ZREM", "queue", member, ""})
 		}

@@ -53,7 +53,9 @@ func token(lock *enhanced.EnhancedLock) string { return strconv.FormatInt(lock.V
 func TestRedisVerifyFindsDamage(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	ownerEntry := func(lock *enhanced.EnhancedLock) string { return lock.Owner + "\n" + lock.Resource.Key() }
+	member := func(lock *enhanced.EnhancedLock) string {
+		return "o" + lock.Owner + "\n" + lock.Resource.Key() + "\nrequest " + lock.Resource.Path
+	}
 	replaced := func(d *damaged, lock *enhanced.EnhancedLock, old, text string) error {
 		for _, part := range []string{"l", "d"} {
 			value, err := d.client.HGet(ctx, d.key("state"), part+lock.Resource.Key()).Result()
@@ -73,7 +75,7 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 	}{
 		"a key without a place": {plant: func(d *damaged) error { return d.client.Set(ctx, "atlantis:lock:x", 1, 0).Err() },
 			rule: enhanced.RuleUnknownEntry, person: true},
-		"a key of another type": {plant: func(d *damaged) error { return d.client.Set(ctx, d.key("owners"), 1, 0).Err() },
+		"a key of another type": {plant: func(d *damaged) error { return d.client.Set(ctx, d.key("queue"), 1, 0).Err() },
 			rule: enhanced.RuleUnknownEntry, person: true},
 		"another name": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "name", "org/other").Err() },
 			rule: enhanced.RuleRepositoryName, person: true},
@@ -95,10 +97,10 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleUnknownEntry},
 		"another count": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "locks", 7).Err() },
 			rule: enhanced.RuleLockCount},
-		"no owner": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("owners"), ownerEntry(d.plain)).Err() },
+		"no owner": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("queue"), member(d.plain)).Err() },
 			rule: enhanced.RuleOwnerMissing},
 		"an owner too many": {plant: func(d *damaged) error {
-			return d.client.ZAdd(ctx, d.key("owners"), redis.Z{Member: ownerEntry(d.ended)}).Err()
+			return d.client.ZAdd(ctx, d.key("queue"), redis.Z{Member: member(d.ended)}).Err()
 		}, rule: enhanced.RuleOwnerStray},
 		"no deadline": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("deadlines"), d.leased.Resource.Key()).Err() },
 			rule: enhanced.RuleDeadlineMissing},
@@ -137,17 +139,17 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			key := d.plain.Resource.Key()
 			pipe := d.client.Pipeline()
 			pipe.HDel(ctx, d.key("state"), "l"+key, "d"+key)
-			pipe.ZRem(ctx, d.key("owners"), ownerEntry(d.plain))
+			pipe.ZRem(ctx, d.key("queue"), member(d.plain))
 			pipe.HDel(ctx, d.key("state"), "i"+token(d.plain), "r"+plainRequest)
 			_, err := pipe.Exec(ctx)
 			return err
 		}, rule: enhanced.RuleLogLock},
 		"another owner": {plant: func(d *damaged) error {
 			// Everything but the log agrees.
-			if err := d.client.ZAdd(ctx, d.key("owners"), redis.Z{Member: "user:eve\n" + d.plain.Resource.Key()}).Err(); err != nil {
+			if err := d.client.ZAdd(ctx, d.key("queue"), redis.Z{Member: "ouser:eve\n" + d.plain.Resource.Key() + "\n" + plainRequest}).Err(); err != nil {
 				return err
 			}
-			if err := d.client.ZRem(ctx, d.key("owners"), ownerEntry(d.plain)).Err(); err != nil {
+			if err := d.client.ZRem(ctx, d.key("queue"), member(d.plain)).Err(); err != nil {
 				return err
 			}
 			if err := replaced(d, d.plain, "user:ann", "user:eve"); err != nil {

@@ -88,7 +88,7 @@ func (b *RedisBackend) LookupReservation(ctx context.Context, resource enhanced.
 		return lapse, err
 	}
 	tag := enhanced.RepositoryTag(resource.Namespace)
-	keys := []string{b.keys.state(tag), b.keys.key(tag, "deadlines"), b.keys.key(tag, "queue")}
+	keys := []string{b.keys.state(tag), b.keys.key(tag, "deadlines"), b.keys.queue(tag)}
 	reply, err := b.run(ctx, operation, b.scripts.reserved, keys, resource.Key(), config.SetReserveAfter.Microseconds())
 	switch {
 	case err != nil:

@@ -15,13 +15,13 @@ import (
 // file that it has alone.
 type kept struct {
 	db.Database
-	using *sync.Mutex
+	using *sync.RWMutex
 	file  *bbolt.DB // nil where nobody else writes to it
 }
 
 // newKept keeps a database; file is its file if others write to it, too.
 func newKept(database db.Database, file *bbolt.DB) kept {
-	return kept{database, new(sync.Mutex), file}
+	return kept{database, new(sync.RWMutex), file}
 }
 
 // still waits until nobody writes; the reading ends it.
@@ -53,20 +53,20 @@ func (k kept) GetLock(project models.Project, workspace string) (*models.Project
 }
 
 func (k kept) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, error) {
-	k.using.Lock()
-	defer k.using.Unlock()
+	k.using.RLock()
+	defer k.using.RUnlock()
 	return k.Database.TryLock(lock)
 }
 
 func (k kept) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	k.using.Lock()
-	defer k.using.Unlock()
+	k.using.RLock()
+	defer k.using.RUnlock()
 	return k.Database.Unlock(project, workspace)
 }
 
 func (k kept) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	k.using.Lock()
-	defer k.using.Unlock()
+	k.using.RLock()
+	defer k.using.RUnlock()
 	return k.Database.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
@@ -77,13 +77,13 @@ func (k kept) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLo
 }
 
 func (k kept) UpdatePullWithResults(pull models.PullRequest, results []command.ProjectResult) (models.PullStatus, error) {
-	k.using.Lock()
-	defer k.using.Unlock()
+	k.using.RLock()
+	defer k.using.RUnlock()
 	return k.Database.UpdatePullWithResults(pull, results)
 }
 
 func (k kept) DeletePullStatus(pull models.PullRequest) error {
-	k.using.Lock()
-	defer k.using.Unlock()
+	k.using.RLock()
+	defer k.using.RUnlock()
 	return k.Database.DeletePullStatus(pull)
 }

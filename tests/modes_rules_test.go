@@ -70,6 +70,32 @@ func TestModesWithAnAdapterThatIsGone(t *testing.T) {
 	f.requireHolders(t, "b", 2, 2)
 }
 
+// Who unlocks a project while both databases decide has seen one lock, and releases that.
+func TestModesUnlockOneLock(t *testing.T) {
+	t.Parallel()
+	f := boltModes(t, 1)
+	f.set(t, enhanced.ModeShadow)
+	f.joinGone(t, enhanced.ModeShadow, 2)
+	_, err := f.manager.SwitchMode(t.Context(), enhanced.ModeFull, "user:ops", "test")
+	require.NoError(t, err)
+	f.until(t, func(fleet enhanced.Fleet) bool { return len(fleet.Behind()) == 1 })
+	lock := lockOf(project, 1, "a")
+	take(t, f.adapters[0], lock)
+	// The other one, which asks the legacy database alone, gives it to somebody else.
+	_, err = f.legacy.Unlock(lock.Project, lock.Workspace)
+	require.NoError(t, err)
+	_, _, err = f.legacy.TryLock(lockOf(project, 2, "a"))
+	require.NoError(t, err)
+
+	for _, pull := range []int{1, 2} {
+		released, err := f.adapters[0].Unlock(lock.Project, lock.Workspace)
+		require.NoError(t, err)
+		require.NotNil(t, released)
+		require.Equal(t, pull, released.Pull.Num)
+	}
+	f.requireHolders(t, "a", 0, 0)
+}
+
 // One that was forgotten and runs joins again, and two can't have one name.
 func TestModesNames(t *testing.T) {
 	t.Parallel()

@@ -119,5 +119,8 @@ end
 if status ~= 'free' and status ~= 'reserved' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end
 grant(resource, new, 'acquired', owner, 'request', mirror)
-if S.waiters > 0 then S.queue().dequeueOwn(new, resource) end
+if S.waiters > 0 then
+  if waiter then S.queue().becomeOf(request) end
+  S.queue().dequeueOwn(new, resource)
+end
 return finish('granted', new.token, S.text, new.expires)

@@ -5,6 +5,5 @@
 --
 -- Answers  cancelled, or missing when there are none; more when there may be more
 load()
-local entry = ownerEntry(ARGV[8], ARGV[7]) .. '\n'
-local count = S.waiters > 0 and S.queue().dequeueByEntries(entry, ARGV[9], 'request', 100) or 0
+local count = S.waiters > 0 and S.queue().dequeueAll(ARGV[8], ARGV[7], ARGV[9], 'request', 100) or 0
 return finish(count == 0 and 'missing' or count == 100 and 'more' or 'cancelled')

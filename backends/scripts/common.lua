@@ -19,8 +19,9 @@
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repositories' readers
 --       3 what the names of channels of waiting processes begin with  4 how many
 --       repositories, and from 5 on for each how many decisions, and those:
---         lease in microseconds or 0, resource, request, owner, entry of the owners'
---           index, flag and priority as lines of a header, stock's form
+--         lease in microseconds or 0, resource, request, owner, member of the queue
+--           that leads from the owner to the lock, flag and priority as lines of a
+--           header, stock's form
 --         r, resource, token or "", owner or "", "" or how: "1" or "0" to force or
 --           not, a line break, actor or "", a line break, reason; token of the lock
 --           whose details the caller has, or ""
@@ -54,7 +55,7 @@ local function entryOf(owner, resource)
 end
 
 -- nextOf returns who is next in the queue of a resource, nil for nobody: place, and
--- when it is common request, record, process, name of the repository, and entry in the owners' index.
+-- when it is common request, record, process and name of the repository.
 local function nextOf(STATE, QUEUE, resource)
   local low = 'q' .. resource .. '\n'
   local first = pcall('ZRANGEBYLEX', QUEUE, '[' .. low, '(' .. low .. ':', 'LIMIT', '0', '1')
@@ -73,12 +74,12 @@ local function nextOf(STATE, QUEUE, resource)
   local entry = entryOf(w[3], resource)
   local own = pcall('ZRANGEBYLEX', QUEUE, '[o' .. entry .. '\n', '[o' .. entry .. '\n\255', 'LIMIT', '0', '2')
   if own.err or #own ~= 1 or own[1] ~= 'o' .. entry .. '\n' .. request then return place end
-  return place, request, w, process, parts[3], entry
+  return place, request, w, process, parts[3]
 end
 
 for group = 1, groups do
   local k = 6 * group
-  local STATE, DEADLINES, OWNERS, LOG, QUEUE = KEYS[k - 5], KEYS[k - 4], KEYS[k - 3], KEYS[k - 1], KEYS[k]
+  local STATE, DEADLINES, LOG, QUEUE = KEYS[k - 5], KEYS[k - 4], KEYS[k - 1], KEYS[k]
   local woken, tidy = false, false
   at = at + 1
   for _ = 1, ARGV[at - 1] do
@@ -126,16 +127,17 @@ for group = 1, groups do
           if actor == owner then actor = '' end
         end
         local is = (ARGV[at + 2] == '' or ARGV[at + 2] == its) and (forced or ARGV[at + 3] == '' or ARGV[at + 3] == owner)
-        local place, asks, w, process, name, entry
+        local place, asks, w, process, name
         if is and waiters then
-          place, asks, w, process, name, entry = nextOf(STATE, QUEUE, resource)
+          place, asks, w, process, name = nextOf(STATE, QUEUE, resource)
           -- What is handed over needs both of stock's keys.
           is = not place or w and (w[7] == '-' or stocked) and (absent or old == mirror or copy and there == 1 or call('EXISTS', old) == 0)
         end
         -- What frees memory comes first, since a server without any refuses a script
-        -- at its first write only.
-        local leaves = is and entryOf(owner, resource)
-        if is and type(pcall('ZREM', OWNERS, leaves)) == 'number' then
+        -- at its first write only. What leads from its owner to the next waiter leads
+        -- to its lock from now on.
+        local leaves = is and 'o' .. entryOf(owner, resource) .. '\n' .. request
+        if is and type(place and pcall('ZREM', QUEUE, place, leaves) or pcall('ZREM', QUEUE, leaves)) == 'number' then
           local leased = w and w[6] ~= '0' and format('%d', now + w[6])
           local timed = not leased and expires == '0'
           if leased then
@@ -161,18 +163,17 @@ for group = 1, groups do
             elseif timed and leased then
               call('ZREM', DEADLINES, resource)
             end
-            call('ZADD', OWNERS, '0', leaves)
+            call('ZADD', QUEUE, '0', leaves)
+            if place then call('ZADD', QUEUE, '0', place) end
           else
             status, x, y = 'r', header, second or ''
             count = format('%d', count + 1)
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
-              call('ZADD', OWNERS, '0', entry)
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
               call('HDEL', STATE, 'q' .. asks)
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,
                 'ended', count, 'e' .. count, now .. ' ' .. its, held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
-              call('ZREM', QUEUE, place, 'o' .. entry .. '\n' .. asks)
               -- Who misses it asks.
               pcall('PUBLISH', ARGV[3] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
             else
@@ -224,14 +225,14 @@ for group = 1, groups do
         local expires = '0'
         token = token or format('%d', last + 1)
         if kind ~= '0' then expires = format('%d', now + kind) end
-        local added = type(pcall('ZADD', OWNERS, '0', ARGV[at + 4])) == 'number'
+        local added = type(pcall('ZADD', QUEUE, '0', ARGV[at + 4])) == 'number'
         local leased = added and kind ~= '0' and type(pcall('ZADD', DEADLINES, expires, resource)) == 'number'
         id = added and (leased or kind == '0') and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd',
           now .. '\nacquired\n' .. resource .. '\n' .. token .. '\n\nrequest\n' .. request .. '\n\n\n\n\n\n' .. owner .. '\n\n' .. expires .. '\n')
         if type(id) ~= 'string' then
           -- The general script says why.
           if leased then call('ZREM', DEADLINES, resource) end
-          if added then call('ZREM', OWNERS, ARGV[at + 4]) end
+          if added then call('ZREM', QUEUE, ARGV[at + 4]) end
           id = nil
         else
           status, x, y = 'g', token, expires

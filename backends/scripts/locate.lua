@@ -1,6 +1,6 @@
 -- Says what is known of a token. It stands alone and writes nothing.
 --
--- KEYS  1 state  2 owners
+-- KEYS  1 state  2 queue
 -- ARGV  1 token
 --
 -- Answers  {name of the repository or "", what is known or ""}

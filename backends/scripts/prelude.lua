@@ -90,14 +90,13 @@ local function load(...)
 end
 
 -- prepare is called before the first write. It checks the types of the keys
--- that are written: the index of owners, with lease the deadlines. Where somebody
--- waits, a hand-over can be part of any step, and has a lease of its own. When frees is
--- set the step works on a server that has no memory left.
+-- that are written: the queue, with lease the deadlines. Where somebody waits, a
+-- hand-over can be part of any step, and has a lease of its own. When frees is set the
+-- step works on a server that has no memory left.
 local function prepare(frees, lease)
   if S.ready then return end
   S.ready, S.frees = true, frees
-  call('ZCARD', KEYS[3])
-  if S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[6]) end
+  call('ZCARD', KEYS[6])
   if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
@@ -108,7 +107,6 @@ local function prepare(frees, lease)
   -- moves their slot.
   call('HSET', KEYS[1], 'name', S.name, 'ended', int(S.ended))
   call('ZADD', KEYS[2], '+inf', '')
-  call('ZADD', KEYS[3], '0', '')
   call('ZADD', KEYS[6], '0', '')
 end
 
@@ -159,6 +157,11 @@ local function headerOf(r)
   return r.header
 end
 
+-- requestOf returns the request of a header, nil when it can't be read.
+local function requestOf(header)
+  return string.match(header, '^' .. string.rep('[^\n]*\n', 6) .. '([^\n]*)\n')
+end
+
 -- ownerEntry starts, for a pull request, with its number: stock's unlock by
 -- pull request knows no host.
 local function ownerEntry(owner, resource)
@@ -167,6 +170,35 @@ local function ownerEntry(owner, resource)
   local number = host and find(owner, '/', host + 1, true)
   if not number then return owner .. '\n' .. resource end
   return 'p' .. sub(owner, number + 1) .. '/' .. sub(owner, 4, host - 1) .. '\n' .. resource
+end
+
+-- memberOf is the member of the queue that leads from an owner to a lock, or to a
+-- waiter, see queue.lua.
+local function memberOf(owner, resource, request)
+  return 'o' .. ownerEntry(owner, resource) .. '\n' .. request
+end
+
+-- heldBy returns the resources of an owner's locks among the next members of the queue
+-- that lead from it, up to limit, and the member after which to go on, nil at the end.
+-- The owner is given as ownerEntry writes it.
+local function heldBy(entry, limit, after)
+  local low = after and '(' .. after or '[o' .. entry
+  local members = call('ZRANGEBYLEX', KEYS[6], low, '(o' .. entry .. '\255', 'LIMIT', '0', int(limit))
+  local last = #members == limit and members[limit] or nil
+  local resources, requests, fields = {}, {}, { 'HMGET', KEYS[1] }
+  for _, member in ipairs(members) do
+    local resource, request = string.match(member, '^([^\n]*)\n(.*)$', #entry + 2)
+    if resource then
+      local n = #resources + 1
+      resources[n], requests[n], fields[2 + n] = resource, request, 'l' .. resource
+    end
+  end
+  if S.waiters == 0 or #resources == 0 then return resources, last end
+  local held = {}
+  for i, header in ipairs(call(unpack(fields))) do
+    if header and requestOf(header) == requests[i] then held[#held + 1] = resources[i] end
+  end
+  return held, last
 end
 
 -- store writes the counters, and further fields with them.
@@ -291,7 +323,7 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
   store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
-  call('ZREM', KEYS[3], ownerEntry(r.owner, resource))
+  call('ZREM', KEYS[6], memberOf(r.owner, resource, r.request))
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
   local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now
@@ -316,7 +348,7 @@ local function grant(resource, r, event, actor, cause, mirror)
   else
     store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource)
   end
-  call('ZADD', KEYS[3], '0', ownerEntry(r.owner, resource))
+  call('ZADD', KEYS[6], '0', memberOf(r.owner, resource, r.request))
   if r.expires ~= '0' then call('ZADD', KEYS[2], r.expires, resource) end
   if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 end

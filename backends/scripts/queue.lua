@@ -3,11 +3,15 @@
 --
 -- KEYS  6 queue, see the prelude
 --
--- The queue is one sorted set in lexical order. It has two members for a waiter:
+-- The queue is one sorted set in lexical order. It has two members for a waiter, and
+-- the second one for a lock, with the request of its header:
 --   q RESOURCE \n RANK PROCESS \n REQUEST   where it stands in its queue; PROCESS
 --                                           is empty for a detached waiter
---   o ENTRY \n REQUEST                      what its owner waits for; ENTRY is
---                                           that of the owners' index
+--   o ENTRY \n REQUEST                      what its owner waits for, or holds; ENTRY
+--                                           is that of ownerEntry in the prelude
+-- So the member of a waiter becomes that of its lock, and stays as it is. Which it is
+-- of, the state says: of a lock when the header on its resource has that owner and
+-- request.
 -- The state has for a waiter the field q REQUEST, with the lines resource, rank,
 -- owner, priority, time, lease or 0, flag, process and note, and then what the
 -- details of its lock will be.
@@ -131,13 +135,29 @@ S.queue = function()
 
   function Q.put(w, members)
     members[#members + 1], members[#members + 2] = '0', place(w)
-    members[#members + 1], members[#members + 2] = '0', 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request
+    members[#members + 1], members[#members + 2] = '0', memberOf(w.owner, w.resource, w.request)
   end
 
   local function remove(w)
     S.waiters = math.max(S.waiters - 1, 0)
     call('HDEL', KEYS[1], 'q' .. w.request)
-    call('ZREM', KEYS[6], place(w), 'o' .. ownerEntry(w.owner, w.resource) .. '\n' .. w.request)
+    call('ZREM', KEYS[6], place(w), memberOf(w.owner, w.resource, w.request))
+  end
+
+  -- become takes a waiter out whose request has got the lock: what led to it leads to
+  -- the lock.
+  local function become(w)
+    S.waiters = math.max(S.waiters - 1, 0)
+    call('HDEL', KEYS[1], 'q' .. w.request)
+    call('ZREM', KEYS[6], place(w))
+    store('waiters', int(S.waiters))
+  end
+
+  -- becomeOf is become for a request that has got the lock in another way than its
+  -- turn, and may still wait. One of a set has been taken out before.
+  function Q.becomeOf(request)
+    local w = S.waiters > 0 and Q.load(request)
+    if w then become(w) end
   end
 
   -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
@@ -243,10 +263,9 @@ S.queue = function()
     store('l' .. resource, headerOf(l), 'd' .. resource, l.details, 'r' .. l.request, l.token)
     call('ZREM', KEYS[2], resource)
     if l.expires ~= '0' then call('ZADD', KEYS[2], l.expires, resource) end
-    if l.owner ~= r.owner then
-      call('ZREM', KEYS[3], ownerEntry(r.owner, resource))
-      call('ZADD', KEYS[3], '0', ownerEntry(l.owner, resource))
-    end
+    call('ZREM', KEYS[6], memberOf(r.owner, resource, r.request))
+    call('ZADD', KEYS[6], '0', memberOf(l.owner, resource, l.request))
+    Q.becomeOf(l.request)
     if l.flag == 'm' then call('SET', mirror, formOf(l)) end
     return l
   end
@@ -296,8 +315,7 @@ S.queue = function()
     }
     if next.process == '' then r.pending, r.expires = true, int(S.now + times().claim) end
     grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
-    remove(next)
-    store('waiters', int(S.waiters))
+    become(next)
     tell(next, 'granted', r.header)
     Q.dequeueOwn(r, resource)
     return r
@@ -405,20 +423,18 @@ S.queue = function()
     return int(call('ZLEXCOUNT', KEYS[6], low, '[' .. place(w))), int(call('ZLEXCOUNT', KEYS[6], low, high))
   end
 
-  -- dequeueByEntries takes up to limit waiters out whose owners' entries begin
-  -- with a text, and returns how many it has met.
-  function Q.dequeueByEntries(text, actor, cause, limit)
-    local members = call('ZRANGEBYLEX', KEYS[6], '[o' .. text, '[o' .. text .. '\255', 'LIMIT', '0', int(limit))
-    for _, member in ipairs(members) do
-      local w = Q.load(string.match(member, '\n([^\n]*)$'))
-      if w then
-        Q.dequeue(w, 'cancelled', actor, cause, 'cancelled', actor)
-      else
-        prepare(true, false, true)
-        call('ZREM', KEYS[6], member)
-      end
+  -- dequeueAll takes up to limit of an owner's waiters for a resource out, and returns
+  -- how many it has met.
+  function Q.dequeueAll(owner, resource, actor, cause, limit)
+    local all = {}
+    ownWaiter(owner, resource, function(w)
+      all[#all + 1] = w
+      return #all == limit
+    end)
+    for _, w in ipairs(all) do
+      Q.dequeue(w, 'cancelled', actor, cause, 'cancelled', actor)
     end
-    return #members
+    return #all
   end
 
   return Q

@@ -3,7 +3,7 @@
 -- Like all reads of a repository it names two of its keys: a cluster that moves
 -- their slot answers for two, and of one alone it would say that it is missing.
 --
--- KEYS  1 state  2 owners  3 stock's key of the resource, where there is one
+-- KEYS  1 state  2 queue  3 stock's key of the resource, where there is one
 --       server  4 stock's key of before Atlantis v0.40, see the prelude
 -- ARGV  1 resource
 --

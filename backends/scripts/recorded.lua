@@ -1,7 +1,7 @@
 -- Says which resources of a repository have a lock. It stands alone and writes
 -- nothing.
 --
--- KEYS  1 state  2 owners
+-- KEYS  1 state  2 queue
 -- ARGV  the resources
 --
 -- Answers  {name of the repository or "", RESOURCE ...}

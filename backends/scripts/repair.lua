@@ -13,7 +13,7 @@ if int(S.sequence) ~= ARGV[7] then return finish('again') end
 prepare(true, true, true)
 -- Works while the server has no memory left, see append.
 call('HDEL', KEYS[1], '')
-local keys = { state = KEYS[1], deadlines = KEYS[2], owners = KEYS[3], queue = KEYS[6], aside = KEYS[7] }
+local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[6], aside = KEYS[7] }
 local at = 11
 for _ = 1, tonumber(ARGV[10]) do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]

@@ -15,8 +15,8 @@
 -- member of the queue leads to it, and it stands while the queue is off.
 --
 -- The queue has further members:
---   s ENTRY                what a pull request has reserved; ENTRY is that of the
---                          owners' index
+--   s ENTRY                what a pull request has reserved; ENTRY is that of
+--                          ownerEntry
 --   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit
 --   u NUMBER \n SINCE      all locks of pull requests with the number were released
 -- The fields kept and gone of the state count reservations and tombstones.

@@ -5,7 +5,7 @@
 --
 -- KEYS  see the prelude, with the resource of each request and then of each lock
 --       that may be freed
--- ARGV  7 "all" or "replace"  8 owner  9 its part of the owners' index  10 number
+-- ARGV  7 "all" or "replace"  8 owner  9 that as ownerEntry has it  10 number
 --       of requests and, behind a space, its head commit  11 process of the call that
 --       waits, empty for none  12 how many can wait for a resource  13 interval of
 --       ageing in milliseconds  14 microseconds for which the process is alive
@@ -57,11 +57,14 @@ end
 if mode == 'replace' then
   local listed, missing = {}, {}
   for i = 1, total do listed[resourceAt(i)] = true end
-  local entry = ARGV[9] .. '\n'
-  for _, member in ipairs(call('ZRANGEBYLEX', KEYS[3], '[' .. entry, '(' .. entry .. '\255', 'LIMIT', '0', '1001')) do
-    local resource = sub(member, #entry + 1)
-    if not listed[resource] then missing[#missing + 1] = resource end
-  end
+  local entry, after = ARGV[9] .. '\n', nil
+  repeat
+    local resources
+    resources, after = heldBy(entry, 1001, after)
+    for _, resource in ipairs(resources) do
+      if not listed[resource] then missing[#missing + 1] = resource end
+    end
+  until not after or #missing > 1000
   for _, member in ipairs(S.kept > 0 and sub(owner, 1, 3) == 'pr:' and S.runs().reservedBy(entry, 1001) or {}) do
     local resource = sub(member, #entry + 2)
     if not listed[resource] then missing[#missing + 1] = resource end
@@ -74,7 +77,7 @@ local fields = { 'HMGET', KEYS[1] }
 for i = 1, total do fields[2 + i] = 'l' .. resourceAt(i) end
 for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[15 + 8 * i] end
 local headers = total > 0 and call(unpack(fields)) or {}
-local tokens, known, queued = { 'HMGET', KEYS[1] }, {}, {}
+local tokens, known, queued, alone = { 'HMGET', KEYS[1] }, {}, {}, {}
 for i = 1, count do
   local token = headers[total + i]
   if token then
@@ -89,7 +92,7 @@ for i = 1, count do
         w.set and w.size ~= count then
       return finish('reused', int(i - 1))
     end
-    if w.set then queued[#queued + 1] = w end
+    if w.set then queued[#queued + 1] = w else alone[w.request] = true end
   end
 end
 local got, gone = {}, {}
@@ -334,13 +337,16 @@ for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
 if #items + #own > 0 then prepare(#items == 0, lease, #own > 0) end
 if #items > 0 then
   S.whole().take(items, 'acquired', 'request')
+  for _, item in ipairs(items) do
+    if alone[item.lock.request] then S.queue().becomeOf(item.lock.request) end
+  end
   for i, r in pairs(answers) do
     if r.token then answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires } end
   end
 end
 
 if #own > 0 then
-  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[3] }, { 'DEL' }
+  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[6] }, { 'DEL' }
   local endings, endingsOf = {}, {}
   for k, r in ipairs(own) do
     append('released', r.resource, owner, 'request', '', '', r, nil)
@@ -348,7 +354,7 @@ if #own > 0 then
     for _, field in ipairs({ endingOf(r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request) }) do
       endings[#endings + 1] = field
     end
-    unlisted[#unlisted + 1] = ownerEntry(r.owner, r.resource)
+    unlisted[#unlisted + 1] = memberOf(r.owner, r.resource, r.request)
     if r.expires ~= '0' then unleased[#unleased + 1] = r.resource end
     if r.mirror then gone[#gone + 1] = r.mirror end
     endingsOf[k] = 'released ' .. int(S.now - r.acquired)

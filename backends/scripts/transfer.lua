@@ -23,8 +23,8 @@ append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
   endingOf(before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request))
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
-call('ZREM', KEYS[3], ownerEntry(before.owner, resource))
-call('ZADD', KEYS[3], '0', ownerEntry(owner, resource))
+call('ZREM', KEYS[6], memberOf(before.owner, resource, before.request))
+call('ZADD', KEYS[6], '0', memberOf(owner, resource, ''))
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end

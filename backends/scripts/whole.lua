@@ -85,12 +85,15 @@ S.whole = function()
     call(unpack(places))
   end
 
-  local function remove(members)
+  -- remove takes the waiters of a set out. What leads from the owner to those that have
+  -- got their locks leads to these.
+  local function remove(members, haveGot)
     local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }, sub(bounds(members[1].owner), 2)
     for i, w in ipairs(members) do
-      local resource, n = w.resource, 3 * i
+      local n = #places
       fields[2 + i] = 'q' .. w.request
-      places[n], places[n + 1], places[n + 2] = Q.place(w), low .. resource .. '\n' .. w.request, ageOf(w)
+      places[n + 1], places[n + 2] = Q.place(w), ageOf(w)
+      if not haveGot then places[n + 3] = low .. w.resource .. '\n' .. w.request end
     end
     S.waiters, S.sets = math.max(S.waiters - #members, 0), math.max(S.sets - #members, 0)
     call(unpack(fields))
@@ -195,7 +198,7 @@ S.whole = function()
   end
 
   -- isHeld looks whether one of an owner's resources is held, where these are those
-  -- of one set: that takes less time than to read the waiters.
+  -- of one set, and it holds nothing: that takes less time than to read the waiters.
   local function isHeld(w)
     local low, high, at = bounds(w.owner)
     if call('ZLEXCOUNT', KEYS[6], low, high) ~= w.size then return false end
@@ -256,8 +259,8 @@ S.whole = function()
   -- take writes the locks of an owner on free resources, in few commands. Each item has the
   -- resource, stock's key, and the lock without a token.
   function W.take(items, event, cause)
-    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[3] }, { 'ZADD', KEYS[2] }, { 'MSET' }
-    local entry = ownerEntry(items[1].lock.owner, '')
+    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[6] }, { 'ZADD', KEYS[2] }, { 'MSET' }
+    local low = sub(bounds(items[1].lock.owner), 2)
     for _, item in ipairs(items) do
       local resource, r = item.resource, item.lock
       r.token = nextToken()
@@ -267,7 +270,7 @@ S.whole = function()
       states[n + 3], states[n + 4] = 'd' .. resource, r.details
       states[n + 5], states[n + 6] = 'i' .. r.token, resource
       states[n + 7], states[n + 8] = 'r' .. r.request, r.token
-      entries[#entries + 1], entries[#entries + 2] = '0', entry .. resource
+      entries[#entries + 1], entries[#entries + 2] = '0', low .. resource .. '\n' .. r.request
       if r.expires ~= '0' then leases[#leases + 1], leases[#leases + 2] = r.expires, resource end
       if r.flag == 'm' and item.mirror then mirrors[#mirrors + 1], mirrors[#mirrors + 2] = item.mirror, formOf(r) end
     end
@@ -284,9 +287,16 @@ S.whole = function()
   function W.dequeueOwn(items)
     if S.waiters == 0 or #items == 0 then return end
     local low, high, at = bounds(items[1].lock.owner)
-    local own = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], low, high)) do
-      own[sub(member, at + 1, (find(member, '\n', at + 1, true) or 0) - 1)] = true
+    local got, own = {}, {}
+    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    if count == #items then return end -- what leads to these locks
+    for _, item in ipairs(items) do
+      got[item.resource] = item.lock.request
+      own[item.resource] = count > 5000 -- each is looked for
+    end
+    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[6], low, high) or {}) do
+      local resource, request = match(member, '^([^\n]*)\n(.*)$', at + 1)
+      own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
     for _, item in ipairs(items) do
       if own[item.resource] then Q.dequeueOwn(item.lock, item.resource) end
@@ -307,7 +317,7 @@ S.whole = function()
       if w.resource == resource then its = items[i].lock end
     end
     W.take(items, 'granted', 'hand_over')
-    remove(members)
+    remove(members, true)
     Q.tell(members[1], 'granted')
     W.dequeueOwn(items)
     return its
