@@ -62,7 +62,7 @@ const (
 // redisSuffixes are the last parts of a repository's keys, in the order of the
 // scripts' KEYS.
 func redisSuffixes() []string {
-	return []string{"state", "deadlines", "queue", "queue", "log", "queue"}
+	return []string{"state", "deadlines", "log", "queue"}
 }
 
 // redisKeys builds the keys of one prefix.

@@ -137,9 +137,8 @@ func (b *RedisBackend) inspect(ctx context.Context, operation, tag string) ([]re
 const (
 	snapshotState = 1 + iota
 	snapshotDeadlines
-	_
-	_
-	snapshotQueue = 6
+	_ // the log, see snapshotLog
+	snapshotQueue
 )
 
 // readState reads the state of a repository.

@@ -13,7 +13,7 @@
 -- read yet does so with pcall, and what is odd is left to the general script. But a
 -- lock whose details the caller has is not looked at for them, whatever their state.
 --
--- KEYS  six of each repository: state, deadlines, owners, forget, log, queue; then,
+-- KEYS  four of each repository: state, deadlines, log, queue; then,
 --       where there is one server and the resources have them, two stock's keys for
 --       each decision, see the prelude. No two decisions share one.
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repositories' readers
@@ -39,7 +39,7 @@ local KEYS, ARGV = KEYS, ARGV
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
 local groups = ARGV[4] + 0
-local stock = 6 * groups -- where stock's keys begin
+local stock = 4 * groups -- where stock's keys begin
 local stocked = #KEYS > stock
 local there = stocked and call('EXISTS', unpack(KEYS, stock + 1)) or 0 -- under how many of them something is
 local absent = there == 0
@@ -78,8 +78,8 @@ local function nextOf(STATE, QUEUE, resource)
 end
 
 for group = 1, groups do
-  local k = 6 * group
-  local STATE, DEADLINES, LOG, QUEUE = KEYS[k - 5], KEYS[k - 4], KEYS[k - 1], KEYS[k]
+  local k = 4 * group
+  local STATE, DEADLINES, LOG, QUEUE = KEYS[k - 3], KEYS[k - 2], KEYS[k - 1], KEYS[k]
   local woken, tidy = false, false
   at = at + 1
   for _ = 1, ARGV[at - 1] do

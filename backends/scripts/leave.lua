@@ -24,7 +24,7 @@ local r = token and header and parse(header, details)
 if r and r.token == token then return finish('has', header, details) end
 if token then return finish('ended') end
 if ARGV[9] == 'cancelled' then
-  prepare(true, false, true)
+  prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()

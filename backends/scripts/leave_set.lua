@@ -26,7 +26,7 @@ if w and w.set == set then
 end
 local answer = { S.whole().got(10) }
 if answer[1] == 'gone' and ARGV[7] == 'cancelled' then
-  prepare(true, false, true)
+  prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()

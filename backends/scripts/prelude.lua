@@ -1,6 +1,6 @@
 -- Shared by all scripts that change a repository; a script's own text follows.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue,
+-- KEYS  1 state  2 deadlines  3 log  4 queue,
 --       then, where there is one server, two keys for each resource: stock
 --       Atlantis' key, and the one that Atlantis had before v0.40, or the first
 --       again; twice the state for a resource that stock does not know
@@ -96,18 +96,18 @@ end
 local function prepare(frees, lease)
   if S.ready then return end
   S.ready, S.frees = true, frees
-  call('ZCARD', KEYS[6])
+  call('ZCARD', KEYS[4])
   if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
-  local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+  local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
   if last then S.sequence = math.max(S.sequence, tonumber(string.match(last[1], '^%d+'))) end
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
   -- moves their slot.
   call('HSET', KEYS[1], 'name', S.name, 'ended', int(S.ended))
   call('ZADD', KEYS[2], '+inf', '')
-  call('ZADD', KEYS[6], '0', '')
+  call('ZADD', KEYS[4], '0', '')
 end
 
 -- cut returns the first n lines of a text, and what is behind them; nil when it
@@ -183,7 +183,7 @@ end
 -- The owner is given as ownerEntry writes it.
 local function heldBy(entry, limit, after)
   local low = after and '(' .. after or '[o' .. entry
-  local members = call('ZRANGEBYLEX', KEYS[6], low, '(o' .. entry .. '\255', 'LIMIT', '0', int(limit))
+  local members = call('ZRANGEBYLEX', KEYS[4], low, '(o' .. entry .. '\255', 'LIMIT', '0', int(limit))
   local last = #members == limit and members[limit] or nil
   local resources, requests, fields = {}, {}, { 'HMGET', KEYS[1] }
   for _, member in ipairs(members) do
@@ -212,10 +212,10 @@ end
 -- stay until all of them can go.
 local function tidy(limit)
   local keep, oldest, last, at = S.sequence - tonumber(ARGV[2]), S.now - times().age
-  local first = redis.pcall('XRANGE', KEYS[5], '-', '+', 'COUNT', '1')[1]
+  local first = redis.pcall('XRANGE', KEYS[3], '-', '+', 'COUNT', '1')[1]
   local time = first and tonumber(string.match(first[2][2] or '', '^(%d+)\n') or 0)
   if first and (keep > S.trimmed or time < oldest) then
-    for _, entry in ipairs(call('XRANGE', KEYS[5], '-', '+', 'COUNT', int(limit))) do
+    for _, entry in ipairs(call('XRANGE', KEYS[3], '-', '+', 'COUNT', int(limit))) do
       local sequence = tonumber(string.match(entry[1], '^%d+'))
       time = tonumber(string.match(entry[2][2] or '', '^(%d+)\n') or 0)
       -- One that can't be read goes with its neighbours.
@@ -224,7 +224,7 @@ local function tidy(limit)
     end
   end
   if last then
-    call('XTRIM', KEYS[5], 'MINID', int(last + 1))
+    call('XTRIM', KEYS[3], 'MINID', int(last + 1))
     call('HSET', KEYS[1], 'trimmed', int(last), 'trimmed_time', int(at))
     S.trimmed = last
   end
@@ -271,14 +271,14 @@ local function append(event, resource, actor, cause, request, reason, before, af
   local text = S.text .. '\n' .. event .. '\n' .. resource .. '\n' .. r.token .. '\n' .. actor .. '\n' .. cause .. '\n' ..
     request .. '\n' .. reason .. '\n' .. b .. '\n' .. a
   S.sequence = S.sequence + 1
-  if type(redis.pcall('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)) == 'table' then
+  if type(redis.pcall('XADD', KEYS[3], int(S.sequence) .. '-0', 'd', text)) == 'table' then
     -- A server without memory refuses a script at its first write only, and
     -- removing what is not there is allowed.
     if S.frees then call('HDEL', KEYS[1], '') end
     -- Or the log is ahead of its counter, unless this fails as well.
-    local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+    local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
     if last then S.sequence = tonumber(string.match(last[1], '^%d+')) + 1 end
-    call('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)
+    call('XADD', KEYS[3], int(S.sequence) .. '-0', 'd', text)
   end
   S.changed, S.logged = true, true
 end
@@ -318,12 +318,12 @@ end
 -- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
 -- is ours, stock's copy, and remembers how it ended.
 local function finishLock(resource, r, event, actor, cause, reason, mirror, stock)
-  prepare(true, true, true)
+  prepare(true, true)
   append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
   store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
-  call('ZREM', KEYS[6], memberOf(r.owner, resource, r.request))
+  call('ZREM', KEYS[4], memberOf(r.owner, resource, r.request))
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
   local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now
@@ -338,7 +338,7 @@ end
 
 -- grant writes a new lock with a new token.
 local function grant(resource, r, event, actor, cause, mirror)
-  prepare(false, r.expires ~= '0', false)
+  prepare(false, r.expires ~= '0')
   r.token = nextToken()
   append(event, resource, actor, cause, r.request, '', nil, r)
   if S.kept > 0 then S.runs().drop(resource) end
@@ -348,7 +348,7 @@ local function grant(resource, r, event, actor, cause, mirror)
   else
     store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource)
   end
-  call('ZADD', KEYS[6], '0', memberOf(r.owner, resource, r.request))
+  call('ZADD', KEYS[4], '0', memberOf(r.owner, resource, r.request))
   if r.expires ~= '0' then call('ZADD', KEYS[2], r.expires, resource) end
   if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 end
@@ -365,7 +365,7 @@ end
 -- stockKeys returns stock's keys of the resource with a number, from 1, nil for
 -- those that it does not have.
 local function stockKeys(n)
-  local mirror, old = KEYS[5 + 2 * n], KEYS[6 + 2 * n]
+  local mirror, old = KEYS[3 + 2 * n], KEYS[4 + 2 * n]
   if mirror == KEYS[1] then return nil, nil end
   return mirror, old ~= mirror and old or nil
 end
@@ -380,7 +380,7 @@ local function follow(resource, r, mirror, stock)
     return nil
   elseif not stock then
     -- The other holder of a conflict has gone.
-    prepare(true, true, true)
+    prepare(true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', 'the other holder has released', before, r)
     r.flag = 'm'
     store('l' .. resource, headerOf(r))
@@ -388,7 +388,7 @@ local function follow(resource, r, mirror, stock)
   elseif r.flag ~= 'c' then
     -- Stock has overwritten our copy, or has not seen the lock, which was taken
     -- while no copy was kept: two believe that they hold it.
-    prepare(true, true, true)
+    prepare(true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', '', before, r)
     r.flag = 'c'
     store('l' .. resource, headerOf(r))

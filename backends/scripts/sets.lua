@@ -207,7 +207,7 @@ if S.waiters > 0 then
   for i = 1, count do
     local resource = resourceAt(i)
     if not headers[i] and not reserved[i] then
-      if call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
+      if call('ZLEXCOUNT', KEYS[4], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
         handed = handed + 1
         local mirror = stockKeys(i)
         local status, r = vacate(resource, mirror)
@@ -289,7 +289,7 @@ if #blocked > 0 then
   end
   local lease = false
   for _, w in ipairs(members) do lease = lease or w.lease ~= '0' end
-  prepare(false, lease, false)
+  prepare(false, lease)
   for _, w in ipairs(members) do
     append('queued', w.resource, owner, 'request', w.request, '', { owner = owner, token = '0', expires = '0' }, nil)
     rank(w, S.sequence)
@@ -334,7 +334,7 @@ for i = 1, count do
   end
 end
 for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
-if #items + #own > 0 then prepare(#items == 0, lease, #own > 0) end
+if #items + #own > 0 then prepare(#items == 0, lease) end
 if #items > 0 then
   S.whole().take(items, 'acquired', 'request')
   for _, item in ipairs(items) do
@@ -346,7 +346,7 @@ if #items > 0 then
 end
 
 if #own > 0 then
-  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[6] }, { 'DEL' }
+  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[4] }, { 'DEL' }
   local endings, endingsOf = {}, {}
   for k, r in ipairs(own) do
     append('released', r.resource, owner, 'request', '', '', r, nil)

@@ -1,6 +1,6 @@
 -- Reads a piece of a repository, for checks. It stands alone and writes nothing.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue
+-- KEYS  1 state  2 deadlines  3 log  4 queue
 -- ARGV  1 number of the key to read  2 cursor, "0" at first  3 how many
 --
 -- Answers  {microseconds, last sequence and token, next cursor or "0" at the end,

@@ -14,7 +14,7 @@ if not r then return finish(unpack(refusal)) end
 if r.owner == owner then return finish('own') end
 if isClosing(owner) then return finish('closing') end
 local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request }
-prepare(true, true, true)
+prepare(true, true)
 r.owner, r.request, r.token = owner, '', nextToken()
 -- Who is given it needs no claim.
 if r.pending then r.pending, r.expires = false, '0' end
@@ -23,8 +23,8 @@ append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
   endingOf(before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request))
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
-call('ZREM', KEYS[6], memberOf(before.owner, resource, before.request))
-call('ZADD', KEYS[6], '0', memberOf(owner, resource, ''))
+call('ZREM', KEYS[4], memberOf(before.owner, resource, before.request))
+call('ZADD', KEYS[4], '0', memberOf(owner, resource, ''))
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end

@@ -55,7 +55,7 @@ S.whole = function()
     local low, high = bounds(w.owner)
     local found = {}
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '500')
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', '500')
       local fields, requests = { 'HMGET', KEYS[1] }, {}
       for i, member in ipairs(page) do
         requests[i] = match(member, '\n([^\n]*)$')
@@ -74,7 +74,7 @@ S.whole = function()
 
   -- put has waiters of a set wait: their records, and what leads to them.
   function W.put(members)
-    local fields, places = {}, { 'ZADD', KEYS[6] }
+    local fields, places = {}, { 'ZADD', KEYS[4] }
     for _, w in ipairs(members) do
       fields[#fields + 1], fields[#fields + 2] = 'q' .. w.request, Q.recordOf(w)
       Q.put(w, places)
@@ -88,7 +88,7 @@ S.whole = function()
   -- remove takes the waiters of a set out. What leads from the owner to those that have
   -- got their locks leads to these.
   local function remove(members, haveGot)
-    local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }, sub(bounds(members[1].owner), 2)
+    local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[4] }, sub(bounds(members[1].owner), 2)
     for i, w in ipairs(members) do
       local n = #places
       fields[2 + i] = 'q' .. w.request
@@ -118,7 +118,7 @@ S.whole = function()
 
   -- isWanted reports whether somebody may wait for a resource.
   local function isWanted(resource)
-    return call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0
+    return call('ZLEXCOUNT', KEYS[4], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0
   end
 
   -- dequeue takes a set out without locks, and tells it why.
@@ -126,7 +126,7 @@ S.whole = function()
     local members = membersOf(w)
     if #members == 0 then return end
     S.left = (S.left or 0) + #members
-    prepare(true, false, true)
+    prepare(true, false)
     local reason = event == 'deadlock' and select(2, ...) or ''
     for _, m in ipairs(members) do
       append(event, m.resource, actor, cause, m.request, reason, { owner = m.owner, token = '0', expires = '0' }, nil)
@@ -166,7 +166,7 @@ S.whole = function()
   local function keeperOf(resource)
     local low, high, size = '[w' .. resource .. '\n', '(w' .. resource .. '\n:', '1'
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', size)
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', size)
       for _, member in ipairs(page) do
         local enqueued, request = match(member, '^(%d+) [^\n]*\n(.*)$', #resource + 3)
         local w = request and Q.load(request)
@@ -201,9 +201,9 @@ S.whole = function()
   -- of one set, and it holds nothing: that takes less time than to read the waiters.
   local function isHeld(w)
     local low, high, at = bounds(w.owner)
-    if call('ZLEXCOUNT', KEYS[6], low, high) ~= w.size then return false end
+    if call('ZLEXCOUNT', KEYS[4], low, high) ~= w.size then return false end
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '50')
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', '50')
       local fields = { 'HMGET', KEYS[1] }
       for i, member in ipairs(page) do
         fields[2 + i] = 'l' .. sub(member, at + 1, find(member, '\n', at + 1, true) - 1)
@@ -259,7 +259,7 @@ S.whole = function()
   -- take writes the locks of an owner on free resources, in few commands. Each item has the
   -- resource, stock's key, and the lock without a token.
   function W.take(items, event, cause)
-    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[6] }, { 'ZADD', KEYS[2] }, { 'MSET' }
+    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[4] }, { 'ZADD', KEYS[2] }, { 'MSET' }
     local low = sub(bounds(items[1].lock.owner), 2)
     for _, item in ipairs(items) do
       local resource, r = item.resource, item.lock
@@ -288,13 +288,13 @@ S.whole = function()
     if S.waiters == 0 or #items == 0 then return end
     local low, high, at = bounds(items[1].lock.owner)
     local got, own = {}, {}
-    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    local count = call('ZLEXCOUNT', KEYS[4], low, high)
     if count == #items then return end -- what leads to these locks
     for _, item in ipairs(items) do
       got[item.resource] = item.lock.request
       own[item.resource] = count > 5000 -- each is looked for
     end
-    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[6], low, high) or {}) do
+    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[4], low, high) or {}) do
       local resource, request = match(member, '^([^\n]*)\n(.*)$', at + 1)
       own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
@@ -305,7 +305,7 @@ S.whole = function()
 
   -- grant gives a set its locks, and returns that on a resource.
   function W.grant(members, resource)
-    prepare(false, true, false)
+    prepare(false, true)
     local items, its = {}, nil
     for i, w in ipairs(members) do
       items[i] = {
