@@ -60,7 +60,8 @@ local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets', ...)
+  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets',
+    'twice', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -76,7 +77,9 @@ local function load(...)
   S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
   -- How many waiters are of sets, see whole.lua.
   S.sets = tonumber(v[11] or 0) or 1
-  return v[12], v[13], v[14], v[15]
+  -- How many wait beyond the first of their owner, see queue.lua.
+  S.twice = tonumber(v[12] or 0) or 1
+  return v[13], v[14], v[15]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
