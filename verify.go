@@ -79,6 +79,9 @@ const (
 	RuleEnding = "ending"
 	// RuleForgetStray: an entry of what to forget leads to an ended lock.
 	RuleForgetStray = "forget-stray"
+	// RuleForgetCount: the numbers of the entries of what to forget begin and end where
+	// the store says. A bbolt file counts none.
+	RuleForgetCount = "forget-count"
 	// RuleForgetLate: an ended lock is forgotten when it has been remembered for
 	// its time, and not long after.
 	RuleForgetLate = "forget-late"

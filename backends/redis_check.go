@@ -94,7 +94,7 @@ func (b *RedisBackend) checkRights(ctx context.Context) error {
 
 func (b *RedisBackend) checkNode(ctx context.Context, node *redis.Client, tag string) error {
 	var keys []string
-	for _, kind := range []string{"hash", "set", "stream", "list"} {
+	for _, kind := range []string{"hash", "set", "stream"} {
 		keys = append(keys, b.keys.key(tag, "check-"+kind))
 	}
 	if !b.isCluster() {

@@ -207,7 +207,7 @@ func TestRedisReleaseOfDamagedForm(t *testing.T) {
 func TestRedisLostKeys(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	for _, suffix := range []string{"deadlines", "queue", "forget", "log"} {
+	for _, suffix := range []string{"deadlines", "queue", "log"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			client := redistest.Start(t, redistest.Options{}).Client()

@@ -38,7 +38,11 @@ type redisInspection struct {
 	read       map[string]*redisRecord
 	unreadable map[string]bool
 	// kept are the reservations that can be read.
-	kept    map[string]*redisReservation
+	kept map[string]*redisReservation
+	// timed are the tokens that an entry says when to forget, ended is the number of
+	// the last entry.
+	timed   map[string]bool
+	ended   int64
 	highest int64
 }
 

@@ -12,7 +12,6 @@ import (
 //
 //	PREFIX{TAG}:state      hash, see below
 //	PREFIX{TAG}:deadlines  resources by when their lease ends, or a reservation
-//	PREFIX{TAG}:forget     list of the times and tokens of endings
 //	PREFIX{TAG}:log        stream of log records, see scripts/log.lua
 //	PREFIX{TAG}:queue      who waits for what, and what each owner holds, see
 //	                       scripts/queue.lua, and what runs have left, see
@@ -42,6 +41,9 @@ import (
 //	i TOKEN                resource of a held lock, or how one has ended
 //	r REQUEST              waiter, while the request waits, see scripts/queue.lua; from
 //	                       then on the token that it got
+//	e N                    when the Nth lock ended, and its token, until that is
+//	                       forgotten
+//	ended, forgotten       how many have ended, and were forgotten
 //	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua
 //	waiters, sets          how many there are, and how many of those are of sets
@@ -62,7 +64,7 @@ const (
 // redisSuffixes are the last parts of a repository's keys, in the order of the
 // scripts' KEYS.
 func redisSuffixes() []string {
-	return []string{"state", "deadlines", "queue", "forget", "log", "queue"}
+	return []string{"state", "deadlines", "log", "queue"}
 }
 
 // redisKeys builds the keys of one prefix.

@@ -66,7 +66,7 @@ func TestRedisUnreadableRecord(t *testing.T) {
 // repository's.
 func TestRedisKeyOfWrongType(t *testing.T) {
 	t.Parallel()
-	for _, suffix := range []string{"state", "deadlines", "queue", "forget", "log"} {
+	for _, suffix := range []string{"state", "deadlines", "queue", "log"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()

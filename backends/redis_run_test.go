@@ -210,7 +210,7 @@ func TestRedisRunsOutOfMemory(t *testing.T) {
 // A step that can't write all of what it has to changes nothing.
 func TestRedisRunsFailAsAWhole(t *testing.T) {
 	t.Parallel()
-	for _, suffix := range []string{"deadlines", "forget", "queue"} {
+	for _, suffix := range []string{"deadlines", "queue"} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()
 			client := redistest.Start(t, redistest.Options{}).Client()

@@ -23,7 +23,7 @@ type redisSnapshot struct {
 	details   map[string]string
 	deadlines map[string]int64
 	memory    map[string]string
-	forget    map[string]string // entries by their tokens
+	endings   map[string]string // entries of when locks ended, by their numbers
 	waiters   map[string]string // by their requests
 	queue     map[string]bool
 	// reservations are those by the keys of their resources.
@@ -137,9 +137,8 @@ func (b *RedisBackend) inspect(ctx context.Context, operation, tag string) ([]re
 const (
 	snapshotState = 1 + iota
 	snapshotDeadlines
-	_
-	snapshotForget
-	snapshotQueue = 6
+	_ // the log, see snapshotLog
+	snapshotQueue
 )
 
 // readState reads the state of a repository.
@@ -147,7 +146,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 	s := &redisSnapshot{
 		tag: tag, still: true, meta: make(map[string]string), locks: make(map[string]string),
 		details: make(map[string]string), memory: make(map[string]string), waiters: make(map[string]string),
-		reservations: make(map[string]string),
+		reservations: make(map[string]string), endings: make(map[string]string),
 	}
 	fields, err := b.scanKey(ctx, operation, s, snapshotState)
 	for field, value := range pairs(fields) {
@@ -160,6 +159,8 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 			s.details[field[1:]] = value
 		case prefix == "r" && !isToken(value):
 			s.waiters[field[1:]] = value
+		case prefix == "e":
+			s.endings[field[1:]] = value
 		case prefix == "k":
 			s.reservations[field[1:]] = value
 		default:
@@ -178,7 +179,7 @@ func isToken(value string) bool { return strings.Trim(value, "0123456789") == ""
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "twice":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "twice", "ended", "forgotten":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")
@@ -195,15 +196,6 @@ func (b *RedisBackend) snapshot(ctx context.Context, operation, tag string) (*re
 		return nil, err
 	}
 	s.deadlines = scores(deadlines)
-	forget, err := b.scanKey(ctx, operation, s, snapshotForget)
-	if err != nil {
-		return nil, err
-	}
-	s.forget = make(map[string]string)
-	for _, entry := range forget {
-		_, token, _ := strings.Cut(entry, " ")
-		s.forget[token] = entry
-	}
 	members, err := b.scanKey(ctx, operation, s, snapshotQueue)
 	if err != nil {
 		return nil, err

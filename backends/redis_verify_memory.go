@@ -22,6 +22,7 @@ func parseEnding(value string) (ending, bool) {
 
 // checkMemory checks that lock IDs and requests lead to locks, held or ended.
 func (c *redisInspection) checkMemory() {
+	c.checkEndings()
 	for _, field := range sortedKeys(c.memory) {
 		remove := redisChange{"HDEL", "state", field, ""}
 		name, value := field[1:], c.memory[field]
@@ -37,12 +38,6 @@ func (c *redisInspection) checkMemory() {
 			c.report(enhanced.RuleUnknownEntry, "state", field, "the store's format has no such entry")
 		}
 	}
-	for _, token := range sortedKeys(c.forget) {
-		if _, ended := parseEnding(c.memory["i"+token]); !ended {
-			c.report(enhanced.RuleForgetStray, "forget", token, "no ended lock has this token").
-				repairs("remove it", redisChange{"LREM", "forget", c.forget[token], ""})
-		}
-	}
 }
 
 func (c *redisInspection) checkID(token, value string, remove redisChange) {
@@ -56,12 +51,12 @@ func (c *redisInspection) checkID(token, value string, remove redisChange) {
 	}
 	if !e.isSound(c.name) {
 		c.report(enhanced.RuleEnding, "state", "i"+token, "what is remembered of the lock can't be read").
-			repairs("remove it", remove, redisChange{"LREM", "forget", c.forget[token], ""})
+			repairs("remove it", remove)
 		return
 	}
-	if _, timed := c.forget[token]; !timed {
+	if !c.timed[token] {
 		c.report(enhanced.RuleEnding, "state", "i"+token, "nothing says when to forget the lock").
-			repairs("forget it in "+memoryTime.String(), redisChange{"RPUSH", "forget", strconv.FormatInt(c.now, 10) + " " + token, ""})
+			repairs("forget it in "+memoryTime.String(), c.times(token)...)
 	}
 }
 

@@ -119,10 +119,11 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 		"an unreadable ending": {plant: func(d *damaged) error {
 			return d.client.HSet(ctx, d.key("state"), "i"+token(d.ended), "a\nb\nc\nd").Err()
 		}, rule: enhanced.RuleEnding},
-		"an ending for ever": {plant: func(d *damaged) error { return d.client.LTrim(ctx, d.key("forget"), 0, 0).Err() },
-			rule: enhanced.RuleEnding},
+		"an ending for ever": {plant: func(d *damaged) error {
+			return d.client.HDel(ctx, d.key("state"), "e1", "ended").Err()
+		}, rule: enhanced.RuleEnding},
 		"nothing to forget": {plant: func(d *damaged) error {
-			return d.client.RPush(ctx, d.key("forget"), "5 7").Err()
+			return d.client.HSet(ctx, d.key("state"), "e2", "5 7", "ended", 2).Err()
 		}, rule: enhanced.RuleForgetStray},
 		"stock's unreadable": {plant: func(d *damaged) error { return d.client.Set(ctx, "pr/org/app/x/default/", "{", 0).Err() },
 			rule: enhanced.RuleStockUnreadable, person: true},

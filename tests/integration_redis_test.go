@@ -120,7 +120,7 @@ func removeRepository(t *testing.T, client *redis.Client, repository string) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	prefix := enhanced.DefaultConfig().RedisKeyPrefix
-	for _, suffix := range []string{"state", "deadlines", "forget", "log", "queue"} {
+	for _, suffix := range []string{"state", "deadlines", "log", "queue"} {
 		key := prefix + "{" + enhanced.RepositoryTag(repository) + "}:" + suffix
 		require.NoError(t, client.Del(ctx, key).Err())
 	}

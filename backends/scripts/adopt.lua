@@ -16,7 +16,7 @@ local r = {
   flag = 'm', owner = ARGV[9], priority = ARGV[11], acquired = int(acquired), expires = '0', request = '', note = '', details = ARGV[12],
 }
 -- It is held already: that the server has no memory left must not free it.
-prepare(true, true, true)
+prepare(true, true)
 grant(resource, r, 'adopted', r.owner, 'legacy', mirror)
 if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end
 return finish('adopted', r.header, r.details)

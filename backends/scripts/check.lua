@@ -1,12 +1,12 @@
 -- Uses every command that the scripts use, and leaves nothing behind: a script
 -- that lacks a right half-way keeps what it has written before. It stands alone.
 --
--- KEYS  1 a hash  2 a sorted set  3 a stream  4 a list, which do not exist
---       from 5 on texts under stock's prefixes that do not, where there is one
+-- KEYS  1 a hash  2 a sorted set  3 a stream, which do not exist
+--       from 4 on texts under stock's prefixes that do not, where there is one
 --       server
 --
 -- Answers  fit, or the first error
-local hash, set, stream, list = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local hash, set, stream = KEYS[1], KEYS[2], KEYS[3]
 -- Removing comes first: a server without memory allows what follows it, see the
 -- prelude.
 redis.call('DEL', unpack(KEYS))
@@ -37,18 +37,12 @@ try('XADD', stream, '1-0', 'a', '1')
 try('XRANGE', stream, '-', '+')
 try('XREVRANGE', stream, '+', '-')
 try('XTRIM', stream, 'MINID', '2')
-try('RPUSH', list, 'a')
-try('LLEN', list)
-try('LRANGE', list, 0, -1)
-try('LREM', list, 0, 'a')
-try('RPOP', list)
-try('LTRIM', list, 1, 0)
-if #KEYS > 4 then
-  try('EXISTS', unpack(KEYS, 5))
-  try('MGET', unpack(KEYS, 5))
-  try('MSET', KEYS[5], '')
+if #KEYS > 3 then
+  try('EXISTS', unpack(KEYS, 4))
+  try('MGET', unpack(KEYS, 4))
+  try('MSET', KEYS[4], '')
 end
-for i = 5, #KEYS do
+for i = 4, #KEYS do
   try('GET', KEYS[i])
   try('SET', KEYS[i], '')
 end

@@ -13,7 +13,7 @@
 -- read yet does so with pcall, and what is odd is left to the general script. But a
 -- lock whose details the caller has is not looked at for them, whatever their state.
 --
--- KEYS  six of each repository: state, deadlines, owners, forget, log, queue; then,
+-- KEYS  four of each repository: state, deadlines, log, queue; then,
 --       where there is one server and the resources have them, two stock's keys for
 --       each decision, see the prelude. No two decisions share one.
 -- ARGV  1 PUBLISH or SPUBLISH  2 channel of the repositories' readers
@@ -39,7 +39,7 @@ local KEYS, ARGV = KEYS, ARGV
 local clock = call('TIME')
 local now = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
 local groups = ARGV[4] + 0
-local stock = 6 * groups -- where stock's keys begin
+local stock = 4 * groups -- where stock's keys begin
 local stocked = #KEYS > stock
 local there = stocked and call('EXISTS', unpack(KEYS, stock + 1)) or 0 -- under how many of them something is
 local absent = there == 0
@@ -78,8 +78,8 @@ local function nextOf(STATE, QUEUE, resource)
 end
 
 for group = 1, groups do
-  local k = 6 * group
-  local STATE, DEADLINES, FORGET, LOG, QUEUE = KEYS[k - 5], KEYS[k - 4], KEYS[k - 2], KEYS[k - 1], KEYS[k]
+  local k = 4 * group
+  local STATE, DEADLINES, LOG, QUEUE = KEYS[k - 3], KEYS[k - 2], KEYS[k - 1], KEYS[k]
   local woken, tidy = false, false
   at = at + 1
   for _ = 1, ARGV[at - 1] do
@@ -94,12 +94,12 @@ for group = 1, groups do
     local has = kind == 'r' and ARGV[at + 5] -- token of the lock whose details need not be read
     local v
     if kind == 'f' or has and has ~= '' then
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', held)
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'ended', held)
     else
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', held, other)
+      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'ended', held, other)
     end
     local last, sequence, locks, waiters, gone = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), v[6], v[8]
-    local header, second = v[9], v[10]
+    local header, second = v[10], v[11]
     if waiters == '0' then waiters = false end
     -- What runs have left, see runs.lua. Digits of one length compare as numbers do.
     local common = last and #last == #now and not find(last, '%D') and sequence and locks and not v[5] and (not v[7] or v[7] == '0') and
@@ -108,7 +108,9 @@ for group = 1, groups do
     local id -- of the log's record, when something was written
     if kind == 'r' then
       local its, expires, flag, owner, request, note
-      if common and header then
+      -- The general script finds a count that is lost.
+      local count = v[9] and #v[9] < 16 and match(v[9], '^%d+$')
+      if common and count and header then
         -- The lines of a header are token, time, expiry, flag, priority, owner,
         -- request and note.
         its, expires, flag, owner, request, note = match(header, '^([1-9]%d*)\n%d+\n(%d+)\n([-m])\n%-?%d+\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
@@ -143,21 +145,19 @@ for group = 1, groups do
           elseif not timed then
             timed = type(pcall('ZREM', DEADLINES, resource)) == 'number'
           end
-          local ended = timed and type(pcall('RPUSH', FORGET, now .. ' ' .. its)) == 'number'
           local record = now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor ..
             (forced and '\nforced\n\n' or '\nrequest\n\n') .. reason .. '\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n\n\n\n'
           if w then
             -- Both records are one entry, see log.lua.
             token = token or format('%d', last + 1)
-            id = ended and pcall('XADD', LOG, format('%d-0', sequence + 2), 'd', record, 'd', now .. '\ngranted\n' .. resource .. '\n' ..
+            id = timed and pcall('XADD', LOG, format('%d-0', sequence + 2), 'd', record, 'd', now .. '\ngranted\n' .. resource .. '\n' ..
               token .. '\n\nhand_over\n' .. asks .. '\n\n\n\n\n\n' .. w[3] .. '\n\n' .. (leased or '0') .. '\n' .. w[9])
           else
-            id = ended and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', record)
+            id = timed and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', record)
           end
           if type(id) ~= 'string' then
             -- The general script says why.
             id = nil
-            if ended then call('RPOP', FORGET) end
             if timed and expires ~= '0' then
               call('ZADD', DEADLINES, expires, resource)
             elseif timed and leased then
@@ -167,16 +167,18 @@ for group = 1, groups do
             if place then call('ZADD', QUEUE, '0', place) end
           else
             status, x, y = 'r', header, second or ''
+            count = format('%d', count + 1)
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,
-                held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
+                'ended', count, 'e' .. count, now .. ' ' .. its, held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
               -- Who misses it asks.
               pcall('PUBLISH', ARGV[3] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
             else
               call('HDEL', STATE, held, other)
-              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', locks - 1, 'i' .. its, ending)
+              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', locks - 1, 'i' .. its, ending,
+                'ended', count, 'e' .. count, now .. ' ' .. its)
             end
             if w and w[7] == 'm' then
               call('SET', mirror, match(w[10], '^[^\n]*'))

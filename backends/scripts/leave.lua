@@ -26,11 +26,10 @@ if r and r.token == token then return finish('has', header, details) end
 if token then return finish('ended') end
 -- Who waits for something else goes on.
 if ARGV[9] == 'cancelled' and not w then
-  prepare(true, false, true)
+  prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()
-  store('r' .. request, none, 'i' .. none, 'cancelled\n' .. resource .. '\n' .. ARGV[10] .. '\n' .. request)
-  call('RPUSH', KEYS[4], S.text .. ' ' .. none)
+  store('r' .. request, none, endingOf(none, 'cancelled\n' .. resource .. '\n' .. ARGV[10] .. '\n' .. request))
 end
 return finish('gone')

@@ -27,11 +27,10 @@ end
 local answer = { S.whole().got(10) }
 -- Who waits for something else goes on.
 if answer[1] == 'gone' and ARGV[7] == 'cancelled' and not w then
-  prepare(true, false, true)
+  prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')
   local none = nextToken()
-  store('r' .. set, none, 'i' .. none, 'cancelled\n' .. ARGV[10] .. '\n' .. ARGV[8] .. '\n' .. set)
-  call('RPUSH', KEYS[4], S.text .. ' ' .. none)
+  store('r' .. set, none, endingOf(none, 'cancelled\n' .. ARGV[10] .. '\n' .. ARGV[8] .. '\n' .. set))
 end
 return finish(unpack(answer))

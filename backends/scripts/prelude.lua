@@ -1,6 +1,6 @@
 -- Shared by all scripts that change a repository; a script's own text follows.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue,
+-- KEYS  1 state  2 deadlines  3 log  4 queue,
 --       then, where there is one server, two keys for each resource: stock
 --       Atlantis' key, and the one that Atlantis had before v0.40, or the first
 --       again; twice the state for a resource that stock does not know
@@ -54,6 +54,11 @@ local function times()
   return S.times
 end
 
+-- countOf reads a count of endings; nil for what is none.
+local function countOf(text)
+  return text and #text < 16 and tonumber(string.match(text, '^%d+$'))
+end
+
 -- load reads the time, the counters and further fields of the state, of which
 -- it returns the values.
 local function load(...)
@@ -61,7 +66,7 @@ local function load(...)
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
   local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets',
-    'twice', ...)
+    'twice', 'ended', 'forgotten', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -79,31 +84,32 @@ local function load(...)
   S.sets = tonumber(v[11] or 0) or 1
   -- How many wait beyond the first of their owner, see queue.lua.
   S.twice = tonumber(v[12] or 0) or 1
-  return v[13], v[14], v[15]
+  -- What ended locks are counted by. Where that can't be read, see endingOf.
+  S.forgotten = countOf(v[14]) or 0
+  S.uncounted = not countOf(v[13])
+  S.ended = math.max(countOf(v[13]) or 0, S.forgotten)
+  return v[15], v[16], v[17]
 end
 
 -- prepare is called before the first write. It checks the types of the keys
--- that are written: the queue, with lease the deadlines, with ending the list of what
--- to forget. Where somebody waits, a hand-over can be part of any
--- step, and has a lease of its own; where sets do, so can the end of a lock. When frees
--- is set the step works on a server that has no memory left.
-local function prepare(frees, lease, ending)
+-- that are written: the queue, with lease the deadlines. Where somebody waits, a
+-- hand-over can be part of any step, and has a lease of its own. When frees is set the
+-- step works on a server that has no memory left.
+local function prepare(frees, lease)
   if S.ready then return end
   S.ready, S.frees = true, frees
-  call('ZCARD', KEYS[6])
+  call('ZCARD', KEYS[4])
   if lease or S.waiters > 0 or S.kept > 0 or not S.known then call('ZCARD', KEYS[2]) end
-  if ending or S.sets > 0 or not S.known then call('LLEN', KEYS[4]) end
   if S.known then return end
   -- A log whose counter is lost goes on where it was.
-  local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+  local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
   if last then S.sequence = math.max(S.sequence, tonumber(string.match(last[1], '^%d+'))) end
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
   -- moves their slot.
-  call('HSET', KEYS[1], 'name', S.name)
+  call('HSET', KEYS[1], 'name', S.name, 'ended', int(S.ended))
   call('ZADD', KEYS[2], '+inf', '')
-  call('ZADD', KEYS[6], '0', '')
-  if call('LLEN', KEYS[4]) == 0 then call('RPUSH', KEYS[4], '') end
+  call('ZADD', KEYS[4], '0', '')
 end
 
 -- tokenOf returns the token that a request got, from the state's field for it; nil for
@@ -184,7 +190,7 @@ end
 -- a set can wait by a request that was given a lock before, see whole.lua.
 local function unlead(resource, r)
   local w = S.sets > 0 and S.queue().load(r.request)
-  if not w or w.resource ~= resource or w.owner ~= r.owner then call('ZREM', KEYS[6], memberOf(r.owner, resource, r.request)) end
+  if not w or w.resource ~= resource or w.owner ~= r.owner then call('ZREM', KEYS[4], memberOf(r.owner, resource, r.request)) end
 end
 
 -- heldBy returns the resources of an owner's locks among the next members of the queue
@@ -192,7 +198,7 @@ end
 -- The owner is given as ownerEntry writes it.
 local function heldBy(entry, limit, after)
   local low = after and '(' .. after or '[o' .. entry
-  local members = call('ZRANGEBYLEX', KEYS[6], low, '(o' .. entry .. '\255', 'LIMIT', '0', int(limit))
+  local members = call('ZRANGEBYLEX', KEYS[4], low, '(o' .. entry .. '\255', 'LIMIT', '0', int(limit))
   local last = #members == limit and members[limit] or nil
   local resources, requests, fields = {}, {}, { 'HMGET', KEYS[1] }
   for _, member in ipairs(members) do
@@ -221,10 +227,10 @@ end
 -- stay until all of them can go.
 local function tidy(limit)
   local keep, oldest, last, at = S.sequence - tonumber(ARGV[2]), S.now - times().age
-  local first = redis.pcall('XRANGE', KEYS[5], '-', '+', 'COUNT', '1')[1]
+  local first = redis.pcall('XRANGE', KEYS[3], '-', '+', 'COUNT', '1')[1]
   local time = first and tonumber(string.match(first[2][2] or '', '^(%d+)\n') or 0)
   if first and (keep > S.trimmed or time < oldest) then
-    for _, entry in ipairs(call('XRANGE', KEYS[5], '-', '+', 'COUNT', int(limit))) do
+    for _, entry in ipairs(call('XRANGE', KEYS[3], '-', '+', 'COUNT', int(limit))) do
       local sequence = tonumber(string.match(entry[1], '^%d+'))
       time = tonumber(string.match(entry[2][2] or '', '^(%d+)\n') or 0)
       -- One that can't be read goes with its neighbours.
@@ -233,18 +239,18 @@ local function tidy(limit)
     end
   end
   if last then
-    call('XTRIM', KEYS[5], 'MINID', int(last + 1))
+    call('XTRIM', KEYS[3], 'MINID', int(last + 1))
     call('HSET', KEYS[1], 'trimmed', int(last), 'trimmed_time', int(at))
     S.trimmed = last
   end
-  local list, count = redis.pcall('LRANGE', KEYS[4], '0', int(limit)), 0
-  if list.err then return end
-  -- The last entry stays, so that the key does, and with it what it is about.
-  for i = 1, #list - 1 do
-    local ended, token = string.match(list[i], '^(%d+) (%d+)$')
-    -- Ten minutes.
+  local fields, count, found = {}, 0, false
+  for number = S.forgotten + 1, math.min(S.ended, S.forgotten + limit) do fields[#fields + 1] = 'e' .. int(number) end
+  for i, entry in ipairs(#fields > 0 and call('HMGET', KEYS[1], unpack(fields)) or {}) do
+    local ended, token = string.match(entry or '', '^(%d+) (%d+)$')
+    found = found or entry
+    -- Ten minutes. One that is missing, or that can't be read, goes with its neighbours.
     if ended and ended + 600000000 > S.now then break end
-    count = count + 1
+    count = i
     local ending = token and cut(call('HGET', KEYS[1], 'i' .. token) or '', 3)
     if ending then
       local request = 'r' .. ending[4]
@@ -252,7 +258,17 @@ local function tidy(limit)
       if request ~= 'r' and call('HGET', KEYS[1], request) == token then call('HDEL', KEYS[1], request) end
     end
   end
-  if count > 0 then call('LTRIM', KEYS[4], int(count), '-1') end
+  if count > 0 then
+    S.forgotten = S.forgotten + count
+    call('HDEL', KEYS[1], unpack(fields, 1, count))
+    -- Numbers are missing where a count was lost. The entries are behind them.
+    local behind = found and S.forgotten or S.ended
+    while behind - S.forgotten > 1 do
+      local middle = math.floor((S.forgotten + behind) / 2)
+      if call('HEXISTS', KEYS[1], 'e' .. int(middle)) == 1 then behind = middle else S.forgotten = middle end
+    end
+    call('HSET', KEYS[1], 'forgotten', int(S.forgotten))
+  end
 end
 
 -- append writes the one log record of a change, as lines: time, event,
@@ -270,14 +286,14 @@ local function append(event, resource, actor, cause, request, reason, before, af
   local text = S.text .. '\n' .. event .. '\n' .. resource .. '\n' .. r.token .. '\n' .. actor .. '\n' .. cause .. '\n' ..
     request .. '\n' .. reason .. '\n' .. b .. '\n' .. a
   S.sequence = S.sequence + 1
-  if type(redis.pcall('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)) == 'table' then
+  if type(redis.pcall('XADD', KEYS[3], int(S.sequence) .. '-0', 'd', text)) == 'table' then
     -- A server without memory refuses a script at its first write only, and
     -- removing what is not there is allowed.
     if S.frees then call('HDEL', KEYS[1], '') end
     -- Or the log is ahead of its counter, unless this fails as well.
-    local last = call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', '1')[1]
+    local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
     if last then S.sequence = tonumber(string.match(last[1], '^%d+')) + 1 end
-    call('XADD', KEYS[5], int(S.sequence) .. '-0', 'd', text)
+    call('XADD', KEYS[3], int(S.sequence) .. '-0', 'd', text)
   end
   S.changed, S.logged = true, true
 end
@@ -301,18 +317,30 @@ local function finish(status, ...)
   return { status, S.endings, ... }
 end
 
+-- endingOf returns what the state says of a lock that has ended: when, as the next of
+-- the entries that tidy goes by, how, and the number of that entry.
+local function endingOf(token, how)
+  -- Where the last number is lost, those behind it are not used again.
+  local step = 1
+  while S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1 do
+    S.ended, step = S.ended + step, 2 * step
+  end
+  S.ended, S.uncounted = S.ended + 1, false
+  local number = int(S.ended)
+  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how, 'ended', number
+end
+
 -- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
 -- is ours, stock's copy, and remembers how it ended.
 local function finishLock(resource, r, event, actor, cause, reason, mirror, stock)
-  prepare(true, true, true)
+  prepare(true, true)
   append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
-  store('i' .. r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request)
+  store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
   unlead(resource, r)
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
-  call('RPUSH', KEYS[4], S.text .. ' ' .. r.token)
   local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now
   S.endings = S.endings .. (S.endings == '' and '' or ';') .. event .. ' ' .. int(ended - r.acquired)
 end
@@ -325,7 +353,7 @@ end
 
 -- grant writes a new lock with a new token.
 local function grant(resource, r, event, actor, cause, mirror)
-  prepare(false, r.expires ~= '0', false)
+  prepare(false, r.expires ~= '0')
   r.token = nextToken()
   append(event, resource, actor, cause, r.request, '', nil, r)
   if S.kept > 0 then S.runs().drop(resource) end
@@ -335,7 +363,7 @@ local function grant(resource, r, event, actor, cause, mirror)
   else
     store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource)
   end
-  call('ZADD', KEYS[6], '0', memberOf(r.owner, resource, r.request))
+  call('ZADD', KEYS[4], '0', memberOf(r.owner, resource, r.request))
   if r.expires ~= '0' then call('ZADD', KEYS[2], r.expires, resource) end
   if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 end
@@ -352,7 +380,7 @@ end
 -- stockKeys returns stock's keys of the resource with a number, from 1, nil for
 -- those that it does not have.
 local function stockKeys(n)
-  local mirror, old = KEYS[5 + 2 * n], KEYS[6 + 2 * n]
+  local mirror, old = KEYS[3 + 2 * n], KEYS[4 + 2 * n]
   if mirror == KEYS[1] then return nil, nil end
   return mirror, old ~= mirror and old or nil
 end
@@ -367,7 +395,7 @@ local function follow(resource, r, mirror, stock)
     return nil
   elseif not stock then
     -- The other holder of a conflict has gone.
-    prepare(true, true, true)
+    prepare(true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', 'the other holder has released', before, r)
     r.flag = 'm'
     store('l' .. resource, headerOf(r))
@@ -375,7 +403,7 @@ local function follow(resource, r, mirror, stock)
   elseif r.flag ~= 'c' then
     -- Stock has overwritten our copy, or has not seen the lock, which was taken
     -- while no copy was kept: two believe that they hold it.
-    prepare(true, true, true)
+    prepare(true, true)
     append('conflict', resource, 'system:atlantis', 'legacy', '', '', before, r)
     r.flag = 'c'
     store('l' .. resource, headerOf(r))

@@ -1,7 +1,7 @@
 -- Shared by the scripts that can hand a lock over; it follows the prelude. Its
 -- functions are made when somebody waits, since that takes longer than a step.
 --
--- KEYS  6 queue, see the prelude
+-- KEYS  4 queue, see the prelude
 --
 -- The queue is one sorted set in lexical order. It has two members for a waiter, and
 -- the second one for a lock, with the request of its header:
@@ -157,10 +157,10 @@ S.queue = function()
   local function remove(w)
     S.waiters = math.max(S.waiters - 1, 0)
     if w.granted then
-      call('ZREM', KEYS[6], place(w))
+      call('ZREM', KEYS[4], place(w))
     else
       call('HDEL', KEYS[1], 'r' .. w.request)
-      call('ZREM', KEYS[6], place(w), memberOf(w.owner, w.resource, w.request))
+      call('ZREM', KEYS[4], place(w), memberOf(w.owner, w.resource, w.request))
     end
     Q.discount(w)
     store(counts())
@@ -169,7 +169,7 @@ S.queue = function()
   -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
   function Q.dequeue(w, event, actor, cause, ...)
     if w.set then return S.whole().dequeue(w, event, actor, cause, ...) end
-    prepare(true, false, true)
+    prepare(true, false)
     -- A deadlock's record is its reason.
     append(event, w.resource, actor, cause, w.request, event == 'deadlock' and select(2, ...) or '', { owner = w.owner, token = '0', expires = '0' }, nil)
     remove(w)
@@ -189,7 +189,7 @@ S.queue = function()
     local low, high = bounds(resource)
     local size, dead, goesOn = visit and '1' or '100', {}, true
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', size)
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', size)
       size, low = '100', '(' .. (page[#page] or '')
       for _, member in ipairs(page) do
         local process, request = string.match(member, '^(%S*)\n(.*)$', #resource + 36)
@@ -225,7 +225,7 @@ S.queue = function()
     local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
     local low, high = '[' .. prefix, '[' .. prefix .. '\255'
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '100')
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', '100')
       for _, member in ipairs(page) do
         local w = Q.load(sub(member, #prefix + 1))
         if w and visit(w) then return w end
@@ -270,7 +270,7 @@ S.queue = function()
 
   -- claim makes an unclaimed lock the one of its owner's request, and returns it.
   function Q.claim(resource, r, new, mirror)
-    prepare(true, true, true)
+    prepare(true, true)
     local l = {
       token = r.token, acquired = r.acquired, expires = new.expires, flag = r.flag, priority = r.priority, owner = new.owner,
       request = new.request, note = new.note, details = new.details,
@@ -282,7 +282,7 @@ S.queue = function()
     call('ZREM', KEYS[2], resource)
     if l.expires ~= '0' then call('ZADD', KEYS[2], l.expires, resource) end
     unlead(resource, r)
-    call('ZADD', KEYS[6], '0', memberOf(l.owner, resource, l.request))
+    call('ZADD', KEYS[4], '0', memberOf(l.owner, resource, l.request))
     if l.flag == 'm' then call('SET', mirror, formOf(l)) end
     if waiter then dequeueGranted(waiter, l) end
     return l
@@ -347,12 +347,12 @@ S.queue = function()
   function Q.reorder(aging)
     local before = call('HGET', KEYS[1], 'aging') or '0'
     if before == aging then return end
-    for _, member in ipairs(S.waiters > 0 and call('ZRANGEBYLEX', KEYS[6], '[q', '(r') or {}) do
+    for _, member in ipairs(S.waiters > 0 and call('ZRANGEBYLEX', KEYS[4], '[q', '(r') or {}) do
       local w = Q.load(string.match(member, '\n([^\n]*)$'))
       if w and not (sub(w.rank, 1, 1) == '0' and tonumber(sub(w.rank, 2, 17)) < 4503599627370496) then
-        call('ZREM', KEYS[6], member)
+        call('ZREM', KEYS[4], member)
         w.rank = Q.rankOf(w.priority + 0, w.enqueued + 0, tonumber(sub(w.rank, 18)), aging + 0)
-        call('ZADD', KEYS[6], '0', place(w))
+        call('ZADD', KEYS[4], '0', place(w))
         call('HSET', KEYS[1], 'r' .. w.request, Q.recordOf(w))
       end
     end
@@ -364,8 +364,8 @@ S.queue = function()
   function Q.toFront(w, number)
     local before = place(w)
     w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, number)
-    call('ZREM', KEYS[6], before)
-    call('ZADD', KEYS[6], '0', place(w))
+    call('ZREM', KEYS[4], before)
+    call('ZADD', KEYS[4], '0', place(w))
     store('r' .. w.request, Q.recordOf(w))
   end
 
@@ -377,7 +377,7 @@ S.queue = function()
     ownWaiter(owner, resource, function(w) all[#all + 1] = w end)
     table.sort(all, function(a, b) return a.rank > b.rank end)
     for _, w in ipairs(all) do
-      prepare(true, false, false)
+      prepare(true, false)
       append('moved', resource, actor, 'forced', w.request, reason, { owner = w.owner, token = '0', expires = '0' }, nil)
       Q.toFront(w, 0)
     end
@@ -388,9 +388,9 @@ S.queue = function()
   -- those that have died were taken out; else nil.
   function Q.isFull(resource, limit)
     local low, high = bounds(resource)
-    if call('ZLEXCOUNT', KEYS[6], low, high) < limit then return nil end
+    if call('ZLEXCOUNT', KEYS[4], low, high) < limit then return nil end
     each(resource)
-    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    local count = call('ZLEXCOUNT', KEYS[4], low, high)
     return count >= limit and int(count) or nil
   end
 
@@ -407,14 +407,14 @@ S.queue = function()
       if answer then return nil, answer end
     end
     local again = Q.isWaiting(w.owner, w.resource)
-    prepare(false, w.lease ~= '0', false)
+    prepare(false, w.lease ~= '0')
     append('queued', w.resource, w.owner, 'request', w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
     Q.reorder(aging)
     -- The log counts up, so its sequence is the order in which waiters came.
     w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
     S.waiters, S.twice = S.waiters + 1, S.twice + (again and 1 or 0)
     store('r' .. w.request, Q.recordOf(w), counts())
-    local members = { 'ZADD', KEYS[6] }
+    local members = { 'ZADD', KEYS[4] }
     Q.put(w, members)
     call(unpack(members))
     if w.process ~= '' then Q.pulse(w.process, time) end
@@ -424,8 +424,8 @@ S.queue = function()
   function Q.assign(w, process)
     local before = place(w)
     w.process = process
-    call('ZREM', KEYS[6], before)
-    call('ZADD', KEYS[6], '0', place(w))
+    call('ZREM', KEYS[4], before)
+    call('ZADD', KEYS[4], '0', place(w))
     call('HSET', KEYS[1], 'r' .. w.request, Q.recordOf(w))
   end
 
@@ -442,7 +442,7 @@ S.queue = function()
   -- placeOf returns where a waiter stands, from 1, and how many there are.
   function Q.placeOf(w)
     local low, high = bounds(w.resource)
-    return int(call('ZLEXCOUNT', KEYS[6], low, '[' .. place(w))), int(call('ZLEXCOUNT', KEYS[6], low, high))
+    return int(call('ZLEXCOUNT', KEYS[4], low, '[' .. place(w))), int(call('ZLEXCOUNT', KEYS[4], low, high))
   end
 
   -- dequeueAll takes up to limit of an owner's waiters for a resource out, and returns

@@ -7,7 +7,7 @@
 -- Answers  raised
 load()
 if S.token < tonumber(ARGV[7]) then
-  prepare(false, false, false)
+  prepare(false, false)
   S.token = tonumber(ARGV[7])
   store()
 end

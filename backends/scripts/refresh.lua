@@ -13,7 +13,7 @@ if not r then return finish(unpack(refusal)) end
 if r.pending then return finish('pending') end
 if r.expires == '0' then return finish('permanent') end
 local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note }
-prepare(true, true, false)
+prepare(true, true)
 r.expires = int(S.now + ARGV[9])
 append('refreshed', resource, r.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r))

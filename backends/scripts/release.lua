@@ -53,7 +53,7 @@ if ARGV[14] == '1' and times().claim > 0 and sub(r.owner, 1, 3) == 'pr:' and
   S.runs().reserve(resource, r, actor, cause, ARGV[13], mirror, stock)
   return finish('released', r.header, r.details)
 end
-prepare(true, r.expires ~= '0', true)
+prepare(true, r.expires ~= '0')
 finishLock(resource, r, 'released', actor, cause, ARGV[13], mirror, stock)
 if forced and r.flag == 'c' and mirror then call('DEL', mirror) end
 serve(resource, mirror, old)

@@ -27,11 +27,11 @@ if ARGV[10] ~= '' then
   if more then S.runs().mark(ARGV[7]) end
 end
 -- The last write is a mark in there.
-if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[6]) end
+if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[4]) end
 local listed = {}
 for i = 12, #ARGV do listed[ARGV[i]] = true end
 if not more then
-  for _, member in ipairs(call('ZRANGEBYLEX', KEYS[6], '[op' .. ARGV[7] .. '/', '[op' .. ARGV[7] .. '/\255')) do
+  for _, member in ipairs(call('ZRANGEBYLEX', KEYS[4], '[op' .. ARGV[7] .. '/', '[op' .. ARGV[7] .. '/\255')) do
     if not listed[member] then return finish('again') end
   end
   for _, member in ipairs(S.kept > 0 and S.runs().reservedBy('p' .. ARGV[7] .. '/', 1000) or {}) do
@@ -66,10 +66,10 @@ for i = 12, #ARGV do
     finishLock(resource, r, 'released', ARGV[8], 'pull', '', mirror, stock)
     answer[n + 1], answer[n + 2], answer[n + 3] = r.header, r.details, resource
     serve(resource, mirror, old)
-  elseif not isReserved and not waited[entry] and call('ZSCORE', KEYS[6], entry) then
+  elseif not isReserved and not waited[entry] and call('ZSCORE', KEYS[4], entry) then
     -- What leads to nothing must not come up on every page.
-    prepare(true, true, true)
-    call('ZREM', KEYS[6], entry)
+    prepare(true, true)
+    call('ZREM', KEYS[4], entry)
     if found == 'unreadable' then
       answer[n + 1], answer[n + 2], answer[n + 3] = '', '', resource
     end

@@ -1,7 +1,7 @@
 -- Changes entries of a repository, unless it has changed since it was looked
 -- at, and logs each repair.
 --
--- KEYS  see the prelude; 7 what was moved aside
+-- KEYS  see the prelude; 5 what was moved aside
 -- ARGV  7 sequence that it had  8 actor  9 cause  10 number of changes
 --       then for each change: command, key, and two arguments, the second may
 --       be empty; then for each repair: resource, owner, token and expiry of its
@@ -10,10 +10,10 @@
 -- Answers  repaired, or again
 load()
 if int(S.sequence) ~= ARGV[7] then return finish('again') end
-prepare(true, true, true)
+prepare(true, true)
 -- Works while the server has no memory left, see append.
 call('HDEL', KEYS[1], '')
-local keys = { state = KEYS[1], deadlines = KEYS[2], forget = KEYS[4], queue = KEYS[6], aside = KEYS[7] }
+local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
 local at = 11
 for _ = 1, tonumber(ARGV[10]) do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]
@@ -25,10 +25,6 @@ for _ = 1, tonumber(ARGV[10]) do
     call('ZADD', key, b, a)
   elseif command == 'ZREM' then
     call('ZREM', key, a)
-  elseif command == 'RPUSH' then
-    call('RPUSH', key, a)
-  elseif command == 'LREM' then
-    call('LREM', key, 0, a)
   end
   at = at + 4
 end

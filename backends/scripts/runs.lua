@@ -2,7 +2,7 @@
 -- from taking locks. It follows the prelude and the queue. Its functions are made
 -- when they are needed, as those of the queue.
 --
--- KEYS  1 state  2 deadlines  6 queue, see the prelude
+-- KEYS  1 state  2 deadlines  4 queue, see the prelude
 --
 -- A reservation is a lock that was given back to be taken again while others wait:
 -- the field k RESOURCE of the state, with the lines since and until, the lock's
@@ -50,13 +50,13 @@ S.runs = function()
     call('HDEL', KEYS[1], 'k' .. resource)
     call('HSET', KEYS[1], 'kept', int(S.kept))
     call('ZREM', KEYS[2], resource)
-    if r and not r.lapsed then call('ZREM', KEYS[6], 's' .. ownerEntry(r.owner, resource)) end
+    if r and not r.lapsed then call('ZREM', KEYS[4], 's' .. ownerEntry(r.owner, resource)) end
     return r
   end
 
   -- stop ends a reservation that its owner has not taken back.
   function R.stop(resource, r, actor, cause, reason)
-    prepare(true, true, true)
+    prepare(true, true)
     append('reservation_ended', resource, actor, cause, r.request, reason, { owner = r.owner, token = '0', expires = '0' }, nil)
     R.drop(resource)
   end
@@ -112,11 +112,11 @@ S.runs = function()
 
   -- reserve gives a lock back that its pull request may want again.
   function R.reserve(resource, r, actor, cause, reason, mirror, stock)
-    call('ZCARD', KEYS[6])
+    call('ZCARD', KEYS[4])
     local ends = int(S.now + times().window)
     finishLock(resource, r, 'reserved', actor, cause, reason, mirror, stock)
     keep(resource, r, '0', ends)
-    call('ZADD', KEYS[6], '0', 's' .. ownerEntry(r.owner, resource))
+    call('ZADD', KEYS[4], '0', 's' .. ownerEntry(r.owner, resource))
   end
 
   -- reservedBy returns up to limit members for what owners whose entries begin with
@@ -124,7 +124,7 @@ S.runs = function()
   function R.reservedBy(text, limit, after)
     if S.kept == 0 then return {} end
     local low = after and '(' .. after or '[s' .. text
-    return call('ZRANGEBYLEX', KEYS[6], low, '[s' .. text .. '\255', 'LIMIT', '0', int(limit))
+    return call('ZRANGEBYLEX', KEYS[4], low, '[s' .. text .. '\255', 'LIMIT', '0', int(limit))
   end
 
   -- giveUp ends the reservation to which a member of the queue leads, and hands
@@ -138,7 +138,7 @@ S.runs = function()
       serve(resource, mirror, old)
       return r.owner
     end
-    call('ZREM', KEYS[6], member)
+    call('ZREM', KEYS[4], member)
     return nil
   end
 
@@ -166,7 +166,7 @@ S.runs = function()
   -- since when it is there, and the head commit.
   local function tombstone(owner)
     local prefix = 't' .. owner .. '\n'
-    local member = call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
+    local member = call('ZRANGEBYLEX', KEYS[4], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
     if not member then return nil end
     local since, head = string.match(sub(member, #prefix + 1), '^(%d+) (.*)$')
     return member, since and since + 0, head
@@ -175,7 +175,7 @@ S.runs = function()
   -- removeMember removes a tombstone.
   function R.removeMember(member)
     S.gone = math.max(S.gone - 1, 0)
-    call('ZREM', KEYS[6], member)
+    call('ZREM', KEYS[4], member)
     call('HSET', KEYS[1], 'gone', int(S.gone))
   end
 
@@ -202,7 +202,7 @@ S.runs = function()
 
   -- enter has the repository exist.
   local function enter()
-    prepare(true, true, true)
+    prepare(true, true)
     -- Works while the server has no memory left, see append.
     call('HDEL', KEYS[1], '')
     if not S.known then S.changed, S.logged = true, true end
@@ -213,7 +213,7 @@ S.runs = function()
     enter()
     R.removeTombstone(owner)
     S.gone = S.gone + 1
-    call('ZADD', KEYS[6], '0', 't' .. owner .. '\n' .. S.text .. ' ' .. head)
+    call('ZADD', KEYS[4], '0', 't' .. owner .. '\n' .. S.text .. ' ' .. head)
     call('HSET', KEYS[1], 'gone', int(S.gone))
   end
 
@@ -221,18 +221,18 @@ S.runs = function()
   -- released.
   local function marks(number)
     local prefix = 'u' .. number .. '\n'
-    return call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '[' .. prefix .. '\255')
+    return call('ZRANGEBYLEX', KEYS[4], '[' .. prefix, '[' .. prefix .. '\255')
   end
 
   -- mark leaves such a mark.
   function R.mark(number)
     enter()
     R.unmark(number)
-    call('ZADD', KEYS[6], '0', 'u' .. number .. '\n' .. S.text)
+    call('ZADD', KEYS[4], '0', 'u' .. number .. '\n' .. S.text)
   end
 
   function R.unmark(number)
-    for _, member in ipairs(marks(number)) do call('ZREM', KEYS[6], member) end
+    for _, member in ipairs(marks(number)) do call('ZREM', KEYS[4], member) end
   end
 
   -- isMarked reports whether there is one of the last minute.
@@ -250,7 +250,7 @@ S.runs = function()
     local late = S.waiters > 0 and times().late > 0
     local low = after ~= '' and '(' .. after or late and '[q' or '[t'
     local high = S.sets > 0 and '(x' or '(v'
-    local members = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', int(limit))
+    local members = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', int(limit))
     for _, member in ipairs(members) do
       local letter = sub(member, 1, 1)
       if letter == 'q' then
@@ -260,7 +260,7 @@ S.runs = function()
         if since and S.now - since >= times().tombstone then R.removeMember(member) end
       elseif letter == 'u' then
         local since = tonumber(string.match(member, '\n(%d+)$'))
-        if since and S.now - since >= 60000000 then call('ZREM', KEYS[6], member) end
+        if since and S.now - since >= 60000000 then call('ZREM', KEYS[4], member) end
       elseif letter == 'w' then
         S.whole().sweep(member)
       end

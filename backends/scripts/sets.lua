@@ -209,7 +209,7 @@ if S.waiters > 0 then
   for i = 1, count do
     local resource = resourceAt(i)
     if not headers[i] and not reserved[i] then
-      if call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
+      if call('ZLEXCOUNT', KEYS[4], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0 then
         handed = handed + 1
         local mirror = stockKeys(i)
         local status, r = vacate(resource, mirror)
@@ -291,7 +291,7 @@ if #blocked > 0 then
   end
   local lease = false
   for _, w in ipairs(members) do lease = lease or w.lease ~= '0' end
-  prepare(false, lease, false)
+  prepare(false, lease)
   for _, w in ipairs(members) do
     append('queued', w.resource, owner, 'request', w.request, '', { owner = owner, token = '0', expires = '0' }, nil)
     rank(w, S.sequence)
@@ -336,7 +336,7 @@ for i = 1, count do
   end
 end
 for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
-if #items + #own > 0 then prepare(#items == 0, lease, #own > 0) end
+if #items + #own > 0 then prepare(#items == 0, lease) end
 if #items > 0 then
   S.whole().take(items, 'acquired', 'request')
   for i, r in pairs(answers) do
@@ -345,12 +345,14 @@ if #items > 0 then
 end
 
 if #own > 0 then
-  local removed, unleased, unlisted, gone, forget = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[6] }, { 'DEL' }, { 'RPUSH', KEYS[4] }
+  local removed, unleased, unlisted, gone = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[2] }, { 'ZREM', KEYS[4] }, { 'DEL' }
   local endings, endingsOf = {}, {}
   for k, r in ipairs(own) do
     append('released', r.resource, owner, 'request', '', '', r, nil)
     removed[#removed + 1], removed[#removed + 2] = 'l' .. r.resource, 'd' .. r.resource
-    endings[#endings + 1], endings[#endings + 2] = 'i' .. r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request
+    for _, field in ipairs({ endingOf(r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request) }) do
+      endings[#endings + 1] = field
+    end
     if S.sets == 0 then
       unlisted[#unlisted + 1] = memberOf(r.owner, r.resource, r.request)
     else
@@ -358,7 +360,6 @@ if #own > 0 then
     end
     if r.expires ~= '0' then unleased[#unleased + 1] = r.resource end
     if r.mirror then gone[#gone + 1] = r.mirror end
-    forget[#forget + 1] = S.text .. ' ' .. r.token
     endingsOf[k] = 'released ' .. int(S.now - r.acquired)
     answers[count + k] = { r.header, r.details, r.resource }
   end
@@ -368,7 +369,6 @@ if #own > 0 then
   if #unlisted > 2 then call(unpack(unlisted)) end
   if #unleased > 2 then call(unpack(unleased)) end
   if #gone > 1 then call(unpack(gone)) end
-  call(unpack(forget))
   S.endings = (S.endings == '' and '' or S.endings .. ';') .. table.concat(endingsOf, ';')
 end
 

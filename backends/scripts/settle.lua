@@ -19,7 +19,7 @@ for i = 7, #ARGV do
   if deadline and status ~= 'unreadable' and not kept then
     local expires = status == 'held' and value.expires or '0'
     if deadline + 0 ~= expires + 0 then
-      prepare(true, true, true)
+      prepare(true, true)
       call('ZREM', KEYS[2], resource)
       if expires ~= '0' then call('ZADD', KEYS[2], expires, resource) end
     end

@@ -1,28 +1,22 @@
 -- Reads a piece of a repository, for checks. It stands alone and writes nothing.
 --
--- KEYS  1 state  2 deadlines  3 owners  4 forget  5 log  6 queue
+-- KEYS  1 state  2 deadlines  3 log  4 queue
 -- ARGV  1 number of the key to read  2 cursor, "0" at first  3 how many
 --
 -- Answers  {microseconds, last sequence and token, next cursor or "0" at the end,
---          fields and values, members and scores, or values ...}; the cursor is
+--          fields and values, or members and scores ...}; the cursor is
 --          "?" when the key has another type. A request that was cancelled on its
 --          way takes a token and is not logged.
 local clock = redis.call('TIME')
 local answer = { string.format('%s%06d', clock[1], clock[2]), '', '0' }
 local counters = redis.pcall('HMGET', KEYS[1], 'sequence', 'token')
 if not counters.err then answer[2] = (counters[1] or '') .. ' ' .. (counters[2] or '') end
-local which, page = tonumber(ARGV[1]), nil
-local key = KEYS[which]
-if which == 4 then
-  page = redis.pcall('LRANGE', key, ARGV[2], ARGV[2] + ARGV[3] - 1)
-  if not page.err and #page == tonumber(ARGV[3]) then answer[3] = string.format('%d', ARGV[2] + #page) end
-else
-  page = redis.pcall(which == 1 and 'HSCAN' or 'ZSCAN', key, ARGV[2], 'COUNT', ARGV[3])
-  if not page.err then answer[3], page = page[1], page[2] end
-end
+local which = tonumber(ARGV[1])
+local page = redis.pcall(which == 1 and 'HSCAN' or 'ZSCAN', KEYS[which], ARGV[2], 'COUNT', ARGV[3])
 if page.err then
   answer[3] = '?'
   return answer
 end
+answer[3], page = page[1], page[2]
 for i = 1, #page do answer[3 + i] = page[i] end
 return answer

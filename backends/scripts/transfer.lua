@@ -14,18 +14,17 @@ if not r then return finish(unpack(refusal)) end
 if r.owner == owner then return finish('own') end
 if isClosing(owner) then return finish('closing') end
 local before = { owner = r.owner, token = r.token, expires = r.expires, note = r.note, request = r.request }
-prepare(true, true, true)
+prepare(true, true)
 r.owner, r.request, r.token = owner, '', nextToken()
 -- Who is given it needs no claim.
 if r.pending then r.pending, r.expires = false, '0' end
 r.details = ARGV[10] ~= '' and ARGV[11] .. '\n' .. ARGV[10] or ARGV[11]
 append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
-  'i' .. before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request)
+  endingOf(before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request))
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
 unlead(resource, before)
-call('ZADD', KEYS[6], '0', memberOf(owner, resource, ''))
-call('RPUSH', KEYS[4], S.text .. ' ' .. before.token)
+call('ZADD', KEYS[4], '0', memberOf(owner, resource, ''))
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
 if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end

@@ -1,7 +1,7 @@
 -- Who waits for whom; it follows the prelude, the queue and what runs leave. Its
 -- functions are made when they are needed, as those of the queue.
 --
--- KEYS  1 state  6 queue, see the prelude
+-- KEYS  1 state  4 queue, see the prelude
 --
 -- The walk is that of package deadlock, step by step: along each queue from a
 -- waiter to the one directly ahead, and from an owner to what it waits for. A script
@@ -66,7 +66,7 @@ S.waits = function()
       fields[#fields + 1] = 'l' .. name
     end
     add(resource)
-    for _, w in ipairs(readAll(call('ZRANGEBYLEX', KEYS[6], '[q', '(r'))) do
+    for _, w in ipairs(readAll(call('ZRANGEBYLEX', KEYS[4], '[q', '(r'))) do
       add(w.resource)
       local queue, own = queues[w.resource], byOwner[w.owner]
       queue[#queue + 1], w.at = w, #queue + 1
@@ -99,7 +99,7 @@ S.waits = function()
     local entry, found = 'o' .. ownerEntry(owner, ''), {}
     local low = '[' .. entry
     repeat
-      local members = call('ZRANGEBYLEX', KEYS[6], low, '(' .. entry .. '\255', 'LIMIT', '0', '100')
+      local members = call('ZRANGEBYLEX', KEYS[4], low, '(' .. entry .. '\255', 'LIMIT', '0', '100')
       low = '(' .. (members[#members] or '')
       for _, w in ipairs(readAll(members)) do found[#found + 1] = w end
       local ended = #members < 100 or #found >= limit
@@ -160,7 +160,7 @@ S.waits = function()
       local low, size = '[q' .. w.resource .. '\n', 10
       local high = '(q' .. w.resource .. '\n' .. w.rank .. w.process .. '\n' .. w.request
       repeat
-        local members = call('ZRANGE', KEYS[6], high, low, 'BYLEX', 'REV', 'LIMIT', '0', int(size))
+        local members = call('ZRANGE', KEYS[4], high, low, 'BYLEX', 'REV', 'LIMIT', '0', int(size))
         for _, x in ipairs(readAll(members)) do
           if meet(x) then return end
         end
@@ -340,7 +340,7 @@ S.waits = function()
       return own
     end
     local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
-    return readAll(call('ZRANGEBYLEX', KEYS[6], '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '100'))
+    return readAll(call('ZRANGEBYLEX', KEYS[4], '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', '0', '100'))
   end
 
   -- confirms reports whether an owner waits for another one by a request.
@@ -361,7 +361,7 @@ S.waits = function()
 
   -- record logs a deadlock, which is its reason. It is about a waiter.
   function W.record(w, actor, cause, deadlock)
-    prepare(false, false, false)
+    prepare(false, false)
     append('deadlock', w.resource, actor, cause, w.request, deadlock, { owner = w.owner, token = '0', expires = '0' }, nil)
   end
 

@@ -56,7 +56,7 @@ S.whole = function()
     local low, high = bounds(w.owner)
     local found = {}
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '500')
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', '500')
       local fields, requests = { 'HMGET', KEYS[1] }, {}
       for i, member in ipairs(page) do
         requests[i] = match(member, '\n([^\n]*)$')
@@ -75,8 +75,8 @@ S.whole = function()
 
   -- put has waiters of a set wait: their records, and what leads to them.
   function W.put(members)
-    local fields, places, low, high = {}, { 'ZADD', KEYS[6] }, bounds(members[1].owner)
-    local some = call('ZLEXCOUNT', KEYS[6], low, high) > 0
+    local fields, places, low, high = {}, { 'ZADD', KEYS[4] }, bounds(members[1].owner)
+    local some = call('ZLEXCOUNT', KEYS[4], low, high) > 0
     for _, w in ipairs(members) do
       if some and Q.isWaiting(w.owner, w.resource) then S.twice = S.twice + 1 end
       fields[#fields + 1], fields[#fields + 2] = 'r' .. w.request, Q.recordOf(w)
@@ -101,7 +101,7 @@ S.whole = function()
   -- remove takes waiters of a set out of the queues; those that are granted have tokens
   -- by now. What leads from the owner to a waiter stays where it leads to a lock.
   local function remove(members, granted)
-    local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[6] }, sub(bounds(members[1].owner), 2)
+    local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[4] }, sub(bounds(members[1].owner), 2)
     for i, w in ipairs(members) do
       local n, its = #places, granted and 'held' or w.given and lockOf(w)
       if its and not granted then
@@ -136,7 +136,7 @@ S.whole = function()
 
   -- isWanted reports whether somebody may wait for a resource.
   local function isWanted(resource)
-    return call('ZLEXCOUNT', KEYS[6], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0
+    return call('ZLEXCOUNT', KEYS[4], '[q' .. resource .. '\n', '(q' .. resource .. '\n:') > 0
   end
 
   -- dequeue takes a set out without locks, and tells it why.
@@ -144,7 +144,7 @@ S.whole = function()
     local members = membersOf(w)
     if #members == 0 then return end
     S.left = (S.left or 0) + #members
-    prepare(true, false, true)
+    prepare(true, false)
     local reason = event == 'deadlock' and select(2, ...) or ''
     for _, m in ipairs(members) do
       append(event, m.resource, actor, cause, m.request, reason, { owner = m.owner, token = '0', expires = '0' }, nil)
@@ -184,7 +184,7 @@ S.whole = function()
   local function keeperOf(resource)
     local low, high, size = '[w' .. resource .. '\n', '(w' .. resource .. '\n:', '1'
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', size)
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', size)
       for _, member in ipairs(page) do
         local enqueued, request = match(member, '^(%d+) [^\n]*\n(.*)$', #resource + 3)
         local w = request and Q.load(request)
@@ -219,9 +219,9 @@ S.whole = function()
   -- of one set, and it holds nothing: that takes less time than to read the waiters.
   local function isHeld(w)
     local low, high, at = bounds(w.owner)
-    if call('ZLEXCOUNT', KEYS[6], low, high) ~= w.size then return false end
+    if call('ZLEXCOUNT', KEYS[4], low, high) ~= w.size then return false end
     repeat
-      local page = call('ZRANGEBYLEX', KEYS[6], low, high, 'LIMIT', '0', '50')
+      local page = call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', '0', '50')
       local fields = { 'HMGET', KEYS[1] }
       for i, member in ipairs(page) do
         fields[2 + i] = 'l' .. sub(member, at + 1, find(member, '\n', at + 1, true) - 1)
@@ -278,7 +278,7 @@ S.whole = function()
   -- resource, stock's key, the lock without a token, and, where its request waits, that
   -- waiter, to take out afterwards.
   function W.take(items, event, cause)
-    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[6] }, { 'ZADD', KEYS[2] }, { 'MSET' }
+    local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[4] }, { 'ZADD', KEYS[2] }, { 'MSET' }
     local low = sub(bounds(items[1].lock.owner), 2)
     for _, item in ipairs(items) do
       local resource, r = item.resource, item.lock
@@ -306,14 +306,14 @@ S.whole = function()
   function W.dequeueOwn(items)
     if S.waiters == 0 or #items == 0 then return end
     local low, high, at = bounds(items[1].lock.owner)
-    local count = call('ZLEXCOUNT', KEYS[6], low, high)
+    local count = call('ZLEXCOUNT', KEYS[4], low, high)
     local got, own, isAny = {}, {}, count ~= #items -- so many lead to these locks
     for _, item in ipairs(items) do
       got[item.resource], isAny = item.lock.request, isAny or item.waiter
       own[item.resource] = item.waiter or count > 5000 -- each is looked for then
     end
     if not isAny then return end
-    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[6], low, high) or {}) do
+    for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[4], low, high) or {}) do
       local resource, request = match(member, '^([^\n]*)\n(.*)$', at + 1)
       own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
@@ -324,7 +324,7 @@ S.whole = function()
 
   -- grant gives a set its locks, and returns that on a resource.
   function W.grant(members, resource)
-    prepare(false, true, false)
+    prepare(false, true)
     local items, its = {}, nil
     for i, w in ipairs(members) do
       items[i] = {

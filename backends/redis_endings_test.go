@@ -1,0 +1,257 @@
+package backends_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/stretchr/testify/require"
+)
+
+// endings is a store in which locks end.
+type endings struct {
+	*backends.RedisBackend
+	client *redis.Client
+	state  string
+	n      int
+}
+
+func newEndings(t *testing.T) *endings {
+	t.Helper()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := enhanced.DefaultConfig()
+	config.PreserveLegacyFormat = false
+	return &endings{RedisBackend: openRedis(t, client, config), client: client, state: repositoryKey("org/app", "state")}
+}
+
+// end takes n locks and releases them, and returns their last tokens.
+func (e *endings) end(t *testing.T, n int) (tokens []string) {
+	t.Helper()
+	for range n {
+		e.n++
+		r := by("org/app", fmt.Sprint("p", e.n), "ann")
+		r.ID = fmt.Sprint("request ", e.n)
+		lock, err := e.AcquireLock(t.Context(), r)
+		require.NoError(t, err)
+		require.NoError(t, e.ReleaseLock(t.Context(), lock.ID))
+		tokens = append(tokens, token(lock))
+	}
+	return tokens
+}
+
+// fields are those of the state that begin so.
+func (e *endings) fields(t *testing.T, prefix string) []string {
+	t.Helper()
+	all := e.client.HGetAll(t.Context(), e.state).Val()
+	maps.DeleteFunc(all, func(field, _ string) bool {
+		return !strings.HasPrefix(field, prefix) || field == "ended"
+	})
+	return slices.Sorted(maps.Keys(all))
+}
+
+// age has entries be of a time that is over, and cleans up.
+func (e *endings) age(t *testing.T, fields ...string) {
+	t.Helper()
+	for _, field := range fields {
+		_, token, _ := strings.Cut(e.client.HGet(t.Context(), e.state, field).Val(), " ")
+		require.NoError(t, e.client.HSet(t.Context(), e.state, field, "5 "+token).Err())
+	}
+	_, err := e.CleanupExpiredLocks(t.Context())
+	require.NoError(t, err)
+}
+
+func (e *endings) counts(t *testing.T) []any {
+	t.Helper()
+	return e.client.HMGet(t.Context(), e.state, "ended", "forgotten").Val()
+}
+
+// Endings are numbered, and forgotten in that order once their time is over.
+func TestRedisForgetsEndingsInOrder(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	tokens := e.end(t, 5)
+	require.Equal(t, []string{"e1", "e2", "e3", "e4", "e5"}, e.fields(t, "e"))
+	for i, token := range tokens {
+		at, of, _ := strings.Cut(e.client.HGet(t.Context(), e.state, fmt.Sprint("e", i+1)).Val(), " ")
+		require.Equal(t, token, of)
+		_, err := strconv.ParseInt(at, 10, 64)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []any{"5", nil}, e.counts(t))
+	e.age(t, "e4") // it comes after some whose time is not over
+	require.Equal(t, []any{"5", nil}, e.counts(t))
+	e.age(t, "e1", "e2")
+	require.Equal(t, []string{"e3", "e4", "e5"}, e.fields(t, "e"))
+	require.Equal(t, []string{"i" + tokens[2], "i" + tokens[3], "i" + tokens[4]}, e.fields(t, "i"))
+	require.Equal(t, []string{"rrequest 3", "rrequest 4", "rrequest 5"}, e.fields(t, "r"))
+	require.Equal(t, []any{"5", "2"}, e.counts(t))
+	backendtest.RequireSound(t, e)
+	e.age(t, "e3", "e4", "e5")
+	require.Empty(t, e.fields(t, "e"))
+	require.Empty(t, e.fields(t, "i"))
+	require.Empty(t, e.fields(t, "r"))
+	require.Equal(t, []any{"5", "5"}, e.counts(t))
+	backendtest.RequireSound(t, e)
+	e.end(t, 1)
+	require.Equal(t, []string{"e6"}, e.fields(t, "e"))
+	backendtest.RequireSound(t, e)
+}
+
+// Whatever ends a lock or a request that never got one has it forgotten.
+func TestRedisForgetsEndingsOfAllKinds(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	e := &endings{RedisBackend: openRedis(t, client, queueOn()), client: client, state: repositoryKey("org/app", "state")}
+	take := func(path string) *enhanced.EnhancedLock {
+		lock, err := e.AcquireLock(ctx, by("org/app", path, "ann"))
+		require.NoError(t, err)
+		return lock
+	}
+	steps := []func() error{
+		func() error { return e.TransferLock(ctx, take("transfer").ID, "user:bob") },
+		func() error {
+			_, err := e.AcquireLock(ctx, leased("org/app", "lease"))
+			if err == nil {
+				awaitEnds(t, e, by("org/app", "lease", "").Resource)
+				_, err = e.CleanupExpiredLocks(ctx)
+			}
+			return err
+		},
+		func() error {
+			answers := waits(t, e, by("org/app", take("handed").Resource.Path, "bob"))
+			_, err := e.Release(ctx, enhanced.ReleaseRequest{Resource: by("org/app", "handed", "").Resource, Force: true, Actor: "user:max"})
+			require.NoError(t, <-answers)
+			return err
+		},
+		func() error {
+			if _, err := e.AcquireLock(ctx, request(stockLock("org/app", 5, "pull"))); err != nil {
+				return err
+			}
+			_, err := e.ReleaseByPull(ctx, "org/app", 5, "user:ann")
+			return err
+		},
+	}
+	for i, step := range steps {
+		require.NoError(t, step())
+		require.Len(t, e.fields(t, "e"), i+1)
+		backendtest.RequireSound(t, e)
+	}
+	e.age(t, e.fields(t, "e")...)
+	require.Empty(t, e.fields(t, "e"))
+	require.Len(t, e.fields(t, "i"), 2, "what is held has its ID")
+	backendtest.RequireSound(t, e)
+}
+
+// A count that is lost or is none stops nobody, and no number is given twice.
+func TestRedisLostCountOfEndings(t *testing.T) {
+	t.Parallel()
+	for _, count := range []string{"", "x", "-3", "1e3", strings.Repeat("9", 20)} {
+		t.Run(count, func(t *testing.T) {
+			t.Parallel()
+			e := newEndings(t)
+			e.end(t, 5)
+			e.age(t, "e1")
+			if count == "" {
+				require.NoError(t, e.client.HDel(t.Context(), e.state, "ended").Err())
+			} else {
+				require.NoError(t, e.client.HSet(t.Context(), e.state, "ended", count).Err())
+			}
+			before := e.client.HMGet(t.Context(), e.state, "e2", "e3", "e4", "e5").Val()
+			e.end(t, 3)
+			require.Equal(t, before, e.client.HMGet(t.Context(), e.state, "e2", "e3", "e4", "e5").Val())
+			require.Len(t, e.fields(t, "e"), 7)
+			backendtest.RequireSound(t, e)
+			e.age(t, e.fields(t, "e")...)
+			require.Empty(t, e.fields(t, "e"))
+			require.Empty(t, e.fields(t, "i"))
+			backendtest.RequireSound(t, e)
+		})
+	}
+}
+
+// Each damage to what is to be forgotten keeps no lock from its end, is named, and
+// once it is repaired all is forgotten.
+func TestRedisRepairsEndings(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	set := func(e *endings, values ...any) error { return e.client.HSet(ctx, e.state, values...).Err() }
+	remove := func(e *endings, fields ...string) error { return e.client.HDel(ctx, e.state, fields...).Err() }
+	for name, c := range map[string]struct { // there are e3 to e6
+		plant func(e *endings) error
+		rule  string
+	}{
+		"no last number":              {func(e *endings) error { return remove(e, "ended") }, enhanced.RuleForgetCount},
+		"a last number that is none":  {func(e *endings) error { return set(e, "ended", "x") }, enhanced.RuleForgetCount},
+		"a lower last number":         {func(e *endings) error { return set(e, "ended", "4") }, enhanced.RuleForgetStray},
+		"a last number below all":     {func(e *endings) error { return set(e, "ended", "1") }, enhanced.RuleForgetCount},
+		"a higher last number":        {func(e *endings) error { return set(e, "ended", "700000") }, enhanced.RuleForgetCount},
+		"no first number":             {func(e *endings) error { return remove(e, "forgotten") }, enhanced.RuleForgetCount},
+		"a first number that is none": {func(e *endings) error { return set(e, "forgotten", "x") }, enhanced.RuleForgetCount},
+		"a higher first number":       {func(e *endings) error { return set(e, "forgotten", "4") }, enhanced.RuleForgetStray},
+		"a first number beyond":       {func(e *endings) error { return set(e, "forgotten", "9") }, enhanced.RuleForgetCount},
+		"neither number":              {func(e *endings) error { return remove(e, "ended", "forgotten") }, enhanced.RuleForgetCount},
+		"the first one lost":          {func(e *endings) error { return remove(e, "e3") }, enhanced.RuleForgetCount},
+		"one in the middle lost":      {func(e *endings) error { return remove(e, "e4") }, enhanced.RuleEnding},
+		"the last one lost":           {func(e *endings) error { return remove(e, "e6") }, enhanced.RuleForgetCount},
+		"all lost":                    {func(e *endings) error { return remove(e, "e3", "e4", "e5", "e6") }, enhanced.RuleForgetCount},
+		"one that can't be read":      {func(e *endings) error { return set(e, "e4", "x") }, enhanced.RuleForgetStray},
+		"one of no number":            {func(e *endings) error { return set(e, "ex", "5 7") }, enhanced.RuleForgetStray},
+		"one of another number":       {func(e *endings) error { return set(e, "e04", "5 7") }, enhanced.RuleForgetStray},
+		"one far away":                {func(e *endings) error { return set(e, "e700000", "5 7") }, enhanced.RuleForgetStray},
+		"one before":                  {func(e *endings) error { return set(e, "e1", "5 7") }, enhanced.RuleForgetStray},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEndings(t)
+			e.end(t, 6)
+			e.age(t, "e1", "e2")
+			require.NoError(t, c.plant(e))
+			found, err := e.Verify(ctx)
+			require.NoError(t, err)
+			require.NotEmpty(t, found)
+			require.Equal(t, c.rule, found[0].Rule, "%+v", found)
+			e.end(t, 3)
+			_, err = e.CleanupExpiredLocks(ctx)
+			require.NoError(t, err)
+			_, err = e.Repair(ctx, "user:admin", "a test")
+			require.NoError(t, err)
+			backendtest.RequireSound(t, e)
+			e.end(t, 3)
+			backendtest.RequireSound(t, e)
+			for range 3 { // where numbers are missing it takes more than one time
+				e.age(t, e.fields(t, "e")...)
+			}
+			require.Empty(t, e.fields(t, "e"))
+			require.Empty(t, e.fields(t, "i"))
+			require.Empty(t, e.fields(t, "r"))
+			backendtest.RequireSound(t, e)
+		})
+	}
+}
+
+// A step looks at a bounded number of entries, also where none is there.
+func TestRedisForgetsEndingsInPieces(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	e.end(t, 1)
+	require.NoError(t, e.client.HSet(t.Context(), e.state, "ended", 600_000).Err())
+	e.end(t, 3)
+	e.age(t, "e1", "e600001", "e600002")
+	require.Equal(t, []any{"600003", "100"}, e.counts(t))
+	e.age(t)
+	require.Equal(t, []any{"600003", "600000"}, e.counts(t))
+	e.age(t)
+	require.Equal(t, []any{"600003", "600002"}, e.counts(t))
+	e.age(t, "e600003")
+	require.Empty(t, e.fields(t, "i"))
+	backendtest.RequireSound(t, e)
+}
