@@ -173,7 +173,13 @@ func (c *redisInspection) checkLock(key string, r *redisRecord) {
 
 // remembers reports whether a request's entry leads to a lock that it got.
 func (c *redisInspection) remembers(request string) bool {
-	value, known := c.memory["i"+c.memory["r"+request]]
+	token, got := c.memory["r"+request]
+	if !got {
+		if w, err := decodeRedisWaiter(c.name, request, c.waiters[request]); err == nil {
+			token = w.given
+		}
+	}
+	value, known := c.memory["i"+token]
 	if !known {
 		return false
 	}

@@ -39,14 +39,14 @@ import (
 //	l RESOURCE             header of a lock
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended
+//	r REQUEST              waiter, while the request waits, see scripts/queue.lua; from
+//	                       then on the token that it got
 //	e N                    when the Nth lock ended, and its token, until that is
 //	                       forgotten
 //	ended, forgotten       how many have ended, and were forgotten
-//	r REQUEST              token that a request got
 //	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua
 //	waiters, sets          how many there are, and how many of those are of sets
-//	q REQUEST              waiter
 //	alive                  processes that calls wait in, and until when they count
 //	                       as alive
 //	aging                  interval of ageing that ranks are by, in milliseconds

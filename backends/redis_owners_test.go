@@ -1,11 +1,11 @@
 package backends_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/stretchr/testify/require"
@@ -62,30 +62,61 @@ func TestRedisOwnersHoldAndWait(t *testing.T) {
 	backendtest.RequireSound(t, b)
 }
 
-// A request that waits, and is sent again when its owner may take what is free, gets its
-// lock beside its place: the owner leads to the lock then.
-func TestRedisRequestBesideItsPlace(t *testing.T) {
+// A request that was given a lock, and waits in a set after that: its owner leads to
+// both by one entry, which stays for the other one when one of them goes.
+func TestRedisOwnersHoldAndWaitByOneRequest(t *testing.T) {
 	t.Parallel()
-	client := redistest.Start(t, redistest.Options{}).Client()
-	b := openRedis(t, client, reserving())
-	var locks []*enhanced.EnhancedLock
-	for _, path := range []string{"a", "b"} {
-		lock, err := b.AcquireLock(t.Context(), by("org/app", path, "eve"))
-		require.NoError(t, err)
-		locks = append(locks, lock)
+	for name, c := range map[string]struct {
+		end  func(b *backends.RedisBackend, given *enhanced.EnhancedLock) error
+		left int
+	}{
+		"it is released": {func(b *backends.RedisBackend, given *enhanced.EnhancedLock) error {
+			_, err := b.Release(t.Context(), enhanced.ReleaseRequest{LockID: given.ID, Force: true, Actor: "user:admin", Reason: "a test"})
+			return err
+		}, 2},
+		"it is transferred": {func(b *backends.RedisBackend, given *enhanced.EnhancedLock) error {
+			return b.TransferLock(t.Context(), given.ID, "user:eve")
+		}, 2},
+		"it is freed with others": {func(b *backends.RedisBackend, _ *enhanced.EnhancedLock) error {
+			_, err := b.ReplaceAll(t.Context(), "org/app", enhanced.PullOwner("github.com", "org/app", 5), nil)
+			return err
+		}, 2},
+		"all are released": {func(b *backends.RedisBackend, _ *enhanced.EnhancedLock) error {
+			_, err := b.ReleaseByPull(t.Context(), "org/app", 5, "user:admin")
+			return err
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), queueOn())
+			holder, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
+			require.NoError(t, err)
+			_, err = b.AcquireLock(t.Context(), by("org/app", "b", "ann"))
+			require.NoError(t, err)
+			set := requestsOf("a", "b")
+			first := *set[0]
+			first.Detached = true
+			require.False(t, try(t, b, &first))
+			require.NoError(t, b.ReleaseLock(t.Context(), holder.ID))
+			given, err := b.LookupLock(t.Context(), holder.Resource)
+			require.NoError(t, err)
+			require.Equal(t, ownerOf(5), given.Owner)
+			answer := waitsForSet(t, b, set)
+			backendtest.RequireSound(t, b)
+
+			require.NoError(t, c.end(b, given))
+			require.Equal(t, c.left, waiting(t, b))
+			backendtest.RequireSound(t, b)
+			lock, err := b.LookupLock(t.Context(), holder.Resource)
+			if err == nil {
+				require.Equal(t, "user:eve", lock.Owner)
+			} else {
+				require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+			}
+			_, err = b.ReleaseByPull(t.Context(), "org/app", 5, "user:admin")
+			require.NoError(t, err)
+			require.Error(t, <-answer)
+			backendtest.RequireSound(t, b)
+		})
 	}
-	set := waitsForSet(t, b, requestsOf("a", "b"))
-	one := request(stockLock("org/app", 5, "b"))
-	one.ID = "one"
-	first := waits(t, b, one)
-	require.NoError(t, b.ReleaseLock(t.Context(), locks[1].ID)) // kept for the set
-	require.Equal(t, 3, waiting(t, b))
-	again, err := openRedis(t, client, reserving()).AcquireLock(context.WithoutCancel(t.Context()), one)
-	require.NoError(t, err)
-	require.Equal(t, "b", again.Resource.Path)
-	<-first
-	require.ErrorIs(t, <-set, enhanced.ErrLockExists)
-	backendtest.RequireSound(t, b)
-	require.NoError(t, b.ReleaseLock(t.Context(), again.ID))
-	backendtest.RequireSound(t, b)
 }

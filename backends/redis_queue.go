@@ -159,6 +159,8 @@ func (b *RedisBackend) detachedTime() int64 {
 type redisWaiter struct {
 	waiter
 	rank, process string
+	// given is the token of a lock that the request of a set was given before, or "".
+	given string
 }
 
 // waiterLines is how many lines a waiter has before the details of its lock.
@@ -180,7 +182,8 @@ func decodeRedisWaiter(repository, request, text string) (*redisWaiter, error) {
 		return nil, fmt.Errorf("waiter %q: %w", request, err)
 	}
 	record.Priority = enhanced.Priority(priority)
-	if err := record.readMark(lines[6]); err != nil {
+	given, err := record.readMark(lines[6])
+	if err != nil {
 		return nil, fmt.Errorf("waiter %q: %w", request, err)
 	}
 	if metadata != "" {
@@ -191,20 +194,26 @@ func decodeRedisWaiter(repository, request, text string) (*redisWaiter, error) {
 	if err := record.check(); err != nil {
 		return nil, err
 	}
-	return &redisWaiter{waiter: waiter{waiterRecord: record, resource: resource}, rank: lines[1], process: lines[7]}, nil
+	return &redisWaiter{waiter: waiter{waiterRecord: record, resource: resource}, rank: lines[1], process: lines[7], given: given}, nil
 }
 
 // readMark reads the line of a waiter that says of which set it is, see
-// scripts/whole.lua.
-func (w *waiterRecord) readMark(line string) error {
+// scripts/whole.lua, and returns the last part of that, a token.
+func (w *waiterRecord) readMark(line string) (given string, err error) {
 	parts := strings.Split(line, "\t")
-	if len(parts) == 1 {
-		return nil
+	switch len(parts) {
+	case 1:
+		return "", nil
+	case 5:
+	case 6:
+		given = parts[5]
+	default:
+		return "", fmt.Errorf("%q is no mark of a set", line)
 	}
-	if len(parts) != 5 || parts[2] == "" {
-		return fmt.Errorf("%q is no mark of a set", line)
+	if parts[2] == "" || !isToken(given) {
+		return "", fmt.Errorf("%q is no mark of a set", line)
 	}
 	size, err := strconv.Atoi(parts[1])
 	w.Set = &setMark{parts[2], size}
-	return err
+	return given, err
 }

@@ -188,14 +188,14 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 	}()
 	backendtest.Eventually(t, "it waits", func() bool { return waiting(t, two) == 1 })
 	state := repositoryKey("org/app", "state")
-	first, err := admin.HGet(t.Context(), state, "qagain").Result()
+	first, err := admin.HGet(t.Context(), state, "ragain").Result()
 	require.NoError(t, err)
 	go func() {
 		_, err := two.AcquireLock(t.Context(), r)
 		after <- err
 	}()
 	backendtest.Eventually(t, "it is the other's", func() bool {
-		now, err := admin.HGet(t.Context(), state, "qagain").Result()
+		now, err := admin.HGet(t.Context(), state, "ragain").Result()
 		return err == nil && now != first
 	})
 	cancel()

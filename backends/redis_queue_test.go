@@ -200,13 +200,13 @@ func TestRedisQueueCorruptions(t *testing.T) {
 	}{
 		"unreadable": {
 			damage: func(ctx context.Context, client *redis.Client, _ string) error {
-				return client.HSet(ctx, repositoryKey("org/app", "state"), "qfirst", "{").Err()
+				return client.HSet(ctx, repositoryKey("org/app", "state"), "rfirst", "{").Err()
 			},
 			rules: []string{enhanced.RuleQueueUnreadable, enhanced.RuleOwnerStray, enhanced.RuleQueueStray}, passed: true,
 		},
 		"lost": {
 			damage: func(ctx context.Context, client *redis.Client, _ string) error {
-				return client.HDel(ctx, repositoryKey("org/app", "state"), "qfirst").Err()
+				return client.HDel(ctx, repositoryKey("org/app", "state"), "rfirst").Err()
 			},
 			rules: []string{enhanced.RuleOwnerStray, enhanced.RuleQueueStray, enhanced.RuleQueueCount}, passed: true,
 		},
@@ -226,11 +226,11 @@ func TestRedisQueueCorruptions(t *testing.T) {
 			damage: func(ctx context.Context, client *redis.Client, member string) error {
 				rank := member[len(place) : len(place)+33]
 				moved := "19" + rank[2:]
-				text, err := client.HGet(ctx, repositoryKey("org/app", "state"), "qfirst").Result()
+				text, err := client.HGet(ctx, repositoryKey("org/app", "state"), "rfirst").Result()
 				if err != nil {
 					return err
 				}
-				if err := client.HSet(ctx, repositoryKey("org/app", "state"), "qfirst", strings.Replace(text, rank, moved, 1)).Err(); err != nil {
+				if err := client.HSet(ctx, repositoryKey("org/app", "state"), "rfirst", strings.Replace(text, rank, moved, 1)).Err(); err != nil {
 					return err
 				}
 				if err := client.ZRem(ctx, repositoryKey("org/app", "queue"), member).Err(); err != nil {

@@ -269,7 +269,7 @@ func TestRedisSetsCorruptions(t *testing.T) {
 		requireSound(t, b)
 	}
 	// Of what is left of a damaged set nothing is granted.
-	require.NoError(t, client.HDel(ctx, state, "qof b").Err())
+	require.NoError(t, client.HDel(ctx, state, "rof b").Err())
 	require.NoError(t, b.ReleaseLock(ctx, lock.ID))
 	require.ErrorIs(t, <-answer, enhanced.ErrLockExpired)
 	_, err = b.Repair(ctx, "user:admin", "a test")

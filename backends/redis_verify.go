@@ -157,7 +157,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 			s.locks[field[1:]] = value
 		case prefix == "d":
 			s.details[field[1:]] = value
-		case prefix == "q":
+		case prefix == "r" && !isToken(value):
 			s.waiters[field[1:]] = value
 		case prefix == "e":
 			s.endings[field[1:]] = value
@@ -170,6 +170,9 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 	s.name = s.meta["name"]
 	return s, err
 }
+
+// isToken reports whether a request's field has a token, and so no waiter.
+func isToken(value string) bool { return strings.Trim(value, "0123456789") == "" }
 
 // isMeta reports whether a field of a state is none of a lock, a token or a
 // request. Keys of resources have a slash, tokens are digits, and no other field

@@ -56,9 +56,9 @@ func (c *redisInspection) checkQueue() {
 			rank, err = parseRankText(w.rank)
 		}
 		if err != nil {
-			c.report(enhanced.RuleQueueUnreadable, "state", "q"+request, "the waiter can't be read; it is passed over").
-				repairs("move it aside, byte for byte", redisChange{"HSET", asideSuffix, "q" + request, c.waiters[request]},
-					redisChange{"HDEL", "state", "q" + request, ""})
+			c.report(enhanced.RuleQueueUnreadable, "state", "r"+request, "the waiter can't be read; it is passed over").
+				repairs("move it aside, byte for byte", redisChange{"HSET", asideSuffix, "r" + request, c.waiters[request]},
+					redisChange{"HDEL", "state", "r" + request, ""})
 			continue
 		}
 		members := w.members()
@@ -73,9 +73,9 @@ func (c *redisInspection) checkQueue() {
 			moved := *w
 			moved.rank = rankText(right)
 			now := moved.members()[0]
-			c.report(enhanced.RuleQueueRank, "state", "q"+request, "%s has another place in the queue for %s than its priority and the time when it came give",
+			c.report(enhanced.RuleQueueRank, "state", "r"+request, "%s has another place in the queue for %s than its priority and the time when it came give",
 				enhanced.DescribeOwner(w.Owner), w.resource).about(w.resource.Key(), nil).
-				repairs("give it that place", redisChange{"HSET", "state", "q" + request, strings.Replace(c.waiters[request], w.rank, moved.rank, 1)},
+				repairs("give it that place", redisChange{"HSET", "state", "r" + request, strings.Replace(c.waiters[request], w.rank, moved.rank, 1)},
 					redisChange{"ZREM", "queue", members[0], ""}, redisChange{"ZADD", "queue", now, "0"})
 		}
 		if slices.ContainsFunc(members, func(member string) bool { return !c.queue[member] }) {
@@ -83,7 +83,7 @@ func (c *redisInspection) checkQueue() {
 			for _, member := range members {
 				changes = append(changes, redisChange{"ZADD", "queue", member, "0"})
 			}
-			c.report(enhanced.RuleQueueMissing, "state", "q"+request, "its place in the queue, or what leads from %s to the waiter, is missing",
+			c.report(enhanced.RuleQueueMissing, "state", "r"+request, "its place in the queue, or what leads from %s to the waiter, is missing",
 				enhanced.DescribeOwner(w.Owner)).about(w.resource.Key(), nil).
 				repairs("write it", changes...)
 		}

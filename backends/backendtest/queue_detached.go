@@ -23,6 +23,7 @@ func RunQueueDetached(t *testing.T, newBackend NewBackend) {
 	testPlace(t, newBackend)
 	testClose(t, newBackend)
 	testSetsOfRuns(t, newBackend)
+	testSetsGiven(t, newBackend)
 }
 
 // queueAdapter is an adapter with the queue on.

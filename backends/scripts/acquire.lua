@@ -32,7 +32,8 @@
 --          closed               the pull request was closed while this run went on
 --          unreadable KEY, stock VALUE, old VALUE  see settle
 local resource, owner, request = ARGV[7], ARGV[8], ARGV[11]
-local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
+local header, details, known = load('l' .. resource, 'd' .. resource, 'r' .. request)
+local token = tokenOf(known)
 local mirror, old = stockKeys(1)
 local new = {
   flag = ARGV[15], owner = owner, priority = ARGV[9], acquired = S.text,
@@ -44,7 +45,7 @@ local function claimed(r)
   local l = S.queue().claim(resource, r, new, mirror)
   return finish('claimed', l.header, l.details)
 end
-local waiter = record and S.queue().read(request, record)
+local waiter = known and not token and S.queue().read(request, known)
 if waiter and (waiter.owner ~= owner or waiter.resource ~= resource or waiter.set) then return finish('reused') end
 if token then
   local before, how, asked = identify(call('HGET', KEYS[1], 'i' .. token))
@@ -118,9 +119,7 @@ if status == 'held' or status == 'reserved' and (not mine or isClosing(owner)) t
 end
 if status ~= 'free' and status ~= 'reserved' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end
+waiter = waiter and S.queue().load(request)
 grant(resource, new, 'acquired', owner, 'request', mirror)
-if S.waiters > 0 then
-  if waiter then S.queue().becomeOf(request) end
-  S.queue().dequeueOwn(new, resource)
-end
+if S.waiters > 0 then S.queue().dequeueOwn(new, resource, waiter) end
 return finish('granted', new.token, S.text, new.expires)

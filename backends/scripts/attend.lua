@@ -20,13 +20,14 @@ local answer = { S.text, status == 'held' and r.expires or status == 'reserved' 
 if S.waiters > 0 and status == 'held' and S.queue().dequeueOwn(r, resource) then answer[2] = S.text end
 for i = 10, #ARGV do
   local n = #answer
-  local entry = call('HMGET', KEYS[1], 'q' .. ARGV[i], 'r' .. ARGV[i])
-  if entry[1] and find(entry[1], '\n' .. ARGV[8] .. '\n', 1, true) then
+  local known = call('HGET', KEYS[1], 'r' .. ARGV[i])
+  local token = tokenOf(known)
+  if known and not token and find(known, '\n' .. ARGV[8] .. '\n', 1, true) then
     answer[n + 1], answer[n + 2], answer[n + 3] = 'waits', '', ''
-  elseif not entry[1] and status == 'held' and entry[2] == r.token then
+  elseif token and status == 'held' and token == r.token then
     answer[n + 1], answer[n + 2], answer[n + 3] = 'has', r.header, r.details
   else
-    answer[n + 1], answer[n + 2], answer[n + 3] = entry[2] and 'ended' or 'gone', '', ''
+    answer[n + 1], answer[n + 2], answer[n + 3] = token and 'ended' or 'gone', '', ''
   end
 end
 return finish('attended', unpack(answer))

@@ -63,7 +63,7 @@ local function nextOf(STATE, QUEUE, resource)
   local place = first[1]
   if not place then return nil end
   local process, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
-  local parts = request and pcall('HMGET', STATE, 'q' .. request, 'alive', 'name', 'sets')
+  local parts = request and pcall('HMGET', STATE, 'r' .. request, 'alive', 'name', 'sets')
   if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' then return place end
   -- Calls in it still wait, by the field alive.
   local told = select(2, find('\n' .. parts[2], '\n' .. process .. ' ', 1, true))
@@ -171,7 +171,6 @@ for group = 1, groups do
             local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
             if w then
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
-              call('HDEL', STATE, 'q' .. asks)
               call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,
                 'ended', count, 'e' .. count, now .. ' ' .. its, held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
               -- Who misses it asks.

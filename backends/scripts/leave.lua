@@ -12,8 +12,9 @@
 --                                  or another process has it, which has sent it
 --                                  again
 local resource, request = ARGV[7], ARGV[8]
-local header, details, token, record = load('l' .. resource, 'd' .. resource, 'r' .. request, 'q' .. request)
-local w = record and S.queue().read(request, record)
+local header, details, known = load('l' .. resource, 'd' .. resource, 'r' .. request)
+local token = tokenOf(known)
+local w = known and not token and S.queue().read(request, known)
 if w and w.resource == resource then
   if w.process ~= ARGV[11] then return finish('gone') end
   local number, length = S.queue().placeOf(w)
@@ -23,7 +24,8 @@ end
 local r = token and header and parse(header, details)
 if r and r.token == token then return finish('has', header, details) end
 if token then return finish('ended') end
-if ARGV[9] == 'cancelled' then
+-- Who waits for something else goes on.
+if ARGV[9] == 'cancelled' and not w then
   prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')

@@ -25,7 +25,8 @@ if w and w.set == set then
   return finish('left', number, length, resource, header or '', details or '')
 end
 local answer = { S.whole().got(10) }
-if answer[1] == 'gone' and ARGV[7] == 'cancelled' then
+-- Who waits for something else goes on.
+if answer[1] == 'gone' and ARGV[7] == 'cancelled' and not w then
   prepare(true, false)
   -- Works while the server has no memory left, see append.
   call('HDEL', KEYS[1], '')

@@ -29,8 +29,8 @@ local answer = { state[1] or '', #members == tonumber(ARGV[2]) and members[#memb
 for _, member in ipairs(members) do
   local process, request = string.match(member, '(%S*)\n([^\n]*)$')
   local name = request and string.sub(process, 34)
-  local record = request and (name == '' or alive[name]) and redis.call('HGET', KEYS[1], 'q' .. request)
-  if record and (name ~= '' or waits(record)) then
+  local record = request and (name == '' or alive[name]) and redis.call('HGET', KEYS[1], 'r' .. request)
+  if record and string.find(record, '\n', 1, true) and (name ~= '' or waits(record)) then
     answer[#answer + 1] = request
     answer[#answer + 1] = record
   end

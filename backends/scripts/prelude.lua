@@ -110,6 +110,12 @@ local function prepare(frees, lease)
   call('ZADD', KEYS[4], '0', '')
 end
 
+-- tokenOf returns the token that a request got, from the state's field for it; nil for
+-- one that waits, and where there is none.
+local function tokenOf(field)
+  return field and not find(field, '%D') and field or nil
+end
+
 -- cut returns the first n lines of a text, and what is behind them; nil when it
 -- has fewer line breaks.
 local function cut(text, n)
@@ -176,6 +182,13 @@ end
 -- waiter, see queue.lua.
 local function memberOf(owner, resource, request)
   return 'o' .. ownerEntry(owner, resource) .. '\n' .. request
+end
+
+-- unlead removes what leads from an owner to a lock, unless that leads to a waiter, too:
+-- a set can wait by a request that was given a lock before, see whole.lua.
+local function unlead(resource, r)
+  local w = S.sets > 0 and S.queue().load(r.request)
+  if not w or w.resource ~= resource or w.owner ~= r.owner then call('ZREM', KEYS[4], memberOf(r.owner, resource, r.request)) end
 end
 
 -- heldBy returns the resources of an owner's locks among the next members of the queue
@@ -323,7 +336,7 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
   store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
-  call('ZREM', KEYS[4], memberOf(r.owner, resource, r.request))
+  unlead(resource, r)
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
   local ended = (event == 'timeout' or event == 'claim_expired') and tonumber(r.expires) or S.now

@@ -12,9 +12,10 @@
 -- So the member of a waiter becomes that of its lock, and stays as it is. Which it is
 -- of, the state says: of a lock when the header on its resource has that owner and
 -- request.
--- The state has for a waiter the field q REQUEST, with the lines resource, rank,
+-- The state has for a waiter the field r REQUEST, with the lines resource, rank,
 -- owner, priority, time, lease or 0, flag, process and note, and then what the
--- details of its lock will be.
+-- details of its lock will be. The token of the lock that it gets takes its place: a
+-- request whose field is a number does not wait.
 --
 -- A waiter is alive while its process is. The field alive has a line for each
 -- process that calls wait in: PROCESS MICROSECONDS, until when it counts as alive.
@@ -67,16 +68,16 @@ S.queue = function()
     }
     if #mark == 1 then return w end
     -- It is of a set, see whole.lua.
-    local flag, size, set, present, before = string.match(mark, '^([m-])\t(%d+)\t([^\t]+)\t([^\t]*)\t([^\t]*)$')
+    local flag, size, set, present, before, given = string.match(mark, '^([m-])\t(%d+)\t([^\t]+)\t([^\t]*)\t([^\t]*)\t?(%d*)$')
     if not flag then return nil end
-    w.mark, w.flag, w.size, w.set = mark, flag, size + 0, set
+    w.mark, w.flag, w.size, w.set, w.given = mark, flag, size + 0, set, given ~= '' and given or nil
     w.stock = { present ~= '' and present or nil, before ~= '' and before or nil }
     return w
   end
 
   -- load returns the waiter of a request; nil for none.
   function Q.load(request)
-    return Q.read(request, call('HGET', KEYS[1], 'q' .. request))
+    return Q.read(request, call('HGET', KEYS[1], 'r' .. request))
   end
 
   -- isAlive reports whether calls in a process still wait.
@@ -138,26 +139,16 @@ S.queue = function()
     members[#members + 1], members[#members + 2] = '0', memberOf(w.owner, w.resource, w.request)
   end
 
+  -- remove takes a waiter out of the queue; one that is granted has a token by now, and
+  -- what led to it leads to its lock.
   local function remove(w)
     S.waiters = math.max(S.waiters - 1, 0)
-    call('HDEL', KEYS[1], 'q' .. w.request)
-    call('ZREM', KEYS[4], place(w), memberOf(w.owner, w.resource, w.request))
-  end
-
-  -- become takes a waiter out whose request has got the lock: what led to it leads to
-  -- the lock.
-  local function become(w)
-    S.waiters = math.max(S.waiters - 1, 0)
-    call('HDEL', KEYS[1], 'q' .. w.request)
-    call('ZREM', KEYS[4], place(w))
-    store('waiters', int(S.waiters))
-  end
-
-  -- becomeOf is become for a request that has got the lock in another way than its
-  -- turn, and may still wait. One of a set has been taken out before.
-  function Q.becomeOf(request)
-    local w = S.waiters > 0 and Q.load(request)
-    if w then become(w) end
+    if w.granted then
+      call('ZREM', KEYS[4], place(w))
+    else
+      call('HDEL', KEYS[1], 'r' .. w.request)
+      call('ZREM', KEYS[4], place(w), memberOf(w.owner, w.resource, w.request))
+    end
   end
 
   -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
@@ -251,6 +242,13 @@ S.queue = function()
     if w and place(w) == member and isLate(w) then Q.dequeueDead(w) end
   end
 
+  -- dequeueGranted takes out the waiter of a request that has got a lock otherwise than
+  -- by its turn.
+  local function dequeueGranted(w, r)
+    w.granted = true
+    Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details)
+  end
+
   -- claim makes an unclaimed lock the one of its owner's request, and returns it.
   function Q.claim(resource, r, new, mirror)
     prepare(true, true)
@@ -258,22 +256,25 @@ S.queue = function()
       token = r.token, acquired = r.acquired, expires = new.expires, flag = r.flag, priority = r.priority, owner = new.owner,
       request = new.request, note = new.note, details = new.details,
     }
+    local waiter = Q.load(l.request)
     append('claimed', resource, l.owner, 'request', l.request, '', r, l)
-    if r.request ~= '' then call('HDEL', KEYS[1], 'r' .. r.request) end
+    if r.request ~= '' and call('HGET', KEYS[1], 'r' .. r.request) == r.token then call('HDEL', KEYS[1], 'r' .. r.request) end
     store('l' .. resource, headerOf(l), 'd' .. resource, l.details, 'r' .. l.request, l.token)
     call('ZREM', KEYS[2], resource)
     if l.expires ~= '0' then call('ZADD', KEYS[2], l.expires, resource) end
-    call('ZREM', KEYS[4], memberOf(r.owner, resource, r.request))
+    unlead(resource, r)
     call('ZADD', KEYS[4], '0', memberOf(l.owner, resource, l.request))
-    Q.becomeOf(l.request)
     if l.flag == 'm' then call('SET', mirror, formOf(l)) end
+    if waiter then dequeueGranted(waiter, l) end
     return l
   end
 
   -- dequeueOwn takes out what a holder has in the queue, up to 100 waiters, and reports
   -- whether there may be more: nobody waits behind himself. Those go when their process
-  -- looks after them.
-  function Q.dequeueOwn(r, resource)
+  -- looks after them. With a waiter, that of the request which has got the lock, it is
+  -- the first to go: nothing leads to its record any more.
+  function Q.dequeueOwn(r, resource, waiter)
+    if waiter then dequeueGranted(waiter, r) end
     local own = {}
     ownWaiter(r.owner, resource, function(w)
       own[#own + 1] = w
@@ -315,7 +316,9 @@ S.queue = function()
     }
     if next.process == '' then r.pending, r.expires = true, int(S.now + times().claim) end
     grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
-    become(next)
+    next.granted = true
+    remove(next)
+    store('waiters', int(S.waiters))
     tell(next, 'granted', r.header)
     Q.dequeueOwn(r, resource)
     return r
@@ -332,7 +335,7 @@ S.queue = function()
         call('ZREM', KEYS[4], member)
         w.rank = Q.rankOf(w.priority + 0, w.enqueued + 0, tonumber(sub(w.rank, 18)), aging + 0)
         call('ZADD', KEYS[4], '0', place(w))
-        call('HSET', KEYS[1], 'q' .. w.request, Q.recordOf(w))
+        call('HSET', KEYS[1], 'r' .. w.request, Q.recordOf(w))
       end
     end
     call('HSET', KEYS[1], 'aging', aging)
@@ -345,7 +348,7 @@ S.queue = function()
     w.rank = string.format('0%016d%016d', 4503599627370496 - S.sequence, number)
     call('ZREM', KEYS[4], before)
     call('ZADD', KEYS[4], '0', place(w))
-    store('q' .. w.request, Q.recordOf(w))
+    store('r' .. w.request, Q.recordOf(w))
   end
 
   -- move puts the waiters of an owner for a resource before all others, and
@@ -391,7 +394,7 @@ S.queue = function()
     -- The log counts up, so its sequence is the order in which waiters came.
     w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
     S.waiters = S.waiters + 1
-    store('waiters', int(S.waiters), 'q' .. w.request, Q.recordOf(w))
+    store('waiters', int(S.waiters), 'r' .. w.request, Q.recordOf(w))
     local members = { 'ZADD', KEYS[4] }
     Q.put(w, members)
     call(unpack(members))
@@ -404,7 +407,7 @@ S.queue = function()
     w.process = process
     call('ZREM', KEYS[4], before)
     call('ZADD', KEYS[4], '0', place(w))
-    call('HSET', KEYS[1], 'q' .. w.request, Q.recordOf(w))
+    call('HSET', KEYS[1], 'r' .. w.request, Q.recordOf(w))
   end
 
   -- adopt gives a waiter to the process that asks for it now, and tells the one

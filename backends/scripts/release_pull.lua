@@ -44,7 +44,7 @@ for i = 12, S.waiters > 0 and #ARGV or 0 do
   local entry = ARGV[i]
   local w = sub(entry, 1, 1) == 'o' and S.queue().load(string.match(entry, '\n([^\n]*)$') or '')
   if w and memberOf(w.owner, w.resource, w.request) == entry then
-    owner, waited[entry] = w.owner, true
+    owner, waited[entry] = w.owner, not w.given -- else it may lead to a lock, too
     S.queue().dequeue(w, 'cancelled', ARGV[8], 'pull', 'cancelled', ARGV[8])
   end
 end

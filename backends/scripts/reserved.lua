@@ -25,7 +25,7 @@ repeat
   for _, member in ipairs(page) do
     local enqueued, request = string.match(member, '^(%d+) [^\n]*\n(.*)$', #resource + 3)
     if enqueued and now - enqueued < tonumber(ARGV[2]) then return answer end
-    local record = request and redis.call('HGET', KEYS[1], 'q' .. request)
+    local record = request and redis.call('HGET', KEYS[1], 'r' .. request)
     local mark, process = string.match(record or '', '^' .. string.rep('[^\n]*\n', 6) .. '([^\n]*)\n([^\n]*)\n')
     if mark and #mark > 1 and alive[process] then
       answer[4], answer[5] = request, record

@@ -77,22 +77,24 @@ local fields = { 'HMGET', KEYS[1] }
 for i = 1, total do fields[2 + i] = 'l' .. resourceAt(i) end
 for i = 1, count do fields[2 + total + i] = 'r' .. ARGV[15 + 8 * i] end
 local headers = total > 0 and call(unpack(fields)) or {}
-local tokens, known, queued, alone = { 'HMGET', KEYS[1] }, {}, {}, {}
+local tokens, known, queued, given, alone = { 'HMGET', KEYS[1] }, {}, {}, {}, {}
 for i = 1, count do
-  local token = headers[total + i]
-  if token then
-    tokens[#tokens + 1] = 'i' .. token
-    known[#known + 1] = i
-  end
+  local field = headers[total + i]
+  given[i] = tokenOf(field)
   -- One that waits is another request.
-  if S.waiters > 0 and call('HEXISTS', KEYS[1], 'q' .. ARGV[15 + 8 * i]) == 1 then
-    local w = S.queue().load(ARGV[15 + 8 * i])
+  if field and not given[i] then
+    local w = S.queue().read(ARGV[15 + 8 * i], field)
     local set = mode == 'all' and ARGV[23]
     if not w or w.owner ~= owner or w.resource ~= ARGV[12 + 8 * i] or (mode == 'all' or w.set) and w.set ~= set or
         w.set and w.size ~= count then
       return finish('reused', int(i - 1))
     end
-    if w.set then queued[#queued + 1] = w else alone[w.request] = true end
+    if w.set then queued[#queued + 1] = w end
+    given[i], alone[i] = w.given, not w.set
+  end
+  if given[i] then
+    tokens[#tokens + 1] = 'i' .. given[i]
+    known[#known + 1] = i
   end
 end
 local got, gone = {}, {}
@@ -103,7 +105,7 @@ if #known > 0 then
     if resource then
       if resource ~= ARGV[12 + 8 * i] or how and asked ~= owner then return finish('reused', int(i - 1)) end
       if how then gone[#gone + 1] = i end
-      got[i] = headers[total + i]
+      got[i] = given[i]
     end
   end
 end
@@ -260,7 +262,7 @@ if #blocked > 0 then
     members[i] = {
       resource = ARGV[at + 1], owner = owner, priority = ARGV[at + 2], lease = ARGV[at + 3], request = ARGV[at + 4], note = ARGV[at + 5],
       details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7], flag = ARGV[at + 8], process = process,
-      mark = S.whole().markOf(ARGV[at + 8], count, ARGV[23], stockKeys(i)), set = ARGV[23],
+      mark = S.whole().markOf(got[i], ARGV[at + 8], count, ARGV[23], stockKeys(i)), set = ARGV[23],
     }
   end
   queue.reorder(ARGV[13])
@@ -323,7 +325,7 @@ for i = 1, count do
   if not answers[i] then
     local at = 11 + 8 * i
     items[#items + 1] = {
-      resource = ARGV[at + 1], mirror = stockKeys(i), lock = {
+      resource = ARGV[at + 1], mirror = stockKeys(i), waiter = alone[i] and S.queue().load(ARGV[at + 4]), lock = {
         owner = owner, note = ARGV[at + 5], flag = ARGV[at + 8], priority = ARGV[at + 2], acquired = S.text,
         expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', request = ARGV[at + 4],
         details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
@@ -337,9 +339,6 @@ for _, r in ipairs(own) do lease = lease or r.expires ~= '0' end
 if #items + #own > 0 then prepare(#items == 0, lease) end
 if #items > 0 then
   S.whole().take(items, 'acquired', 'request')
-  for _, item in ipairs(items) do
-    if alone[item.lock.request] then S.queue().becomeOf(item.lock.request) end
-  end
   for i, r in pairs(answers) do
     if r.token then answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires } end
   end
@@ -354,7 +353,11 @@ if #own > 0 then
     for _, field in ipairs({ endingOf(r.token, 'released\n' .. r.resource .. '\n' .. r.owner .. '\n' .. r.request) }) do
       endings[#endings + 1] = field
     end
-    unlisted[#unlisted + 1] = memberOf(r.owner, r.resource, r.request)
+    if S.sets == 0 then
+      unlisted[#unlisted + 1] = memberOf(r.owner, r.resource, r.request)
+    else
+      unlead(r.resource, r)
+    end
     if r.expires ~= '0' then unleased[#unleased + 1] = r.resource end
     if r.mirror then gone[#gone + 1] = r.mirror end
     endingsOf[k] = 'released ' .. int(S.now - r.acquired)
@@ -363,7 +366,7 @@ if #own > 0 then
   call(unpack(removed))
   S.locks = S.locks - #own
   store(unpack(endings))
-  call(unpack(unlisted))
+  if #unlisted > 2 then call(unpack(unlisted)) end
   if #unleased > 2 then call(unpack(unleased)) end
   if #gone > 1 then call(unpack(gone)) end
   S.endings = (S.endings == '' and '' or S.endings .. ';') .. table.concat(endingsOf, ';')

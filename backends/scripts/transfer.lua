@@ -23,7 +23,7 @@ append('transferred', resource, before.owner, 'request', '', '', before, r)
 store('l' .. resource, headerOf(r), 'd' .. resource, r.details, 'i' .. r.token, resource,
   endingOf(before.token, 'transferred\n' .. resource .. '\n' .. before.owner .. '\n' .. before.request))
 if r.expires ~= before.expires then call('ZREM', KEYS[2], resource) end
-call('ZREM', KEYS[4], memberOf(before.owner, resource, before.request))
+unlead(resource, before)
 call('ZADD', KEYS[4], '0', memberOf(owner, resource, ''))
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end

@@ -35,7 +35,7 @@ S.waits = function()
     local fields, requests = { 'HMGET', KEYS[1] }, {}
     for i, member in ipairs(members) do
       requests[i] = match(member, '\n([^\n]*)$') or ''
-      fields[2 + i] = 'q' .. requests[i]
+      fields[2 + i] = 'r' .. requests[i]
     end
     local records, all = call(unpack(fields)), {}
     for i, request in ipairs(requests) do

@@ -6,8 +6,9 @@
 --
 -- A set has a waiter in the queue of each of its resources. In the line flag of those
 -- there is more behind the flag, each part behind a tab: how many waiters the set has,
--- the request of its first one, by which it is known, and stock's two keys of the
--- resource, empty where there are none. Any step can grant a set, and it can't know
+-- the request of its first one, by which it is known, stock's two keys of the
+-- resource, empty where there are none, and, where the request was given a lock before
+-- that nobody has claimed, the token of that. Any step can grant a set, and it can't know
 -- the keys of all of its resources before; they need not be declared where there is
 -- one server, and a cluster has none of stock's.
 -- The queue has one more member for each of these waiters:
@@ -20,8 +21,8 @@ S.whole = function()
   S.wholes = W
 
   -- markOf is the line flag of a set's waiter.
-  function W.markOf(flag, size, set, mirror, old)
-    return flag .. '\t' .. int(size) .. '\t' .. set .. '\t' .. (mirror or '') .. '\t' .. (old or '')
+  function W.markOf(given, flag, size, set, mirror, old)
+    return flag .. '\t' .. int(size) .. '\t' .. set .. '\t' .. (mirror or '') .. '\t' .. (old or '') .. (given and '\t' .. given or '')
   end
 
   -- keysOf returns stock's keys of a waiter's resource, nil for those that it does not
@@ -59,7 +60,7 @@ S.whole = function()
       local fields, requests = { 'HMGET', KEYS[1] }, {}
       for i, member in ipairs(page) do
         requests[i] = match(member, '\n([^\n]*)$')
-        fields[2 + i] = 'q' .. requests[i]
+        fields[2 + i] = 'r' .. requests[i]
       end
       local records = #page > 0 and call(unpack(fields)) or {}
       for i, request in ipairs(requests) do
@@ -76,7 +77,7 @@ S.whole = function()
   function W.put(members)
     local fields, places = {}, { 'ZADD', KEYS[4] }
     for _, w in ipairs(members) do
-      fields[#fields + 1], fields[#fields + 2] = 'q' .. w.request, Q.recordOf(w)
+      fields[#fields + 1], fields[#fields + 2] = 'r' .. w.request, Q.recordOf(w)
       Q.put(w, places)
       places[#places + 1], places[#places + 2] = '0', ageOf(w)
     end
@@ -85,18 +86,32 @@ S.whole = function()
     call(unpack(places))
   end
 
-  -- remove takes the waiters of a set out. What leads from the owner to those that have
-  -- got their locks leads to these.
-  local function remove(members, haveGot)
+  -- lockOf reports which lock a waiter's request was given before, if that is still known
+  -- as that of the request: one that is held, and not claimed with another request, or
+  -- one that has ended.
+  local function lockOf(w)
+    local ending = cut(call('HGET', KEYS[1], 'i' .. w.given) or '', 3)
+    if ending then return ending[4] == w.request and 'ended' end
+    local l = cut(call('HGET', KEYS[1], 'l' .. w.resource) or '', 7)
+    return l and l[1] == w.given and l[7] == w.request and 'held'
+  end
+
+  -- remove takes waiters of a set out of the queues; those that are granted have tokens
+  -- by now. What leads from the owner to a waiter stays where it leads to a lock.
+  local function remove(members, granted)
     local fields, places, low = { 'HDEL', KEYS[1] }, { 'ZREM', KEYS[4] }, sub(bounds(members[1].owner), 2)
     for i, w in ipairs(members) do
-      local n = #places
-      fields[2 + i] = 'q' .. w.request
+      local n, its = #places, granted and 'held' or w.given and lockOf(w)
+      if its and not granted then
+        call('HSET', KEYS[1], 'r' .. w.request, w.given)
+      elseif not granted then
+        fields[#fields + 1] = 'r' .. w.request
+      end
       places[n + 1], places[n + 2] = Q.place(w), ageOf(w)
-      if not haveGot then places[n + 3] = low .. w.resource .. '\n' .. w.request end
+      if its ~= 'held' then places[n + 3] = low .. w.resource .. '\n' .. w.request end
     end
     S.waiters, S.sets = math.max(S.waiters - #members, 0), math.max(S.sets - #members, 0)
-    call(unpack(fields))
+    if #fields > 2 then call(unpack(fields)) end
     call(unpack(places))
     store('waiters', int(S.waiters), 'sets', int(S.sets))
   end
@@ -257,7 +272,8 @@ S.whole = function()
   end
 
   -- take writes the locks of an owner on free resources, in few commands. Each item has the
-  -- resource, stock's key, and the lock without a token.
+  -- resource, stock's key, the lock without a token, and, where its request waits, that
+  -- waiter, to take out afterwards.
   function W.take(items, event, cause)
     local states, entries, leases, mirrors = {}, { 'ZADD', KEYS[4] }, { 'ZADD', KEYS[2] }, { 'MSET' }
     local low = sub(bounds(items[1].lock.owner), 2)
@@ -287,19 +303,19 @@ S.whole = function()
   function W.dequeueOwn(items)
     if S.waiters == 0 or #items == 0 then return end
     local low, high, at = bounds(items[1].lock.owner)
-    local got, own = {}, {}
     local count = call('ZLEXCOUNT', KEYS[4], low, high)
-    if count == #items then return end -- what leads to these locks
+    local got, own, isAny = {}, {}, count ~= #items -- so many lead to these locks
     for _, item in ipairs(items) do
-      got[item.resource] = item.lock.request
-      own[item.resource] = count > 5000 -- each is looked for
+      got[item.resource], isAny = item.lock.request, isAny or item.waiter
+      own[item.resource] = item.waiter or count > 5000 -- each is looked for then
     end
+    if not isAny then return end
     for _, member in ipairs(count <= 5000 and call('ZRANGEBYLEX', KEYS[4], low, high) or {}) do
       local resource, request = match(member, '^([^\n]*)\n(.*)$', at + 1)
       own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
     for _, item in ipairs(items) do
-      if own[item.resource] then Q.dequeueOwn(item.lock, item.resource) end
+      if own[item.resource] then Q.dequeueOwn(item.lock, item.resource, item.waiter) end
     end
   end
 
@@ -358,7 +374,8 @@ S.whole = function()
       requests[#requests + 1] = 'r' .. ARGV[i + 1]
     end
     local parts, tokens, all = call(unpack(fields)), call(unpack(requests)), true
-    for i, token in ipairs(tokens) do
+    for i, field in ipairs(tokens) do
+      local token = tokenOf(field) or field and (Q.read('', field) or {}).given
       local header, details = parts[2 * i - 1], parts[2 * i]
       local is = token and header and details and sub(header, 1, #token + 1) == token .. '\n'
       known, all = known or token, all and is
