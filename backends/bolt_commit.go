@@ -210,18 +210,19 @@ func (c *committer) loop() {
 	}
 }
 
-// lead has a caller run the transaction of its step, and of those that have come
-// meanwhile, by itself. Others are left to a loop.
+// lead has a caller run one transaction, with its step and those that have come
+// meanwhile. What is left of it, and what comes later, is left to a loop: a caller that
+// is answered goes.
 func (c *committer) lead() {
-	for left := c.commit(nil); len(left) > 0; {
-		left = c.commit(left)
-	}
+	left := c.commit(nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.waiting = append(left, c.waiting...)
 	if len(c.waiting) > 0 {
 		go c.loop()
 		return
 	}
+	c.waiting = nil
 	c.stopped()
 }
 

@@ -2,8 +2,10 @@ package backends
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
@@ -68,6 +70,48 @@ func TestCommitterHasACallerLead(t *testing.T) {
 	}
 	c.close()
 	require.ErrorIs(t, c.do(context.Background(), "write", write("late")), enhanced.ErrClosed)
+}
+
+// A caller leads one transaction. Where a step fails in it, another one runs the others
+// again: a caller that is answered goes, however many fail one after the other.
+func TestCommitterLetsALeaderGo(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	led, failure := make(chan error, 1), errors.New("it fails")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var callers sync.WaitGroup
+	// Each of them has another one wait, until the leader has gone.
+	var fails func(b *batch) error
+	ask := func() {
+		callers.Go(func() {
+			if err := c.do(t.Context(), "fail", fails); !errors.Is(err, failure) {
+				t.Error(err)
+			}
+		})
+		backendtest.Eventually(t, "it waits", func() bool { return c.gathered() > 0 })
+	}
+	fails = func(*batch) error {
+		if len(led) == 0 && ctx.Err() == nil {
+			ask()
+		}
+		return failure
+	}
+	other, err := c.db.Begin(true)
+	require.NoError(t, err)
+	go func() { led <- c.do(context.Background(), "lead", fails) }()
+	backendtest.Eventually(t, "it leads", func() bool { return c.gathered() == 1 })
+	callers.Go(func() {
+		if err := c.do(t.Context(), "write", write("a")); err != nil {
+			t.Error(err)
+		}
+	})
+	backendtest.Eventually(t, "another one waits", func() bool { return c.gathered() == 2 })
+	require.NoError(t, other.Rollback())
+	callers.Wait()
+	require.NoError(t, ctx.Err(), "the leader did not go")
+	require.ErrorIs(t, <-led, failure)
+	require.True(t, c.has(t, "a"))
 }
 
 func (c *committer) idles() bool {

@@ -157,10 +157,7 @@ func (c *redisInspection) checkLock(key string, r *redisRecord) {
 	case leads != key:
 		c.report(enhanced.RuleLockToken, "state", "l"+key, "the lock's token %s is another lock's, too", token)
 	}
-	if r.Request != "" && !c.remembers(r.Request) {
-		c.report(enhanced.RuleRequestMissing, "state", "l"+key, "the request that got the lock does not lead to it: it could acquire again").about(key, r).
-			repairs("write the request's entry", redisChange{"HSET", "state", "r" + r.Request, token})
-	}
+	c.checkRequest(key, r)
 	if member := memberOf(r.Owner, key, r.Request); !c.queue[member] {
 		c.report(enhanced.RuleOwnerMissing, "state", "l"+key, "no entry of %s leads to the lock: closing the pull request would leave it", r.Owner).about(key, r).
 			repairs("write the owner's entry", redisChange{"ZADD", "queue", member, "0"})
@@ -171,15 +168,34 @@ func (c *redisInspection) checkLock(key string, r *redisRecord) {
 	}
 }
 
+// checkRequest checks that the request which got a lock leads to it. Where it waits, it
+// does so by the token that its waiter has, and that waiter is not written over.
+func (c *redisInspection) checkRequest(key string, r *redisRecord) {
+	token := strconv.FormatInt(r.Token, 10)
+	if r.Request == "" || c.tokenOf(r.Request) == token || c.remembers(r.Request) {
+		return
+	}
+	p := c.report(enhanced.RuleRequestMissing, "state", "l"+key, "the request that got the lock does not lead to it: it could acquire again").about(key, r)
+	if _, waits := c.waiters[r.Request]; !waits {
+		p.repairs("write the request's entry", redisChange{"HSET", "state", "r" + r.Request, token})
+	}
+}
+
+// tokenOf returns the token of the lock that a request got, "" for none.
+func (c *redisInspection) tokenOf(request string) string {
+	if token, got := c.memory["r"+request]; got {
+		return token
+	}
+	w, err := decodeRedisWaiter(c.name, request, c.waiters[request])
+	if err != nil {
+		return ""
+	}
+	return w.given
+}
+
 // remembers reports whether a request's entry leads to a lock that it got.
 func (c *redisInspection) remembers(request string) bool {
-	token, got := c.memory["r"+request]
-	if !got {
-		if w, err := decodeRedisWaiter(c.name, request, c.waiters[request]); err == nil {
-			token = w.given
-		}
-	}
-	value, known := c.memory["i"+token]
+	value, known := c.memory["i"+c.tokenOf(request)]
 	if !known {
 		return false
 	}

@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -89,25 +90,11 @@ func TestRedisOwnersHoldAndWaitByOneRequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), queueOn())
-			holder, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
-			require.NoError(t, err)
-			_, err = b.AcquireLock(t.Context(), by("org/app", "b", "ann"))
-			require.NoError(t, err)
-			set := requestsOf("a", "b")
-			first := *set[0]
-			first.Detached = true
-			require.False(t, try(t, b, &first))
-			require.NoError(t, b.ReleaseLock(t.Context(), holder.ID))
-			given, err := b.LookupLock(t.Context(), holder.Resource)
-			require.NoError(t, err)
-			require.Equal(t, ownerOf(5), given.Owner)
-			answer := waitsForSet(t, b, set)
-			backendtest.RequireSound(t, b)
-
+			given, answer := givenAndWaits(t, b)
 			require.NoError(t, c.end(b, given))
 			require.Equal(t, c.left, waiting(t, b))
 			backendtest.RequireSound(t, b)
-			lock, err := b.LookupLock(t.Context(), holder.Resource)
+			lock, err := b.LookupLock(t.Context(), given.Resource)
 			if err == nil {
 				require.Equal(t, "user:eve", lock.Owner)
 			} else {
@@ -153,4 +140,48 @@ func TestRedisPreventionBesideManyLocks(t *testing.T) {
 			require.Error(t, <-many)
 		})
 	}
+}
+
+// givenAndWaits has pull request 5 be given a lock, and wait in a set by the request that
+// got it.
+func givenAndWaits(t *testing.T, b *backends.RedisBackend) (given *enhanced.EnhancedLock, answer <-chan error) {
+	t.Helper()
+	holder, err := b.AcquireLock(t.Context(), by("org/app", "a", "ann"))
+	require.NoError(t, err)
+	_, err = b.AcquireLock(t.Context(), by("org/app", "b", "ann"))
+	require.NoError(t, err)
+	set := requestsOf("a", "b")
+	first := *set[0]
+	first.Detached = true
+	require.False(t, try(t, b, &first))
+	require.NoError(t, b.ReleaseLock(t.Context(), holder.ID))
+	given, err = b.LookupLock(t.Context(), holder.Resource)
+	require.NoError(t, err)
+	require.Equal(t, ownerOf(5), given.Owner)
+	answer = waitsForSet(t, b, set)
+	backendtest.RequireSound(t, b)
+	return given, answer
+}
+
+// A repair of what leads to a lock leaves the waiter of the request that got it, which
+// has the same field as the request.
+func TestRedisRepairLeavesWhoWaitsByTheSameRequest(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	b := openRedis(t, client, queueOn())
+	given, answer := givenAndWaits(t, b)
+	state := "atlantis:lock:{" + enhanced.RepositoryTag("org/app") + "}:state"
+	require.NoError(t, client.HDel(t.Context(), state, "i"+strconv.FormatInt(given.Version, 10)).Err())
+	repaired, err := b.Repair(t.Context(), "user:admin", "a test")
+	require.NoError(t, err)
+	require.Len(t, repaired, 1)
+	require.Equal(t, enhanced.RuleIDMissing, repaired[0].Rule)
+	backendtest.RequireSound(t, b)
+	require.Equal(t, 2, waiting(t, b))
+
+	require.NoError(t, b.ReleaseLock(t.Context(), given.ID))
+	_, err = b.ReleaseByPull(t.Context(), "org/app", 5, "user:admin")
+	require.NoError(t, err)
+	require.Error(t, <-answer)
+	backendtest.RequireSound(t, b)
 }
