@@ -134,7 +134,7 @@ func hintFor(env environment, err error) string {
 	case problem.Code == enhanced.ErrCodeLockExists && problem.Holder == nil:
 		return fmt.Sprintf("%q names the records that can't be read", env.command("stats"))
 	case problem.Code == enhanced.ErrCodeLockExists:
-		return fmt.Sprintf("%q tells more; its owner can unlock it", env.command("show "+problem.Holder.ID))
+		return heldHint(env, problem.Holder)
 	case problem.Code == enhanced.ErrCodeLockNotFound, problem.Code == enhanced.ErrCodeLockExpired:
 		return fmt.Sprintf("%q shows what is locked", env.command("list"))
 	case problem.Code == enhanced.ErrCodePermissionDenied && problem.Holder != nil:
