@@ -82,7 +82,7 @@ which is logged with your name.`,
 			Owner: waiter, Actor: actor, Reason: *reason,
 		})
 		if err != nil {
-			return asUsage(cmd, err)
+			return notWaiting(env, asUsage(cmd, err))
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, answer)
@@ -99,4 +99,12 @@ func others(n int) string {
 		return "1 other does"
 	}
 	return fmt.Sprintf("%d others do", n)
+}
+
+// notWaiting adds to the error that somebody does not wait where to see who does.
+func notWaiting(env environment, err error) error {
+	if exitCode(err) != exitNotFound {
+		return err
+	}
+	return withHint(err, "%q shows who waits", env.command("queue list"))
 }
