@@ -44,6 +44,7 @@ func newShowCommand(env environment) *cobra.Command {
 		if err != nil {
 			return asUsage(cmd, err)
 		}
+		warnOfMode(cmd.Context(), env, server)
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)
 		}
