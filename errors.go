@@ -104,13 +104,18 @@ func NewHeldError(resource ResourceIdentifier, holder *EnhancedLock) *LockError 
 	}
 }
 
-// describeHeld says by whom something is locked, or until when it is reserved.
+// describeHeld says by whom something is locked, or for whom it is kept: after a
+// lease, for a new plan, or for a set of locks.
 func describeHeld(holder *EnhancedLock) string {
-	if holder.ID == "" && holder.State == LockStatePending && holder.ExpiresAt != nil {
+	switch {
+	case holder.ID != "" || holder.State != LockStatePending:
+		return "locked by " + describeHolder(holder)
+	case holder.ExpiresAt == nil:
+		return "kept for " + describeHolder(holder) + ", who plans again or waits for a set of locks"
+	default:
 		return fmt.Sprintf("reserved for %s until %s, since its lease ended without a release",
 			describeHolder(holder), holder.ExpiresAt.Format(time.RFC3339Nano))
 	}
-	return "locked by " + describeHolder(holder)
 }
 
 // NewNotFoundError returns the LOCK_NOT_FOUND error for a resource.

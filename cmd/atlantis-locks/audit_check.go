@@ -23,6 +23,7 @@ type auditCheck struct {
 	final    string // hash of the last line, once it came
 	records  int
 	ended    bool
+	sealed   int // lines with a hash
 
 	// sums are what the file has of each repository, in order.
 	sums  []auditRecordSum
@@ -87,6 +88,7 @@ func (c *auditCheck) checkLine(line []byte) {
 		c.placeBroken(line)
 		return
 	}
+	c.sealed++
 	// A line without a hash leaves nothing to compare with. It was found itself.
 	fits := auditHash(c.previous, unsealed) == hash || c.previous == "" && c.line > 1
 	c.previous = hash

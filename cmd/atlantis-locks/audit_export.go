@@ -52,6 +52,9 @@ can't: a file that was made anew, with new hashes, is found by nothing else.`,
 		if err != nil {
 			return err
 		}
+		if *repository != "" && e.records == 0 {
+			fmt.Fprintf(env.stderr, "warning: the log has nothing of %s\n", printable(*repository))
+		}
 		fmt.Fprintf(env.stderr, "%s of %s\nfinal hash %s\n",
 			count(e.records, "record"), countRepositories(len(repositories)), e.hash)
 		return nil

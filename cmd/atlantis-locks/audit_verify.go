@@ -75,6 +75,10 @@ func verifyAuditFile(cmd *cobra.Command, path, hash string) (*auditReport, error
 		return nil, fmt.Errorf("can't read %q: %w", path, withoutPath(err))
 	}
 	check.finish(hash)
+	if check.sealed == 0 && check.records == 0 && check.line > 0 {
+		return nil, &codedError{exitViolations, withHint(fmt.Errorf("%q is no export of the log: none of its lines ends with a hash", path),
+			"\"audit export\" writes one")}
+	}
 	return &auditReport{File: path, Records: check.records, Hash: check.final, Findings: check.findings}, nil
 }
 

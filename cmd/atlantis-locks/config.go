@@ -58,6 +58,9 @@ variable, a line of the file, or the default. Secrets are not shown.`,
 		if err != nil {
 			return err
 		}
+		if problems := loaded.listenProblems(); len(problems) > 0 {
+			return problemsError(source.cmd, problems)
+		}
 		var printed []printedOption
 		rows := [][]string{{"KEY", "VALUE", "FROM"}}
 		for _, o := range source.set.All() {
@@ -95,7 +98,9 @@ any server, and print all that is wrong with it. Exits with 7 if anything is.`,
 		if err != nil {
 			return fmt.Errorf("can't read %q: %w", args[0], err)
 		}
-		_, problems := loadConfiguration(newOptions(), options.Sources{File: content, FileName: printable(args[0])})
+		loaded, problems := loadConfiguration(newOptions(), options.Sources{File: content, FileName: printable(args[0])})
+		problems = append(problems, loaded.listenProblems()...)
+		sortByLine(problems)
 		if *output == formatJSON {
 			found := []foundProblem{}
 			for _, p := range problems {

@@ -45,7 +45,7 @@ func (c *configSource) load() (*configuration, error) {
 	}
 	loaded, problems := loadConfiguration(c.set, sources)
 	if len(problems) > 0 {
-		return nil, usagef(c.cmd, "%s", joinProblems(problems))
+		return nil, problemsError(c.cmd, problems)
 	}
 	return loaded, nil
 }
@@ -69,12 +69,13 @@ func readConfigFile(path string) ([]byte, error) {
 	return content, nil
 }
 
-func joinProblems(problems []options.Problem) string {
+// problemsError says all that is wrong, each on a line of its own.
+func problemsError(cmd *cobra.Command, problems []options.Problem) error {
 	lines := make([]string, len(problems))
 	for i, p := range problems {
 		lines[i] = p.Error()
 	}
-	return strings.Join(lines, "; ")
+	return &usageError{command: cmd.CommandPath(), message: strings.Join(lines, "; "), lines: lines}
 }
 
 // warnings are about secrets that others can read.

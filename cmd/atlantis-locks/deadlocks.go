@@ -199,7 +199,8 @@ func deadlockRecord(cmd *cobra.Command, connection *connection, args []string) (
 		return api.LogRecord{}, err
 	}
 	if len(page.Records) == 0 || page.Records[0].Sequence != sequence || page.Records[0].Deadlock == nil {
-		return api.LogRecord{}, fmt.Errorf("record %d of %s is no deadlock; \"deadlocks list\" shows those that the log has", sequence, printable(args[0]))
+		return api.LogRecord{}, &codedError{exitNotFound, withHint(fmt.Errorf("record %d of %s is no deadlock", sequence, printable(args[0])),
+			"\"deadlocks list\" shows those that the log has")}
 	}
 	return page.Records[0], nil
 }

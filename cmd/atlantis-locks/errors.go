@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,13 +23,22 @@ const (
 	exitDenied
 	exitUnreachable
 	exitViolations
+	exitTimeout
+	exitDeadlock
+	exitInterrupted = 130 // as of a program that SIGINT has ended
 )
+
+// stoppingCode is what a server that stops gives to those who wait there.
+const stoppingCode = "SERVICE_UNAVAILABLE"
 
 // usageError says that the program was called wrongly.
 type usageError struct {
 	command string
 	message string
 	err     error // nil, or what the server says
+	// lines are what people read instead of the message, where it is of several
+	// problems.
+	lines []string
 }
 
 func (e *usageError) Error() string { return e.message }
@@ -54,7 +64,7 @@ func asUsage(cmd *cobra.Command, err error) error {
 			message = word[1] + " " + rest
 		}
 	}
-	return &usageError{cmd.CommandPath(), message, err}
+	return &usageError{command: cmd.CommandPath(), message: message, err: err}
 }
 
 // hintedError is an error with a word on what to do next.
@@ -93,6 +103,9 @@ func exitCode(err error) int {
 	if unreachable := (*client.UnreachableError)(nil); errors.As(err, &unreachable) {
 		return exitUnreachable
 	}
+	if left := (*leftError)(nil); errors.As(err, &left) && errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
 	problem := (*api.Problem)(nil)
 	if !errors.As(err, &problem) {
 		return exitError
@@ -104,6 +117,12 @@ func exitCode(err error) int {
 		return exitNotFound
 	case enhanced.ErrCodePermissionDenied:
 		return exitDenied
+	case enhanced.ErrCodeTimeout:
+		return exitTimeout
+	case enhanced.ErrCodeDeadlock:
+		return exitDeadlock
+	case stoppingCode:
+		return exitUnreachable
 	default:
 		return exitError
 	}
@@ -134,7 +153,7 @@ func hintFor(env environment, err error) string {
 	case problem.Code == enhanced.ErrCodeLockExists && problem.Holder == nil:
 		return fmt.Sprintf("%q names the records that can't be read", env.command("stats"))
 	case problem.Code == enhanced.ErrCodeLockExists:
-		return fmt.Sprintf("%q tells more; its owner can unlock it", env.command("show "+problem.Holder.ID))
+		return heldHint(env, problem.Holder)
 	case problem.Code == enhanced.ErrCodeLockNotFound, problem.Code == enhanced.ErrCodeLockExpired:
 		return fmt.Sprintf("%q shows what is locked", env.command("list"))
 	case problem.Code == enhanced.ErrCodePermissionDenied && problem.Holder != nil:
@@ -171,7 +190,13 @@ func report(env environment, command *cobra.Command, err error) int {
 		_ = json.NewEncoder(env.stderr).Encode(f) // there is nobody left to tell
 		return code
 	}
-	fmt.Fprintf(env.stderr, "error: %s\n", escape(err.Error()))
+	lines := []string{err.Error()}
+	if usage := (*usageError)(nil); errors.As(err, &usage) && len(usage.lines) > 0 {
+		lines = usage.lines
+	}
+	for _, line := range lines {
+		fmt.Fprintf(env.stderr, "error: %s\n", escape(line))
+	}
 	if hint != "" {
 		fmt.Fprintf(env.stderr, "hint: %s\n", escape(hint))
 	}

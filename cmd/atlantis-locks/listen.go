@@ -11,6 +11,22 @@ import (
 
 const defaultListen = "127.0.0.1:4142"
 
+// checkListen says why serve would refuse an address, as far as that can be told
+// without asking for a name.
+func checkListen(address string) error {
+	if host, _, err := net.SplitHostPort(address); err == nil && host != "" && net.ParseIP(host) == nil {
+		return nil
+	}
+	resolved, err := net.ResolveTCPAddr("tcp", address)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is no address to listen on: %w; give an address and a port, such as %s", address, err, defaultListen)
+	case !resolved.IP.IsLoopback():
+		return fmt.Errorf("%q is not a loopback address, and there is no authentication yet; listen on %s", address, defaultListen)
+	}
+	return nil
+}
+
 // listenLoopback listens on a loopback address and refuses all others: whoever
 // can reach the server can release every lock, since there is no
 // authentication yet.

@@ -62,6 +62,7 @@ itself unless you ask for that with --timeout.`,
 		if err != nil {
 			return asUsage(cmd, err)
 		}
+		warnOfMode(cmd.Context(), env, server)
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)
 		}

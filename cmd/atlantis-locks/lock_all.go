@@ -40,7 +40,7 @@ you are told each that is held and by whom; what you hold yourself counts, too.`
 		}
 		list, err := take(cmd.Context(), request)
 		if err != nil && wish.wait && cmd.Context().Err() != nil {
-			return fmt.Errorf("you have left the queue: %w", cmd.Context().Err())
+			return leftQueue(cmd.Context())
 		}
 		if err != nil {
 			return asUsage(cmd, err)

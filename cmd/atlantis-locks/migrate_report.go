@@ -110,10 +110,14 @@ func (m *migration) compare(source, target *backends.Inventory) {
 	for i := range source.Locks {
 		lock := &source.Locks[i]
 		name, place := lock.Resource.String(), m.place(lock.Resource)
-		if foreseen[place] {
-			continue
+		why := p.impossible[name]
+		if !foreseen[place] && why == "" {
+			why = m.lockDiffers(lock, there[place])
 		}
-		if why := m.lockDiffers(lock, there[place], p.impossible[name]); why != "" {
+		if why == "" && (foreseen[place] || there[place] != nil) {
+			why = m.lost(lock)
+		}
+		if why != "" {
 			r.differ("lock", name, "%s", why)
 		}
 	}
@@ -149,10 +153,8 @@ func (m *migration) isFromEarlier(lock *backends.InventoryLock) bool {
 
 // lockDiffers says how what is in a lock's place differs from it, "" if it does
 // not.
-func (m *migration) lockDiffers(lock, have *backends.InventoryLock, impossible string) string {
+func (m *migration) lockDiffers(lock, have *backends.InventoryLock) string {
 	switch {
-	case impossible != "":
-		return impossible
 	case have == nil && hasLease(lock) && lock.Lease < leaseTolerance:
 		return "" // it has ended
 	case have == nil:

@@ -208,9 +208,9 @@ func (m *migration) possible(lock *backends.InventoryLock) error {
 	}
 	switch {
 	case lock.Resource.Type != enhanced.ResourceTypeProject:
-		return errors.New("stock Atlantis locks projects only")
+		return errors.New("it was not carried: stock Atlantis locks projects only")
 	case lock.Lease != enhanced.NoTimeout && lock.State != enhanced.LockStatePending:
-		return errors.New("it has a lease, and stock Atlantis' locks never end by themselves")
+		return errors.New("it was not carried: it has a lease, and stock Atlantis' locks never end by themselves")
 	}
 	return nil
 }

@@ -94,11 +94,31 @@ func TestMigrateOurs(t *testing.T) {
 		tokens = later
 		require.Contains(t, to.bytes(t), "migrated:")
 	}
-	// Leases and what is no project have no place in stock's store.
+	// Leases and what is no project have no place in stock's store, and of other locks
+	// it keeps a part.
 	back := filePlace(t)
 	report, _ := migrate(t, exitViolations, "--from", stores[1].url, "--to", "stock+"+back.url)
 	require.EqualValues(t, len(want)-2, report.Locks.Taken)
-	require.Len(t, report.Differences, 2)
+	requireLost := func(differences []migrateDifference) {
+		told := make(map[string]string)
+		for _, d := range differences {
+			told[d.Record] = d.Detail
+		}
+		require.Equal(t, map[string]string{
+			"acme/infra (path p/0, workspace default)":                       "stock Atlantis' locks don't keep its priority high",
+			"acme/infra (path p/1, workspace default)":                       "stock Atlantis' locks don't keep its owner user alice, who is no pull request, its note, and its priority low",
+			"acme/infra (path p/2, workspace default)":                       "it was not carried: it has a lease, and stock Atlantis' locks never end by themselves",
+			"custom acme/infra (path anything, workspace x)":                 "it was not carried: stock Atlantis locks projects only",
+			`acme/infra (path "ümlaut/a b", workspace default, project web)`: "stock Atlantis' locks don't keep its priority low",
+		}, told)
+	}
+	requireLost(report.Differences)
+	again := filePlace(t)
+	for _, flags := range [][]string{{"--dry-run"}, {"--delete-source"}} {
+		report, _ = migrate(t, exitViolations, append([]string{"--from", stores[1].url, "--to", "stock+" + again.url}, flags...)...)
+		requireLost(report.Differences)
+		require.False(t, report.SourceDeleted, "what was lost is in the source alone")
+	}
 }
 
 // Tokens go on above those of a source whose clock is ahead.

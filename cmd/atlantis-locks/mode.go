@@ -81,9 +81,18 @@ missing, and why.`,
 		if err != nil {
 			return err
 		}
+		before, err := server.Mode(cmd.Context())
+		if err != nil {
+			return err
+		}
 		fleet, err := server.SetMode(cmd.Context(), api.ModeRequest{Mode: args[0], Actor: actor, Reason: *reason})
 		if err != nil {
 			return asUsage(cmd, err)
+		}
+		if before.Epoch == fleet.Epoch {
+			if _, err := fmt.Fprintf(env.stderr, "nothing has changed: the mode is %s already\n", printable(fleet.Mode)); err != nil {
+				return err
+			}
 		}
 		return printFleet(env, fleet, *output)
 	}

@@ -103,7 +103,7 @@ queue. The call that waits ends and says who did it.`,
 			Owner: waiter, Actor: actor,
 		})
 		if err != nil {
-			return asUsage(cmd, err)
+			return notWaiting(env, asUsage(cmd, err))
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, answer)

@@ -37,7 +37,7 @@ func newQueuePositionCommand(env environment) *cobra.Command {
 		}
 		where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
 		if position.Place == 0 {
-			where = fmt.Sprintf("does not wait; %d others do", position.Length)
+			where = "does not wait; " + others(position.Length)
 		}
 		if what := blockerText(position.Blocker); what != "" {
 			where += ", " + what
@@ -82,7 +82,7 @@ which is logged with your name.`,
 			Owner: waiter, Actor: actor, Reason: *reason,
 		})
 		if err != nil {
-			return asUsage(cmd, err)
+			return notWaiting(env, asUsage(cmd, err))
 		}
 		if *output == formatJSON {
 			return printJSON(env.stdout, answer)
@@ -91,4 +91,20 @@ which is logged with your name.`,
 		return err
 	}
 	return cmd
+}
+
+// others says how many wait, for one who does not.
+func others(n int) string {
+	if n == 1 {
+		return "1 other does"
+	}
+	return fmt.Sprintf("%d others do", n)
+}
+
+// notWaiting adds to the error that somebody does not wait where to see who does.
+func notWaiting(env environment, err error) error {
+	if exitCode(err) != exitNotFound {
+		return err
+	}
+	return withHint(err, "%q shows who waits", env.command("queue list"))
 }

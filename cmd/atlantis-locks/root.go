@@ -17,8 +17,11 @@ const exitCodesHelp = `Exit codes:
   3  held by another
   4  not found
   5  permission denied
-  6  server not reachable
+  6  server not reachable, or stopping
   7  a check found something
+  8  waited too long, for a lock or for the store
+  9  waiting would be, or was, a deadlock
+130  interrupted while it waited
 "run" has its own.`
 
 // newRootCommand returns the program. Each subcommand has a file of its own.
@@ -27,7 +30,9 @@ func newRootCommand(env environment) *cobra.Command {
 		Use:   programName,
 		Short: "Serve Atlantis' locks, and work with them",
 		Long: `atlantis-locks keeps locks on Terraform projects for Atlantis, and shows,
-takes and releases them. "serve" opens the store; all other commands talk to it.
+takes and releases them. "serve" opens the store, and most other commands talk to
+it. "migrate", "check --store", "verify --file", "audit verify" and "config", but for
+"config reload", need no server: they open stores and files themselves.
 
 ` + exitCodesHelp,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -49,7 +54,7 @@ takes and releases them. "serve" opens the store; all other commands talk to it.
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef(cmd, "%v", err)
+		return flagError(cmd, err)
 	})
 	root.AddCommand(
 		newServeCommand(env),

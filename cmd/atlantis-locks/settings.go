@@ -31,7 +31,7 @@ type settings struct {
 type serverSettings struct {
 	DataDir  string `mapstructure:"data_dir" file:"server.data-dir" atlantis:"data-dir" restart:"true" doc:"Directory of atlantis.db, the file that the locks are in with the backend boltdb; a leading ~/ is the home directory."`
 	Listen   string `mapstructure:"listen" file:"server.listen" restart:"true" doc:"Address to listen on; port 0 is any free one."`
-	LogLevel string `mapstructure:"log_level" file:"server.log-level" enum:"debug,info,warn,error" doc:"What is logged; debug logs every request."`
+	LogLevel string `mapstructure:"log_level" file:"server.log-level" enum:"debug,info,warn,error" doc:"What is logged; info has each request that can change something, debug all of them."`
 }
 
 // redisSettings say where Redis is and how to get in.
@@ -87,8 +87,12 @@ func loadConfiguration(set *options.Set[settings], sources options.Sources) (*co
 		c.Values.Server.DataDir = filepath.Join(home, rest)
 	}
 	problems = slices.Concat(problems, c.lockingProblems(), c.redisProblems())
-	slices.SortStableFunc(problems, func(a, b options.Problem) int { return a.Origin.Line - b.Origin.Line })
+	sortByLine(problems)
 	return c, problems
+}
+
+func sortByLine(problems []options.Problem) {
+	slices.SortStableFunc(problems, func(a, b options.Problem) int { return a.Origin.Line - b.Origin.Line })
 }
 
 // given reports whether an option has a value that somebody gave it.
@@ -97,6 +101,14 @@ func (c *configuration) given(name string) bool { return c.Given(c.set.Lookup(na
 func (c *configuration) problem(name, format string, args ...any) options.Problem {
 	o := c.set.Lookup(name)
 	return options.Problem{Origin: c.Origin(o), Key: o.Key, Err: fmt.Errorf(format, args...)}
+}
+
+// listenProblems are those that serve finds when it listens.
+func (c *configuration) listenProblems() []options.Problem {
+	if err := checkListen(c.Values.Server.Listen); err != nil {
+		return []options.Problem{c.problem("listen", "%w", err)}
+	}
+	return nil
 }
 
 // lockingProblems are those that the library finds, in the words of the file.

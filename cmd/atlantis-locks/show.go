@@ -39,10 +39,12 @@ func newShowCommand(env environment) *cobra.Command {
 			lock, err = server.Get(cmd.Context(), args[0])
 		} else {
 			lock, err = server.Lookup(cmd.Context(), project.resource(args))
+			err = keptInstead(cmd.Context(), server, project.resource(args), err)
 		}
 		if err != nil {
 			return asUsage(cmd, err)
 		}
+		warnOfMode(cmd.Context(), env, server)
 		if *output == formatJSON {
 			return printJSON(env.stdout, lock)
 		}

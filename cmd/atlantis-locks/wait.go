@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,9 +39,28 @@ func waitForLock(ctx context.Context, env environment, server *client.Client, re
 	stop()
 	done.Wait()
 	if err != nil && ctx.Err() != nil {
-		return lock, fmt.Errorf("you have left the queue: %w", ctx.Err())
+		return lock, leftQueue(ctx)
 	}
-	return lock, err
+	return lock, noQueue(request.Owner, err)
+}
+
+// leftError says that somebody waits no longer, and why.
+type leftError struct{ why error }
+
+func (*leftError) Error() string   { return "you have left the queue" }
+func (e *leftError) Unwrap() error { return e.why }
+
+func leftQueue(ctx context.Context) error { return &leftError{ctx.Err()} }
+
+// noQueue adds to a refusal of one who wants to wait that there is no queue, which
+// is so unless the lock is his own.
+func noQueue(owner api.Owner, err error) error {
+	problem := (*api.Problem)(nil)
+	if !errors.As(err, &problem) || problem.Code != enhanced.ErrCodeLockExists || problem.Holder == nil || problem.Holder.Owner == owner {
+		return err
+	}
+	return withHint(fmt.Errorf("%w; the server has no queue for it, so --wait is of no use", err),
+		"\"serve --enable-priority-queue\" has queues; without one, ask again later")
 }
 
 // lookAtQueue says where a request stands, until ctx ends.

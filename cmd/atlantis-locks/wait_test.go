@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/stretchr/testify/require"
 )
@@ -24,5 +27,24 @@ func TestBlockerText(t *testing.T) {
 		"behind a set of locks that pull request 5 on ghe.com waits for": {Kind: "set", Owner: pull},
 	} {
 		require.Equal(t, want, blockerText(blocker))
+	}
+}
+
+// Those who wait and get nothing can tell why.
+func TestExitCodesOfWaiting(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, done := context.WithTimeout(t.Context(), 0)
+	defer done()
+	<-expired.Done()
+	for want, err := range map[int]error{
+		exitInterrupted: leftQueue(ctx),
+		exitError:       leftQueue(expired), // "run" has a code of its own
+		exitTimeout:     &api.Problem{Code: enhanced.ErrCodeTimeout},
+		exitDeadlock:    &api.Problem{Code: enhanced.ErrCodeDeadlock},
+		exitUnreachable: &api.Problem{Code: stoppingCode},
+	} {
+		require.Equal(t, want, exitCode(fmt.Errorf("waiting: %w", err)), "%v", err)
 	}
 }
