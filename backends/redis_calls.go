@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 )
 
@@ -34,30 +35,63 @@ func (b *RedisBackend) listen(ctx context.Context) error {
 }
 
 // hear subscribes on its own, since the client library does that without regard
-// to the contexts of those who wait for it.
+// to the contexts of those who wait for it. It reads by itself, too: the library's
+// channel has a goroutine more, which each turn would wait for.
 func (b *RedisBackend) hear() {
 	defer b.calls.Done()
 	channel := b.keys.calls(b.process)
 	messages := b.client.Subscribe(b.ending, channel)
-	defer func() {
+	silence := func() {
 		if err := messages.Close(); err != nil {
 			b.logger.Debug("closing the channel of turns: %v", err)
 		}
-	}()
+	}
 	if _, err := messages.ReceiveTimeout(b.ending, watchInterval); err != nil {
 		b.logger.Warn("subscribing to channel %q: %v; those who wait learn of their turn up to %v late until it works", channel, err, watchInterval)
 	}
 	close(b.listened)
-	all := messages.Channel()
+	b.calls.Add(1) // while hear is counted
+	go func() {
+		defer b.calls.Done()
+		defer silence() // it wakes who reads
+		b.keepHearing(messages)
+	}()
+	for {
+		m, err := messages.ReceiveMessage(b.ending)
+		switch {
+		case b.ending.Err() != nil:
+			return
+		case err == nil:
+			b.heard(m.Payload)
+		default: // the library connects and subscribes again
+			select {
+			case <-b.ending.Done():
+			case <-time.After(hearPause):
+			}
+		}
+	}
+}
+
+const (
+	// hearPause is how long after a failure the channel is read again.
+	hearPause = 100 * time.Millisecond
+	// hearCheck is how often the channel's connection is tried.
+	hearCheck = 3 * time.Second
+)
+
+// keepHearing sends pings until the backend is closed: one that can't be sent has the
+// library connect again.
+func (b *RedisBackend) keepHearing(messages *redis.PubSub) {
+	ticker := time.NewTicker(hearCheck)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-b.ending.Done():
 			return
-		case m, open := <-all:
-			if !open {
-				return
-			}
-			b.heard(m.Payload)
+		case <-ticker.C:
+		}
+		if err := messages.Ping(b.ending); err != nil {
+			b.logger.Debug("trying the channel of turns: %v", err)
 		}
 	}
 }

@@ -26,7 +26,13 @@ type endings struct {
 
 func newEndings(t *testing.T) *endings {
 	t.Helper()
-	client := redistest.Start(t, redistest.Options{}).Client()
+	return endingsOn(t, redistest.Start(t, redistest.Options{}).Client())
+}
+
+// endingsOn uses a server for it, on which nothing else is.
+func endingsOn(t *testing.T, client *redis.Client) *endings {
+	t.Helper()
+	require.NoError(t, client.FlushAll(t.Context()).Err())
 	config := enhanced.DefaultConfig()
 	config.PreserveLegacyFormat = false
 	return &endings{RedisBackend: openRedis(t, client, config), client: client, state: repositoryKey("org/app", "state")}
@@ -154,10 +160,10 @@ func TestRedisForgetsEndingsOfAllKinds(t *testing.T) {
 // A count that is lost or is none stops nobody, and no number is given twice.
 func TestRedisLostCountOfEndings(t *testing.T) {
 	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
 	for _, count := range []string{"", "x", "-3", "1e3", strings.Repeat("9", 20)} {
-		t.Run(count, func(t *testing.T) {
-			t.Parallel()
-			e := newEndings(t)
+		t.Run(count, func(t *testing.T) { // not in parallel: they share a server
+			e := endingsOn(t, client)
 			e.end(t, 5)
 			e.age(t, "e1")
 			if count == "" {
@@ -183,6 +189,7 @@ func TestRedisLostCountOfEndings(t *testing.T) {
 func TestRedisRepairsEndings(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
+	client := redistest.Start(t, redistest.Options{}).Client()
 	set := func(e *endings, values ...any) error { return e.client.HSet(ctx, e.state, values...).Err() }
 	remove := func(e *endings, fields ...string) error { return e.client.HDel(ctx, e.state, fields...).Err() }
 	for name, c := range map[string]struct { // there are e3 to e6
@@ -209,9 +216,8 @@ func TestRedisRepairsEndings(t *testing.T) {
 		"one far away":                {func(e *endings) error { return set(e, "e700000", "5 7") }, enhanced.RuleForgetStray},
 		"one before":                  {func(e *endings) error { return set(e, "e1", "5 7") }, enhanced.RuleForgetStray},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			e := newEndings(t)
+		t.Run(name, func(t *testing.T) { // not in parallel: they share a server
+			e := endingsOn(t, client)
 			e.end(t, 6)
 			e.age(t, "e1", "e2")
 			require.NoError(t, c.plant(e))

@@ -35,10 +35,10 @@ func TestRedisCommandsOfAHandOver(t *testing.T) {
 		waiters []int
 		want    int
 	}{
-		"with few waiters":        {oneServer, false, enhanced.NoTimeout, []int{10}, 11},
-		"with many waiters":       {oneServer, false, enhanced.NoTimeout, []int{backendtest.Rounds(many)}, 11},
-		"with leases and copies":  {oneServer, true, time.Hour, []int{10}, 14},
-		"where stock has no keys": {aCluster, false, enhanced.NoTimeout, []int{10}, 10},
+		"with few waiters":        {oneServer, false, enhanced.NoTimeout, []int{10}, 10},
+		"with many waiters":       {oneServer, false, enhanced.NoTimeout, []int{backendtest.Rounds(many)}, 10},
+		"with leases and copies":  {oneServer, true, time.Hour, []int{10}, 13},
+		"where stock has no keys": {aCluster, false, enhanced.NoTimeout, []int{10}, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

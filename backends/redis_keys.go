@@ -47,6 +47,8 @@ import (
 //	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua
 //	waiters, sets          how many there are, and how many of those are of sets
+//	twice                  how many there are beyond the first of their owner for their
+//	                       resource
 //	alive                  processes that calls wait in, and until when they count
 //	                       as alive
 //	aging                  interval of ageing that ranks are by, in milliseconds

@@ -179,7 +179,7 @@ func isToken(value string) bool { return strings.Trim(value, "0123456789") == ""
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "ended", "forgotten":
+	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "twice", "ended", "forgotten":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")

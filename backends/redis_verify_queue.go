@@ -48,7 +48,7 @@ func (c *redisInspection) checkQueue() {
 	order := c.checkAging()
 	last, _ := strconv.ParseUint(c.meta["sequence"], 10, 64) //nolint:errcheck // checkLog reports it
 	leads := make(map[string]bool)
-	ofSets := 0
+	ofSets, twice, known := 0, 0, make(map[string]bool)
 	for _, request := range sortedKeys(c.waiters) {
 		w, err := decodeRedisWaiter(c.name, request, c.waiters[request])
 		var rank queue.Rank
@@ -67,6 +67,11 @@ func (c *redisInspection) checkQueue() {
 		}
 		if w.Set != nil {
 			ofSets++
+		}
+		if entry := ownerEntry(w.Owner, w.resource.Key()); known[entry] {
+			twice++
+		} else {
+			known[entry] = true
 		}
 		right := order.Rank(int(w.Priority), time.UnixMicro(w.Enqueued), rank.Sequence)
 		if rank != right && !isMoveOf(rank, last) {
@@ -100,6 +105,7 @@ func (c *redisInspection) checkQueue() {
 	}
 	c.checkCount(enhanced.RuleQueueCount, "waiters", len(c.waiters))
 	c.checkCount(enhanced.RuleQueueCount, "sets", ofSets)
+	c.checkCount(enhanced.RuleQueueCount, "twice", twice)
 }
 
 // checkAging reads the interval that the ranks are by.

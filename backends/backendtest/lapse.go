@@ -173,16 +173,17 @@ func testLapseEnds(t *testing.T, newBackend NewBackend) {
 	})
 
 	t.Run("the first one in the queue gets it at the end", func(t *testing.T) {
-		config := queueConfig(func(c *enhanced.EnhancedConfig) { c.UncleanReleaseDelay = shortDelay })
+		const delay = 5 * shortDelay // somebody is to look meanwhile
+		config := queueConfig(func(c *enhanced.EnhancedConfig) { c.UncleanReleaseDelay = delay })
 		b := newBackend(t, config)
 		lock := acquire(t, b, leased(userRequest("ann", "."), 3*time.Second))
 		first := enqueue(t, b, userRequest("bob", "."))
 		second := enqueue(t, b, userRequest("cid", "."))
 		next := first.requireGranted(t)
-		requireAfter(t, next, lock, shortDelay)
+		requireAfter(t, next, lock, delay)
 		second.requireWaits(t)
 		record := requireLogged(t, b, enhanced.EventReservationEnded, lock.Owner)
-		require.False(t, record.Time.Before(lock.ExpiresAt.Add(shortDelay)))
+		require.False(t, record.Time.Before(lock.ExpiresAt.Add(delay)))
 		require.Equal(t, enhanced.CauseExpired, record.Cause)
 		requireVerified(t, b)
 		require.NoError(t, b.ReleaseLock(t.Context(), next.ID))

@@ -4,8 +4,8 @@
 -- already. It stands alone, since making the prelude's functions takes longer than
 -- all of this; what it writes is what acquire.lua, refresh.lua and release.lua write. A decision
 -- that is not common is left to those, with nothing written. A released lock goes to
--- the next waiter when that is a call of a living process, and all that its owner
--- waits for there, and no set waits in the repository, see whole.lua.
+-- the next waiter when that is a call of a living process, and in the repository no
+-- owner waits twice for one resource, see queue.lua, and no set, see whole.lua.
 --
 -- Each decision is taken by itself, one after the other: tables that gather what
 -- several write cost more than the commands that they save. Nothing here may raise an
@@ -63,17 +63,17 @@ local function nextOf(STATE, QUEUE, resource)
   local place = first[1]
   if not place then return nil end
   local process, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
-  local parts = request and pcall('HMGET', STATE, 'r' .. request, 'alive', 'name', 'sets')
-  if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' then return place end
+  local parts = request and pcall('HMGET', STATE, 'r' .. request, 'alive', 'name', 'sets', 'twice')
+  if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' or
+      parts[5] and parts[5] ~= '0' then
+    return place
+  end
   -- Calls in it still wait, by the field alive.
   local told = select(2, find('\n' .. parts[2], '\n' .. process .. ' ', 1, true))
   local ends = told and match(parts[2], '^%d+', told)
   if not (ends and #ends == #now and ends > now) then return place end
   local w = { match(parts[1], '^([^\n]*)\n(%d+)\n([^\n]+)\n(%-?%d+)\n(%d+)\n(%d+)\n([m-])\n([^\n]*)\n([^\n]*)\n({.*)$') }
   if w[1] ~= resource or w[2] ~= sub(place, #resource + 3, #resource + 35) or w[8] ~= process then return place end
-  local entry = entryOf(w[3], resource)
-  local own = pcall('ZRANGEBYLEX', QUEUE, '[o' .. entry .. '\n', '[o' .. entry .. '\n\255', 'LIMIT', '0', '2')
-  if own.err or #own ~= 1 or own[1] ~= 'o' .. entry .. '\n' .. request then return place end
   return place, request, w, process, parts[3]
 end
 

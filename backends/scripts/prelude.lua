@@ -66,7 +66,7 @@ local function load(...)
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
   local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets',
-    'ended', 'forgotten', ...)
+    'twice', 'ended', 'forgotten', ...)
   S.known, S.wake, S.closing = v[1], v[6], v[7]
   S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
   S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
@@ -82,11 +82,13 @@ local function load(...)
   S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
   -- How many waiters are of sets, see whole.lua.
   S.sets = tonumber(v[11] or 0) or 1
+  -- How many wait beyond the first of their owner, see queue.lua.
+  S.twice = tonumber(v[12] or 0) or 1
   -- What ended locks are counted by. Where that can't be read, see endingOf.
-  S.forgotten = countOf(v[13]) or 0
-  S.uncounted = not countOf(v[12])
-  S.ended = math.max(countOf(v[12]) or 0, S.forgotten)
-  return v[14], v[15], v[16], v[17]
+  S.forgotten = countOf(v[14]) or 0
+  S.uncounted = not countOf(v[13])
+  S.ended = math.max(countOf(v[13]) or 0, S.forgotten)
+  return v[15], v[16], v[17]
 end
 
 -- prepare is called before the first write. It checks the types of the keys

@@ -16,6 +16,9 @@
 -- owner, priority, time, lease or 0, flag, process and note, and then what the
 -- details of its lock will be. The token of the lock that it gets takes its place: a
 -- request whose field is a number does not wait.
+-- The field twice counts the waiters beyond the first of their owner for their resource:
+-- where it is 0, nobody is given what he waits for a second time, and the script for
+-- common cases need not look.
 --
 -- A waiter is alive while its process is. The field alive has a line for each
 -- process that calls wait in: PROCESS MICROSECONDS, until when it counts as alive.
@@ -139,6 +142,16 @@ S.queue = function()
     members[#members + 1], members[#members + 2] = '0', memberOf(w.owner, w.resource, w.request)
   end
 
+  -- counts are the fields of the state that count waiters.
+  local function counts()
+    return 'waiters', int(S.waiters), 'twice', int(S.twice)
+  end
+
+  -- discount counts a waiter out that does not wait any more.
+  function Q.discount(w)
+    if S.twice > 0 and Q.isWaiting(w.owner, w.resource) then S.twice = S.twice - 1 end
+  end
+
   -- remove takes a waiter out of the queue; one that is granted has a token by now, and
   -- what led to it leads to its lock.
   local function remove(w)
@@ -149,6 +162,8 @@ S.queue = function()
       call('HDEL', KEYS[1], 'r' .. w.request)
       call('ZREM', KEYS[4], place(w), memberOf(w.owner, w.resource, w.request))
     end
+    Q.discount(w)
+    store(counts())
   end
 
   -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
@@ -158,7 +173,6 @@ S.queue = function()
     -- A deadlock's record is its reason.
     append(event, w.resource, actor, cause, w.request, event == 'deadlock' and select(2, ...) or '', { owner = w.owner, token = '0', expires = '0' }, nil)
     remove(w)
-    store('waiters', int(S.waiters))
     if ... then tell(w, ...) end
   end
 
@@ -219,6 +233,11 @@ S.queue = function()
       low = '(' .. (page[#page] or '')
     until #page < 100
     return nil
+  end
+
+  -- isWaiting reports whether an owner waits for a resource.
+  function Q.isWaiting(owner, resource)
+    return ownWaiter(owner, resource, function() return true end) ~= nil
   end
 
   -- hasPlace reports whether an owner has a detached waiter for a resource.
@@ -318,7 +337,6 @@ S.queue = function()
     grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
     next.granted = true
     remove(next)
-    store('waiters', int(S.waiters))
     tell(next, 'granted', r.header)
     Q.dequeueOwn(r, resource)
     return r
@@ -388,13 +406,14 @@ S.queue = function()
       local answer = check(w)
       if answer then return nil, answer end
     end
+    local again = Q.isWaiting(w.owner, w.resource)
     prepare(false, w.lease ~= '0')
     append('queued', w.resource, w.owner, 'request', w.request, '', { owner = w.owner, token = '0', expires = '0' }, nil)
     Q.reorder(aging)
     -- The log counts up, so its sequence is the order in which waiters came.
     w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
-    S.waiters = S.waiters + 1
-    store('waiters', int(S.waiters), 'r' .. w.request, Q.recordOf(w))
+    S.waiters, S.twice = S.waiters + 1, S.twice + (again and 1 or 0)
+    store('r' .. w.request, Q.recordOf(w), counts())
     local members = { 'ZADD', KEYS[4] }
     Q.put(w, members)
     call(unpack(members))

@@ -75,14 +75,16 @@ S.whole = function()
 
   -- put has waiters of a set wait: their records, and what leads to them.
   function W.put(members)
-    local fields, places = {}, { 'ZADD', KEYS[4] }
+    local fields, places, low, high = {}, { 'ZADD', KEYS[4] }, bounds(members[1].owner)
+    local some = call('ZLEXCOUNT', KEYS[4], low, high) > 0
     for _, w in ipairs(members) do
+      if some and Q.isWaiting(w.owner, w.resource) then S.twice = S.twice + 1 end
       fields[#fields + 1], fields[#fields + 2] = 'r' .. w.request, Q.recordOf(w)
       Q.put(w, places)
       places[#places + 1], places[#places + 2] = '0', ageOf(w)
     end
     S.waiters, S.sets = S.waiters + #members, S.sets + #members
-    store('waiters', int(S.waiters), 'sets', int(S.sets), unpack(fields))
+    store('waiters', int(S.waiters), 'sets', int(S.sets), 'twice', int(S.twice), unpack(fields))
     call(unpack(places))
   end
 
@@ -113,7 +115,8 @@ S.whole = function()
     S.waiters, S.sets = math.max(S.waiters - #members, 0), math.max(S.sets - #members, 0)
     if #fields > 2 then call(unpack(fields)) end
     call(unpack(places))
-    store('waiters', int(S.waiters), 'sets', int(S.sets))
+    for _, w in ipairs(members) do Q.discount(w) end
+    store('waiters', int(S.waiters), 'sets', int(S.sets), 'twice', int(S.twice))
   end
 
   -- adopt is that of the queue for a set.
