@@ -108,40 +108,6 @@ func TestRedisOwnersHoldAndWaitByOneRequest(t *testing.T) {
 	}
 }
 
-// Where many wait, a walk along who waits for whom meets an owner's locks on the way to
-// what it waits for. It reads over a few thousand, and leaves more to the detector.
-func TestRedisPreventionBesideManyLocks(t *testing.T) {
-	t.Parallel()
-	for locks, waiters := range map[int]int{250: 1, 4000: 2} {
-		t.Run(fmt.Sprint(locks), func(t *testing.T) {
-			t.Parallel()
-			b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), preventingOn())
-			for _, r := range []*enhanced.EnhancedLockRequest{place(6, "z", 0), place(8, "many/000", 0)} {
-				require.True(t, try(t, b, r))
-			}
-			set := func(number int, prefix string, from, count int) (set []*enhanced.EnhancedLockRequest) {
-				for i := range count {
-					r := place(number, fmt.Sprintf("%s/%03d", prefix, from+i), 0)
-					r.Detached = false
-					set = append(set, r)
-				}
-				return set
-			}
-			for from := 0; from < locks; from += 250 {
-				_, err := b.AcquireAll(t.Context(), set(5, "a", from, 250), false)
-				require.NoError(t, err)
-			}
-			require.False(t, try(t, b, place(5, "z", 0))) // its place comes after all locks
-			many := waitsForSet(t, b, set(7, "many", 0, 500))
-			require.False(t, try(t, b, place(6, "a/000", 0)), "a cycle")
-			require.Equal(t, waiters+500, waiting(t, b))
-			_, err := b.ReleaseByPull(t.Context(), "org/app", 7, "user:admin")
-			require.NoError(t, err)
-			require.Error(t, <-many)
-		})
-	}
-}
-
 // givenAndWaits has pull request 5 be given a lock, and wait in a set by the request that
 // got it.
 func givenAndWaits(t *testing.T, b *backends.RedisBackend) (given *enhanced.EnhancedLock, answer <-chan error) {
@@ -184,4 +150,38 @@ func TestRedisRepairLeavesWhoWaitsByTheSameRequest(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, <-answer)
 	backendtest.RequireSound(t, b)
+}
+
+// Where many wait, a walk along who waits for whom meets an owner's locks on the way to
+// what it waits for. It reads over a few thousand, and leaves more to the detector.
+func TestRedisPreventionBesideManyLocks(t *testing.T) {
+	t.Parallel()
+	for locks, waiters := range map[int]int{250: 1, 4000: 2} {
+		t.Run(fmt.Sprint(locks), func(t *testing.T) {
+			t.Parallel()
+			b := openRedis(t, redistest.Start(t, redistest.Options{}).Client(), preventingOn())
+			for _, r := range []*enhanced.EnhancedLockRequest{place(6, "z", 0), place(8, "many/000", 0)} {
+				require.True(t, try(t, b, r))
+			}
+			set := func(number int, prefix string, from, count int) (set []*enhanced.EnhancedLockRequest) {
+				for i := range count {
+					r := place(number, fmt.Sprintf("%s/%03d", prefix, from+i), 0)
+					r.Detached = false
+					set = append(set, r)
+				}
+				return set
+			}
+			for from := 0; from < locks; from += 250 {
+				_, err := b.AcquireAll(t.Context(), set(5, "a", from, 250), false)
+				require.NoError(t, err)
+			}
+			require.False(t, try(t, b, place(5, "z", 0))) // its place comes after all locks
+			many := waitsForSet(t, b, set(7, "many", 0, 500))
+			require.False(t, try(t, b, place(6, "a/000", 0)), "a cycle")
+			require.Equal(t, waiters+500, waiting(t, b))
+			_, err := b.ReleaseByPull(t.Context(), "org/app", 7, "user:admin")
+			require.NoError(t, err)
+			require.Error(t, <-many)
+		})
+	}
 }

@@ -3,14 +3,17 @@
 -- KEYS  1 state  2 deadlines  3 log  4 queue
 -- ARGV  1 number of the key to read  2 cursor, "0" at first  3 how many
 --
--- Answers  {microseconds, last sequence and token, next cursor or "0" at the end,
+-- Answers  {microseconds, what counts the changes, next cursor or "0" at the end,
 --          fields and values, or members and scores ...}; the cursor is
 --          "?" when the key has another type. A request that was cancelled on its
---          way takes a token and is not logged.
+--          way takes a token and is not logged, nor is what is forgotten, trimmed or
+--          swept.
 local clock = redis.call('TIME')
 local answer = { string.format('%s%06d', clock[1], clock[2]), '', '0' }
-local counters = redis.pcall('HMGET', KEYS[1], 'sequence', 'token')
-if not counters.err then answer[2] = (counters[1] or '') .. ' ' .. (counters[2] or '') end
+local counters = redis.pcall('HMGET', KEYS[1], 'sequence', 'token', 'forgotten', 'trimmed', 'gone')
+if not counters.err then
+  for i = 1, 5 do answer[2] = answer[2] .. (counters[i] or '') .. ' ' end
+end
 local which = tonumber(ARGV[1])
 local page = redis.pcall(which == 1 and 'HSCAN' or 'ZSCAN', KEYS[which], ARGV[2], 'COUNT', ARGV[3])
 if page.err then
