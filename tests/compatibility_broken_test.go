@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -266,6 +267,22 @@ func forgetfulTry(a *enhanced.LockingAdapter) func(models.ProjectLock) (bool, mo
 
 // racingTry is stock's on Redis: it looks, and then takes what it has seen free.
 func racingTry(a *enhanced.LockingAdapter) func(models.ProjectLock) (bool, models.ProjectLock, error) {
+	var mu sync.Mutex
+	looked := make(map[string]chan struct{})
+	// Two are to look before one writes. Somebody who is alone does not wait for long.
+	second := func(key string) <-chan struct{} {
+		mu.Lock()
+		defer mu.Unlock()
+		met := looked[key]
+		if met == nil {
+			met = make(chan struct{})
+			looked[key] = met
+		} else {
+			close(met)
+			delete(looked, key)
+		}
+		return met
+	}
 	return func(lock models.ProjectLock) (bool, models.ProjectLock, error) {
 		current, err := a.GetLock(lock.Project, lock.Workspace)
 		if err != nil {
@@ -273,6 +290,10 @@ func racingTry(a *enhanced.LockingAdapter) func(models.ProjectLock) (bool, model
 		}
 		if current != nil {
 			return false, *current, nil
+		}
+		select {
+		case <-second(models.GenerateLockKey(lock.Project, lock.Workspace)):
+		case <-time.After(50 * time.Millisecond):
 		}
 		_, _, err = a.TryLock(lock)
 		return true, lock, err
