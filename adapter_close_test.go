@@ -58,7 +58,7 @@ func TestCloseKeepsLocks(t *testing.T) {
 func TestCloseDoesNotWaitForeverForCallbacks(t *testing.T) {
 	t.Parallel()
 	config := withEvents()
-	config.OperationTimeout = 20 * time.Millisecond
+	config.OperationTimeout = 500 * time.Millisecond
 	adapter := newAdapter(t, config)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	letGo := sync.OnceFunc(func() { close(leave) })
