@@ -251,7 +251,8 @@ func (b *RedisBackend) attendTo(ctx context.Context, resource enhanced.ResourceI
 				b.turns.answer(name, nil, endedRequestError(r))
 			}
 		default:
-			b.turns.answer(name, nil, b.goneError(ctx, resource, name.id))
+			at := 2 + 3*len(names)
+			b.turns.answer(name, nil, b.missedError(ctx, resource, name, a.value(at), a.value(at+1)))
 		}
 	}
 	if expires == 0 {
@@ -272,4 +273,16 @@ func (b *RedisBackend) waitingArgs(waits, detached bool) []any {
 		return []any{config.MaxQueueSize, aging, "", 0}
 	}
 	return []any{0, 0, "", 0}
+}
+
+// missedError is the answer to a call that waits no more and has not heard why, given
+// the lock that is held: its owner may have that by another request.
+func (b *RedisBackend) missedError(ctx context.Context, resource enhanced.ResourceIdentifier, name requestName, header, details string) error {
+	if r := b.turns.requestOf(name); r != nil && header != "" {
+		holder, err := b.lockIn(header, details, resource)
+		if err == nil && holder.Owner == r.Owner().String() {
+			return enhanced.NewHeldError(resource, holder)
+		}
+	}
+	return b.goneError(ctx, resource, name.id)
 }

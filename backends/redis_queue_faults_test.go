@@ -207,6 +207,38 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 	require.NoError(t, <-after)
 }
 
+// A call that has not heard why it waits no more learns that its owner has the lock.
+func TestRedisQueueOfAnOwnerUnheard(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+	options := server.Options()
+	options.Username, options.Password = "mute", "mute-secret"
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	b := openRedis(t, client, queueOn())
+	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
+	require.NoError(t, err)
+	answers := make(chan error, 3)
+	for range cap(answers) {
+		go func() {
+			_, err := b.AcquireLock(t.Context(), by("org/app", ".", "bob"))
+			answers <- err
+		}()
+	}
+	backendtest.Eventually(t, "they wait", func() bool { return waiting(t, b) == cap(answers) })
+	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
+	granted := 0
+	for range cap(answers) {
+		if err := <-answers; err == nil {
+			granted++
+		} else {
+			require.ErrorIs(t, err, enhanced.ErrLockExists)
+		}
+	}
+	require.Equal(t, 1, granted)
+}
+
 // To refuse a request, a full queue is not read waiter by waiter.
 func TestRedisQueueCommandsOfARefusal(t *testing.T) {
 	t.Parallel()
