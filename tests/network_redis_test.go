@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -178,13 +180,19 @@ func (bad badNetwork) round(t *testing.T, proxy *redistest.Proxy, stores []enhan
 	done.Wait()
 	stop()
 	backendtest.Eventually(t, "the store is served again", func() bool { return stores[0].HealthCheck(t.Context()) == nil })
-	// Those who have given up, and could not say so, are taken out.
+	// Those who have given up, and could not say so, are taken out: also those who don't
+	// count any more, since their process could not say that it is alive.
 	backendtest.Eventually(t, "nobody waits", func() bool {
 		_, err := judges.stores[0].CleanupExpiredLocks(t.Context())
 		require.NoError(t, err)
 		status, err := judges.stores[0].GetQueueStatus(t.Context())
 		require.NoError(t, err)
-		return status.Size == 0
+		logs, err := queues.history.ReadLog(t.Context(), judges.stores[0])
+		require.NoError(t, err)
+		left := slices.ContainsFunc(history.JudgeQueue(logs["org/queue"], queues.priorities), func(problem string) bool {
+			return strings.HasPrefix(problem, "at the end ")
+		})
+		return status.Size == 0 && !left
 	})
 	verdict, inTurn = h.Judge(), queues.history.Judge()
 	judges.judge(t, h, verdict)
