@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
@@ -84,11 +83,7 @@ func TestRedisDeadlockOverRepositories(t *testing.T) {
 func TestRedisDeadlockWithoutPubSub(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
-	options := server.Options()
-	options.Username, options.Password = "mute", "mute-secret"
-	client := redis.NewClient(options)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := muteClient(t, server)
 	config := queueOn()
 	config.WaiterLiveness = time.Second // so that it looks often
 	ann, bob := circle(t, openRedis(t, client, config), [2]string{"org/app", "vpc"}, [2]string{"org/app", "db"})

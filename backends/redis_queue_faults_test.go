@@ -170,11 +170,7 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	admin := server.Client()
-	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
-	options := server.Options()
-	options.Username, options.Password = "mute", "mute-secret"
-	client := redis.NewClient(options)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := muteClient(t, server)
 	one, two := openRedis(t, client, queueOn()), openRedis(t, server.Client(), queueOn())
 	lock, err := two.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
@@ -211,11 +207,7 @@ func TestRedisQueueOfARequestSentElsewhereUnheard(t *testing.T) {
 func TestRedisQueueOfAnOwnerUnheard(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
-	options := server.Options()
-	options.Username, options.Password = "mute", "mute-secret"
-	client := redis.NewClient(options)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := muteClient(t, server)
 	b := openRedis(t, client, queueOn())
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)

@@ -139,13 +139,7 @@ func TestRedisQueueOfADeadProcess(t *testing.T) {
 func TestRedisQueueWithoutPubSub(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	admin := server.Client()
-	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
-	options := server.Options()
-	options.Username, options.Password = "mute", "mute-secret"
-	client := redis.NewClient(options)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	b := openRedis(t, client, queueOn())
+	b := openRedis(t, muteClient(t, server), queueOn())
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))
 	require.NoError(t, err)
 	answers := waits(t, b, by("org/app", ".", "bob"))
@@ -271,4 +265,15 @@ func TestRedisQueueCorruptions(t *testing.T) {
 			requireQueueRepaired(t, b, lock, answers, c.rules, c.passed)
 		})
 	}
+}
+
+// muteClient is a client that may listen to no channel, and hears of no turn.
+func muteClient(t *testing.T, server *redistest.Server) *redis.Client {
+	t.Helper()
+	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
+	options := server.Options()
+	options.Username, options.Password = "mute", "mute-secret"
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
 }

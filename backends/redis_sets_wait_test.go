@@ -109,11 +109,7 @@ func TestRedisSetsSentElsewhere(t *testing.T) {
 // muted is a client that may not listen to the channel of its turns.
 func muted(t *testing.T, server *redistest.Server) *redis.Client {
 	t.Helper()
-	require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "mute", "on", ">mute-secret", "~*", "+@all", "resetchannels").Err())
-	options := server.Options()
-	options.Username, options.Password = "mute", "mute-secret"
-	client := redis.NewClient(options)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	client := muteClient(t, server)
 	return client
 }
 
