@@ -61,6 +61,9 @@ variable, a line of the file, or the default. Secrets are not shown.`,
 		if problems := loaded.listenProblems(); len(problems) > 0 {
 			return problemsError(source.cmd, problems)
 		}
+		if err := warnOfVariables(env); err != nil {
+			return err
+		}
 		var printed []printedOption
 		rows := [][]string{{"KEY", "VALUE", "FROM"}}
 		for _, o := range source.set.All() {

@@ -44,6 +44,8 @@ func (c *configSource) load() (*configuration, error) {
 		sources.File = content
 	}
 	loaded, problems := loadConfiguration(c.set, sources)
+	mistyped, _ := c.env.checkNames()
+	problems = append(mistyped, problems...)
 	if len(problems) > 0 {
 		return nil, problemsError(c.cmd, problems)
 	}
@@ -53,7 +55,7 @@ func (c *configSource) load() (*configuration, error) {
 // onlyFlags has neither the environment nor a file count from now on.
 func (c *configSource) onlyFlags() {
 	c.path = ""
-	c.env.getenv = func(string) string { return "" }
+	c.env.getenv, c.env.environ = func(string) string { return "" }, nil
 }
 
 // readConfigFile reads a file, and not much more of one that is too large.

@@ -58,7 +58,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 		if s.configuration, err = s.source.load(); err != nil {
 			return err
 		}
-		if err := s.source.warnings(s.configuration); err != nil {
+		if err := errors.Join(s.source.warnings(s.configuration), warnOfVariables(env)); err != nil {
 			return err
 		}
 		if s.logger, err = logging.NewStructuredLoggerFromLevel(logLevel(s.Values.Server.LogLevel)); err != nil {

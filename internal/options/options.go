@@ -58,6 +58,7 @@ const atlantisPrefix = "ATLANTIS_"
 
 // Set are the options of a struct. It does not change, and is safe for concurrent use.
 type Set[T any] struct {
+	prefix   string
 	list     []*Option
 	defaults T
 }
@@ -65,7 +66,7 @@ type Set[T any] struct {
 // New returns the options of a struct with its defaults. The environment variables
 // start with prefix.
 func New[T any](prefix string, defaults T) *Set[T] {
-	s := &Set[T]{defaults: defaults}
+	s := &Set[T]{prefix: prefix, defaults: defaults}
 	s.walk(prefix, reflect.ValueOf(defaults), nil)
 	return s
 }
