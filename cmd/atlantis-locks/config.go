@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -61,7 +62,7 @@ variable, a line of the file, or the default. Secrets are not shown.`,
 		if problems := loaded.listenProblems(); len(problems) > 0 {
 			return problemsError(source.cmd, problems)
 		}
-		if err := warnOfVariables(env); err != nil {
+		if err := errors.Join(source.warnings(loaded), warnOfVariables(env)); err != nil {
 			return err
 		}
 		var printed []printedOption
@@ -116,6 +117,9 @@ any server, and print all that is wrong with it. Exits with 7 if anything is.`,
 					break
 				}
 			}
+		}
+		if err == nil {
+			err = warnOf(env, loaded.withoutEffect())
 		}
 		if err == nil && len(problems) > 0 {
 			err = &codedError{exitViolations, fmt.Errorf("%s has %s", printable(args[0]), count(len(problems), "problem"))}

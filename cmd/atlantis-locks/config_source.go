@@ -80,7 +80,7 @@ func problemsError(cmd *cobra.Command, problems []options.Problem) error {
 	return &usageError{command: cmd.CommandPath(), message: strings.Join(lines, "; "), lines: lines}
 }
 
-// warnings are about secrets that others can read.
+// warnings are about secrets that others can read, and settings without effect.
 func (c *configSource) warnings(loaded *configuration) error {
 	var lines []string
 	for _, o := range c.set.All() {
@@ -101,5 +101,5 @@ func (c *configSource) warnings(loaded *configuration) error {
 			return err
 		}
 	}
-	return nil
+	return warnOf(c.env, loaded.withoutEffect())
 }

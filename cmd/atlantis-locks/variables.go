@@ -27,7 +27,12 @@ func checkVariables(cmd *cobra.Command, env environment) error {
 // warnOfVariables warns of variables that have no effect, and may be meant to.
 func warnOfVariables(env environment) error {
 	_, doubtful := env.checkNames()
-	for _, p := range doubtful {
+	return warnOf(env, doubtful)
+}
+
+// warnOf says what is doubtful, each on a line of its own.
+func warnOf(env environment, problems []options.Problem) error {
+	for _, p := range problems {
 		if _, err := fmt.Fprintf(env.stderr, "warning: %s\n", escape(p.Error())); err != nil {
 			return err
 		}

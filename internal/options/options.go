@@ -107,6 +107,9 @@ func (s *Set[T]) walk(prefix string, value reflect.Value, at []int) {
 // All returns the options in the order of the struct.
 func (s *Set[T]) All() []*Option { return s.list }
 
+// Defaults returns the struct with its defaults.
+func (s *Set[T]) Defaults() T { return s.defaults }
+
 // Lookup returns the option that a name is of: a place in the file, a flag, an
 // environment variable, a setting of Atlantis, or a field of the library; nil if
 // there is none.
