@@ -65,7 +65,8 @@ func newModeSetCommand(env environment) *cobra.Command {
 
 The adapters follow within seconds. Until all have, a lock needs the grants of
 both databases, so that nobody is granted what another has. "mode get" tells who is
-missing, and why.`,
+missing, and why. Where the store does not decide any longer, you are told first
+which locks of users have no effect then.`,
 		Example: `  atlantis-locks mode set shadow --reason "phase 2"`,
 		Args:    wantArgs("MODE"),
 	}
@@ -85,6 +86,7 @@ missing, and why.`,
 		if err != nil {
 			return err
 		}
+		warnOfUsersLocks(cmd.Context(), env, server, before, args[0])
 		fleet, err := server.SetMode(cmd.Context(), api.ModeRequest{Mode: args[0], Actor: actor, Reason: *reason})
 		if err != nil {
 			return asUsage(cmd, err)
