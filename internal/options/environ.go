@@ -40,7 +40,7 @@ func (s *Set[T]) CheckNames(environ []string, others ...string) (mistyped, doubt
 			return Problem{Origin: Origin{Kind: FromVariable, Name: name}, Err: errors.New(text + didYouMean(near))}
 		}
 		rest, ours := strings.CutPrefix(name, s.prefix)
-		near := spellings[nearest(dashes(strings.ToLower(rest)), keys(spellings))]
+		near := spellings[mistypedAs(dashes(strings.ToLower(rest)), keys(spellings))]
 		switch {
 		case ours && near != "":
 			mistyped = append(mistyped, problem("there is no such variable", near))
@@ -78,6 +78,21 @@ func (s *Set[T]) spellings(others []string) map[string]string {
 	maps.DeleteFunc(places, func(place, _ string) bool { return times[place] > 1 })
 	maps.Copy(places, names)
 	return places
+}
+
+// mistypedAs returns the name that text may be mistyped for, "" for none. It differs in
+// a third of its letters at most: to refuse a variable that is somebody else's would be
+// worse than to have no suggestion.
+func mistypedAs(text string, names []string) string {
+	near := nearest(text, names)
+	allowed := len(near) / 3
+	if len(near) <= 3 {
+		allowed = 0
+	}
+	if levenshtein.Distance(text, near, nil) > allowed {
+		return ""
+	}
+	return near
 }
 
 // oneTypoAway returns the name that text differs from by one letter, or by two that
