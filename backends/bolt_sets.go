@@ -96,11 +96,14 @@ func (s *repositoryStep) recallSet(set []*enhanced.EnhancedLockRequest) (*waiter
 		a.known = true
 		return nil, a, nil
 	}
-	switch len(queued) {
-	case 0:
+	switch {
+	case len(queued) == 0:
 		return nil, acquisition{}, nil
-	case len(set):
+	case len(queued) == len(set):
 		return queued[0], acquisition{waits: true}, nil
+	case len(s.membersOf(queued[0])) == len(set): // it is whole, and so another set
+		at := slices.IndexFunc(set, func(r *enhanced.EnhancedLockRequest) bool { return r.ID == queued[0].Request })
+		return nil, acquisition{}, reusedError(set[at])
 	default:
 		return nil, acquisition{}, s.dequeueDamaged(queued[0])
 	}

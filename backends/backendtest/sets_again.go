@@ -75,6 +75,31 @@ func testSetsAgain(t *testing.T, newBackend NewBackend) {
 	})
 }
 
+// testSetsShareAnID is about sets of one owner with the same ID for the first resource.
+func testSetsShareAnID(t *testing.T, newBackend NewBackend) {
+	t.Helper()
+	for name, paths := range map[string][]string{"of one size": {"a", "c"}, "of another size": {"a", "c", "d"}} {
+		t.Run("two sets with one first ID, "+name, func(t *testing.T) {
+			b := newBackend(t, queueConfig(nil))
+			holder := acquire(t, b, userRequest("holder", "a"))
+			w := enqueueSet(t, b, withIDs("once", setOf(ofPull(5), "a", "b")))
+			for _, wait := range []bool{true, false} {
+				other := withIDs("other", setOf(ofPull(5), paths...))
+				other[0].ID = "once0"
+				_, err := sets(b).AcquireAll(t.Context(), other, wait)
+				require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+				_, err = sets(b).ReplaceAll(t.Context(), repo, enhanced.PullOwner(host, repo, 5), other)
+				require.ErrorIs(t, err, enhanced.ErrInvalidRequest)
+			}
+			w.requireWaits(t)
+			requireVerified(t, b)
+			release(t, b, holder)
+			w.requireGranted(t)
+			requireCount(t, b, 2)
+		})
+	}
+}
+
 // testSetsAlike is about what a set finds and leaves.
 func testSetsAlike(t *testing.T, newBackend NewBackend) {
 	t.Helper()

@@ -20,6 +20,7 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)
 	testSetsAgain(t, newBackend)
+	testSetsShareAnID(t, newBackend)
 	testSetsAlike(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
 }

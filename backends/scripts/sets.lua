@@ -113,6 +113,10 @@ if #queued == count and count > 0 and process ~= '' then
   S.whole().adopt(queued, process, ARGV[14] + 0)
   return finish('waits')
 elseif #queued > 0 and #queued < count then
+  -- One that is whole is another set.
+  for i = 1, #S.whole().membersOf(queued[1]) == count and count or 0 do
+    if ARGV[15 + 8 * i] == queued[1].request then return finish('reused', int(i - 1)) end
+  end
   S.whole().dequeueDamaged(queued[1])
 end
 
