@@ -119,6 +119,7 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // accepts. With the queue enabled it waits; without, a held resource answers
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	named := request != nil && request.ID != ""
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 		config := m.state.Load().config
 		if config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
@@ -128,9 +129,13 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 		if config.RetryLockExists {
 			retryable = mayPassOrBeFreed(request)
 		}
-		return repeated(ctx, &m.repeat, retryable, func(ctx context.Context) (*EnhancedLock, error) {
+		renew := request.renewID
+		if named {
+			renew = nil
+		}
+		return repeated(ctx, &m.repeat, retryable, askedAnew(renew, func(ctx context.Context) (*EnhancedLock, error) {
 			return m.backend.AcquireLock(ctx, request)
-		})
+		}))
 	})
 }
 
