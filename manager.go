@@ -224,7 +224,7 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 		return nil, err
 	}
 	if !lock.releasedBefore() {
-		m.publishRelease(lock, request.Actor)
+		m.publishRelease(lock, request)
 	}
 	return lock, nil
 }
@@ -241,7 +241,7 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 		return m.backend.ReleaseByPull(ctx, repository, number, actor)
 	})
 	for _, lock := range locks {
-		m.publishRelease(lock, actor)
+		m.publishRelease(lock, ReleaseRequest{Actor: actor})
 	}
 	return locks, err
 }

@@ -190,7 +190,7 @@ func (m *EnhancedLockManager) ReplaceLocks(ctx context.Context, owner Owner, wan
 		m.publishAcquire(set[at], lock, EventAcquired, true, nil)
 	}
 	for _, lock := range replaced.Freed {
-		m.publishRelease(lock, lock.Owner)
+		m.publishRelease(lock, ReleaseRequest{})
 	}
 	return replaced, nil
 }
