@@ -151,7 +151,8 @@ func (m *EnhancedLockManager) giveBack(ctx context.Context, locks []*EnhancedLoc
 // not, and then frees the rest for those who wait. Nobody else can have a lock
 // that stays wanted, at no time. When one is held by another, nothing changes and
 // the answer is LOCK_EXISTS, naming each; it never waits. Doing it twice is the same
-// as once, but for what the second answer has freed.
+// as once, but for what the second answer has freed; after the pull request was closed,
+// too, which is refused what it would take only.
 //
 // All wanted are of one repository. Without any, all locks of a pull request are
 // freed; a user's are not, since no repository is named. At most [MaxSetSize]

@@ -307,11 +307,11 @@ func (s *repositoryStep) free(owner enhanced.Owner, resources []enhanced.Resourc
 		}
 		ended = append(ended, f)
 	}
-	var reserved []enhanced.ResourceIdentifier
+	var given []enhanced.ResourceIdentifier
 	if owner.Kind == enhanced.OwnerPull {
-		reserved = s.reservedBy(reservesKey(owner, ""), maxStep)
+		given = s.reservedBy(reservesKey(owner, ""), maxStep)
 	}
-	for _, resource := range reserved {
+	for _, resource := range given {
 		if err := s.endReservation(resource, c); err != nil {
 			return nil, err
 		}
@@ -321,7 +321,7 @@ func (s *repositoryStep) free(owner enhanced.Owner, resources []enhanced.Resourc
 			return nil, err
 		}
 	}
-	for _, resource := range reserved {
+	for _, resource := range given {
 		if err := s.serve(resource); err != nil {
 			return nil, err
 		}

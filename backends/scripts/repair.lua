@@ -14,13 +14,13 @@ if int(S.sequence) ~= ARGV[7] then return finish('again') end
 local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
 local count = tonumber(ARGV[10])
 for at = 11, 6 + 5 * count, 5 do
-  local command, name, field, was = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
-  if name ~= 'aside' and sub(command, 1, 1) == 'H' then
-    if (call('HGET', keys[name], field) or '') ~= was then return finish('again') end
-  elseif name ~= 'aside' then
-    local score = call('ZSCORE', keys[name], field)
-    if (score and true or false) ~= (was ~= '') then return finish('again') end
-    if score and math.abs(score) < 2 ^ 53 and math.abs(score - was) >= 1 then return finish('again') end
+  local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 4]
+  if ARGV[at + 1] ~= 'aside' and sub(command, 1, 1) == 'H' then
+    if (call('HGET', key, a) or '') ~= b then return finish('again') end
+  elseif ARGV[at + 1] ~= 'aside' then
+    local score = call('ZSCORE', key, a)
+    if (score and true or false) ~= (b ~= '') then return finish('again') end
+    if score and math.abs(score) < 2 ^ 53 and math.abs(score - b) >= 1 then return finish('again') end
   end
 end
 prepare(true, true)
