@@ -23,6 +23,8 @@ type memory struct {
 	archived uint64
 	// oldest is the log's first record, nil where that is not known.
 	oldest *outdatedRecord
+	// used are those of the rare ranges that have keys.
+	used ranges
 }
 
 type dueEnding struct {
@@ -115,6 +117,7 @@ func (r *repository) readMemory() *memory {
 		return m
 	}
 	m.archived = r.archived()
+	m.readRanges(r)
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte{rangeForget}); len(key) > 0 && key[0] == rangeForget; key, value = cursor.Next() {
 		var e ending

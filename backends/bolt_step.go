@@ -37,6 +37,7 @@ func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep 
 	s.legacy.FillPercent = fillPercent
 	if s.bucket != nil {
 		s.bucket.FillPercent = fillPercent
+		s.known = s.memory()
 	}
 	return s
 }
@@ -59,7 +60,11 @@ func (s *repositoryStep) put(key, value []byte) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	return s.homeOf(key).Put(key, value)
+	if err := s.homeOf(key).Put(key, value); err != nil {
+		return err
+	}
+	s.notePut(key)
+	return nil
 }
 
 // open makes the repository's bucket if there is none.
@@ -74,12 +79,17 @@ func (s *repositoryStep) open() error {
 	}
 	s.bucket = bucket
 	s.bucket.FillPercent = fillPercent
+	s.known = s.memory()
 	return bucket.Put(nameKey(), []byte(s.name))
 }
 
 func (s *repositoryStep) delete(key []byte) error {
 	s.batch.dirty = true
-	return s.homeOf(key).Delete(key)
+	if err := s.homeOf(key).Delete(key); err != nil {
+		return err
+	}
+	s.noteDelete(key)
+	return nil
 }
 
 // deleteLegacy removes stock's copy of a lock.
@@ -145,6 +155,9 @@ func (s *repositoryStep) reopen() {
 	if s.bucket == nil {
 		s.repository = s.sibling(s.name)
 	}
+	if s.bucket != nil {
+		s.known = s.memory()
+	}
 }
 
 // grant writes a new lock with a new token and logs it.
@@ -156,7 +169,7 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 	if _, err := s.dropReservation(resource); err != nil {
 		return nil, err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
 	err := errors.Join(
 		s.put(idKey(record.Token), []byte(key)),
 		s.putRecord(resource, record),
@@ -207,7 +220,7 @@ func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record 
 	if err != nil {
 		return err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
 	err = s.put(lockKey(key), data)
 	s.memoryToChange().holdings.add(owner, key)
 	if record.Expires != 0 {
@@ -223,7 +236,7 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 	if err != nil {
 		return err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
 	err = errors.Join(
 		s.delete(lockKey(key)),
 		s.remember(resource, record, how),
@@ -283,7 +296,7 @@ func (s *repositoryStep) adopt(f *finding) error {
 // log appends the one record of a change to the repository's log.
 func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier, before, after *lockRecord, c change) error {
 	record := logRecord{
-		Time: s.now, Type: event, Resource: resource.Key(),
+		Time: s.now, Type: event, Resource: s.keyOf(resource),
 		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason, Waiter: c.waiter,
 		Deadlock: newDeadlockRecord(s.name, c.deadlock),
 		Ended:    s.requestOfEnded(before),
