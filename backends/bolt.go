@@ -38,6 +38,8 @@ type BoltBackend struct {
 	// memories are of the repositories that this process has used, by their
 	// tags. Only steps use them.
 	memories map[string]*memory
+	// grants are the latest ones. Only steps use them.
+	grants grants
 	// last is what our last commit has stored. Only steps use it.
 	last stored
 }
@@ -85,7 +87,7 @@ func (b *BoltBackend) start() {
 	b.committer.run = b.runStep
 	b.committer.committed = b.committed
 	b.committer.undone = b.undone
-	b.memories = make(map[string]*memory)
+	b.memories, b.grants = make(map[string]*memory), make(grants)
 	b.committer.ended = b.clock.end
 }
 

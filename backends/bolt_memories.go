@@ -21,6 +21,8 @@ type memory struct {
 	holdings holdings
 	// archived is the sequence up to which the log is in its archive.
 	archived uint64
+	// room is how many records more than minRecent may be beside the rest now.
+	room uint64
 	// oldest is the log's first record, nil where that is not known.
 	oldest *outdatedRecord
 	// used are those of the rare ranges that have keys.

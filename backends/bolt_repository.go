@@ -24,6 +24,8 @@ type repository struct {
 	preserve bool
 	// known is what a step knows of the bucket, nil for those that only read.
 	known *memory
+	// grants are the latest ones, nil for those that only read.
+	grants grants
 	// lookups and stockLookups are cursors that look for single keys of the two buckets,
 	// once they are needed.
 	lookups, stockLookups *bbolt.Cursor
@@ -113,7 +115,11 @@ func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
 
 // inspectRecord judges our record of a resource.
 func (r *repository) inspectRecord(resource enhanced.ResourceIdentifier, data []byte) finding {
-	return r.entry(resource, data).judge()
+	e := r.entry(resource, data)
+	if f, known := r.grants.finding(e); known {
+		return f
+	}
+	return e.judge()
 }
 
 // entry is a lock record with stock's copy beside it, as they are in the file.
@@ -224,7 +230,7 @@ func (r *repository) sibling(name string) *repository {
 	other := *r
 	other.name, other.tag = name, enhanced.RepositoryTag(name)
 	other.bucket = repositoryBucket(r.tx, other.tag)
-	other.known, other.lookups = nil, nil
+	other.known, other.lookups, other.grants = nil, nil, nil
 	return &other
 }
 

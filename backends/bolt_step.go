@@ -17,6 +17,8 @@ type repositoryStep struct {
 	batch   *batch
 	// ended is a lock whose end the next log record is of.
 	ended *endedLock
+	// written is the lock that was written last.
+	written struct{ record, payload []byte }
 }
 
 // change says who changes something, through what, and why.
@@ -34,7 +36,7 @@ func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep 
 		backend:    b,
 		batch:      batch,
 	}
-	s.legacy.FillPercent = fillPercent
+	s.legacy.FillPercent, s.grants = fillPercent, b.grants
 	if s.bucket != nil {
 		s.bucket.FillPercent = fillPercent
 		s.known = s.memory()
@@ -154,6 +156,7 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 func (s *repositoryStep) reopen() {
 	if s.bucket == nil {
 		s.repository = s.sibling(s.name)
+		s.grants = s.backend.grants
 	}
 	if s.bucket != nil {
 		s.known = s.memory()
@@ -182,6 +185,7 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 		return nil, err
 	}
 	original = enhanced.SanitizeProjectLock(original)
+	s.grants.note(resource, &granted{s.written.record, s.written.payload, *record, original})
 	lock := newLock(s.tag, resource, record, &original)
 	return lock, s.dequeueOwn(record.Owner, resource, lock)
 }
@@ -193,6 +197,7 @@ func (s *repositoryStep) putPayload(resource enhanced.ResourceIdentifier, record
 	if err != nil {
 		return err
 	}
+	s.written.payload = payload
 	hadMirror := record.Mirror != ""
 	record.Mirror, record.Lock = "", nil
 	switch {
@@ -216,6 +221,7 @@ func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record 
 	if err != nil {
 		return err
 	}
+	s.written.record = data
 	owner, err := enhanced.ParseOwner(record.Owner)
 	if err != nil {
 		return err
@@ -237,6 +243,7 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 		return err
 	}
 	key := s.keyOf(resource)
+	delete(s.grants, resource)
 	err = errors.Join(
 		s.delete(lockKey(key)),
 		s.remember(resource, record, how),
