@@ -172,8 +172,8 @@ func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bb
 	if err := ctx.Err(); err != nil {
 		return contextError(operation, err)
 	}
-	if b.committer.isClosed() {
-		return enhanced.NewBackendError(operation, enhanced.ErrClosed)
+	if err := b.committer.state(); err != nil {
+		return enhanced.NewBackendError(operation, err)
 	}
 	return stepError(operation, b.db.View(fn))
 }
