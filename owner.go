@@ -109,28 +109,34 @@ func (o Owner) SamePull(recorded Owner) bool {
 // the text and the forms that are accepted.
 func ParseOwner(text string) (Owner, error) {
 	owner, ok := parseOwner(text)
-	if !ok || owner.String() != text {
+	if !ok {
 		return Owner{}, NewInvalidError("owner %q is neither \"pr:HOST/REPOSITORY/NUMBER\" nor \"user:NAME\" with percent-escaped parts", clip(text))
 	}
 	return owner, nil
 }
 
+// parseOwner accepts only what [Owner.String] writes.
 func parseOwner(text string) (Owner, bool) {
-	kind, rest, _ := strings.Cut(text, ":")
+	kind, rest, found := strings.Cut(text, ":")
 	switch OwnerKind(kind) {
 	case OwnerPull:
-		parts := strings.Split(rest, "/")
-		if len(parts) != 3 {
-			return Owner{}, false
-		}
-		host, hostErr := url.PathUnescape(parts[0])
-		repository, repositoryErr := url.PathUnescape(parts[1])
-		number, numberErr := strconv.Atoi(parts[2])
-		return PullOwner(host, repository, number), hostErr == nil && repositoryErr == nil && numberErr == nil
+		hostPart, rest, _ := strings.Cut(rest, "/")
+		repositoryPart, numberPart, _ := strings.Cut(rest, "/")
+		host, hostOK := unescape(hostPart)
+		repository, repositoryOK := unescape(repositoryPart)
+		number, err := strconv.Atoi(numberPart)
+		return PullOwner(host, repository, number),
+			found && hostOK && repositoryOK && err == nil && strconv.Itoa(number) == numberPart
 	case OwnerUser, OwnerSystem:
-		name, err := url.PathUnescape(rest)
-		return Owner{Kind: OwnerKind(kind), Name: name}, err == nil && name != ""
+		name, ok := unescape(rest)
+		return Owner{Kind: OwnerKind(kind), Name: name}, found && ok && name != ""
 	default:
 		return Owner{}, false
 	}
+}
+
+// unescape reverses [url.PathEscape], and refuses what that does not write.
+func unescape(part string) (string, bool) {
+	text, err := url.PathUnescape(part)
+	return text, err == nil && url.PathEscape(text) == part
 }

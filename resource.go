@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/runatlantis/atlantis/server/events/models"
 )
@@ -82,25 +83,33 @@ func (r ResourceIdentifier) LegacyKey() string {
 
 // String describes the resource for messages.
 func (r ResourceIdentifier) String() string {
-	var b strings.Builder
+	kind, project := "", ""
 	if r.Type != "" && r.Type != ResourceTypeProject {
-		fmt.Fprintf(&b, "%s ", r.Type)
+		kind = string(r.Type) + " "
 	}
-	fmt.Fprintf(&b, "%s (path %s, workspace %s", quoteIfOdd(r.Namespace), quoteIfOdd(r.Path), quoteIfOdd(r.Workspace))
 	if r.Name != "" {
-		fmt.Fprintf(&b, ", project %s", quoteIfOdd(r.Name))
+		project = ", project " + quoteIfOdd(r.Name)
 	}
-	b.WriteByte(')')
-	return b.String()
+	return kind + quoteIfOdd(r.Namespace) + " (path " + quoteIfOdd(r.Path) + ", workspace " + quoteIfOdd(r.Workspace) + project + ")"
 }
 
 // quoteIfOdd quotes what could mislead a reader or a terminal.
 func quoteIfOdd(s string) string {
-	quoted := strconv.Quote(s)
-	if s == "" || quoted[1:len(quoted)-1] != s || strings.ContainsAny(s, " (),") {
-		return quoted
+	if s == "" || !utf8.ValidString(s) || strings.ContainsFunc(s, isOdd) {
+		return strconv.Quote(s)
 	}
 	return s
+}
+
+// isOdd reports whether a character has a meaning in a message, or is not one that
+// everybody can read: strconv.Quote changes it.
+func isOdd(c rune) bool {
+	switch c {
+	case ' ', '(', ')', ',', '"', '\\':
+		return true
+	default:
+		return !strconv.IsPrint(c)
+	}
 }
 
 // Key returns the resource's key inside its repository: injective, printable,
@@ -111,20 +120,22 @@ func (r ResourceIdentifier) Key() string {
 
 // ParseResourceKey returns the resource of a repository that has the key.
 func ParseResourceKey(repository, key string) (ResourceIdentifier, error) {
-	parts := strings.Split(key, "/")
-	if len(parts) != 4 {
-		return ResourceIdentifier{}, fmt.Errorf("resource key %q has %d parts instead of 4", key, len(parts))
+	if slashes := strings.Count(key, "/"); slashes != 3 {
+		return ResourceIdentifier{}, fmt.Errorf("resource key %q has %d parts instead of 4", key, slashes+1)
 	}
-	r := ResourceIdentifier{Type: ResourceType(parts[0]), Namespace: repository}
-	for i, field := range []*string{&r.Path, &r.Workspace, &r.Name} {
-		text, err := url.PathUnescape(parts[i+1])
+	kind, rest, _ := strings.Cut(key, "/")
+	r := ResourceIdentifier{Type: ResourceType(kind), Namespace: repository}
+	for _, field := range []*string{&r.Path, &r.Workspace, &r.Name} {
+		var part string
+		part, rest, _ = strings.Cut(rest, "/")
+		text, err := url.PathUnescape(part)
 		if err != nil {
 			return ResourceIdentifier{}, fmt.Errorf("resource key %q: %w", key, err)
 		}
+		if url.PathEscape(text) != part {
+			return ResourceIdentifier{}, fmt.Errorf("resource key %q is not in canonical form", key)
+		}
 		*field = text
-	}
-	if r.Key() != key {
-		return ResourceIdentifier{}, fmt.Errorf("resource key %q is not in canonical form", key)
 	}
 	return r, nil
 }

@@ -38,6 +38,10 @@ type BoltBackend struct {
 	// memories are of the repositories that this process has used, by their
 	// tags. Only steps use them.
 	memories map[string]*memory
+	// grants are the latest ones. Only steps use them.
+	grants grants
+	// last is what our last commit has stored. Only steps use it.
+	last stored
 }
 
 var (
@@ -83,7 +87,7 @@ func (b *BoltBackend) start() {
 	b.committer.run = b.runStep
 	b.committer.committed = b.committed
 	b.committer.undone = b.undone
-	b.memories = make(map[string]*memory)
+	b.memories, b.grants = make(map[string]*memory), make(grants)
 	b.committer.ended = b.clock.end
 }
 
@@ -168,8 +172,8 @@ func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bb
 	if err := ctx.Err(); err != nil {
 		return contextError(operation, err)
 	}
-	if b.committer.isClosed() {
-		return enhanced.NewBackendError(operation, enhanced.ErrClosed)
+	if err := b.committer.state(); err != nil {
+		return enhanced.NewBackendError(operation, err)
 	}
 	return stepError(operation, b.db.View(fn))
 }
@@ -178,8 +182,10 @@ func (b *BoltBackend) view(ctx context.Context, operation string, fn func(tx *bb
 func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 	root := batch.tx.Bucket(rootBucket())
 	if batch.now == 0 {
-		batch.now = b.clock.begin(storedClock(batch.tx))
-		batch.token = number(root.Get(tokenKey()))
+		if b.last.txid != batch.txid-1 { // somebody else has written since
+			b.last = stored{now: number(root.Get(clockKey())), token: number(root.Get(tokenKey()))}
+		}
+		batch.now, batch.token = b.clock.begin(b.last.now), b.last.token
 	}
 	err := step(batch)
 	if err == nil || isDecision(err) {
@@ -190,11 +196,19 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 	if err != nil && !isDecision(err) || !batch.dirty {
 		return err
 	}
-	return errors.Join(
-		err,
-		root.Put(clockKey(), appendNumber(nil, batch.now)),
-		root.Put(tokenKey(), appendNumber(nil, batch.token)),
-	)
+	if putErr := root.Put(clockKey(), appendNumber(nil, batch.now)); putErr != nil {
+		return errors.Join(err, putErr)
+	}
+	if batch.token == b.last.token {
+		return err
+	}
+	return errors.Join(err, root.Put(tokenKey(), appendNumber(nil, batch.token)))
+}
+
+// stored is what a transaction of ours has left in the store's own bucket.
+type stored struct {
+	txid       int
+	now, token int64
 }
 
 // nextToken returns a fencing token: the store's clock in microseconds, or one
@@ -207,6 +221,7 @@ func (b *batch) nextToken() int64 {
 
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
+	b.last = stored{batch.txid, batch.now, batch.token}
 	b.clean.extend(batch.txid)
 	for _, after := range batch.after {
 		after()

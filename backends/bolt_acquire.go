@@ -77,12 +77,13 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 		}
 		return answer, err
 	}
-	owner := r.Owner().String()
+	asker := r.Owner()
+	owner := asker.String()
 	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource || w.Set != nil) {
 		return acquisition{}, reusedError(r)
 	}
 	if r.Pull != nil {
-		if err := errors.Join(s.checkTombstone(r), s.noteTry(r.Owner())); err != nil {
+		if err := errors.Join(s.checkTombstone(r), s.noteTry(asker)); err != nil {
 			return acquisition{}, err
 		}
 	}
@@ -98,7 +99,7 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 		return acquisition{}, enhanced.NewCorruptError(r.Resource, f.name)
 	case held, heldElsewhere, reserved:
 		holder := f.owner()
-		own := holder == r.Owner() || isSamePull(holder, r.Owner())
+		own := holder == asker || isSamePull(holder, asker)
 		switch {
 		case own && f.status == reserved && !s.closing(owner): // it takes back what it gave
 		case own && f.status == held && f.record.Pending:
@@ -117,13 +118,12 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 	if s.closing(owner) {
 		return acquisition{}, closingError(r.Resource, owner)
 	}
-	lock, err := s.take(r)
+	lock, err := s.take(r, owner)
 	return acquisition{lock: lock, granted: true}, err
 }
 
 // take grants a request the lock on a free resource.
-func (s *repositoryStep) take(r *enhanced.EnhancedLockRequest) (*enhanced.EnhancedLock, error) {
-	owner := r.Owner().String()
+func (s *repositoryStep) take(r *enhanced.EnhancedLockRequest, owner string) (*enhanced.EnhancedLock, error) {
 	record := &lockRecord{
 		Owner:    owner,
 		Priority: r.Priority,

@@ -13,8 +13,15 @@ import (
 // with few locks then is one page, however long its log is, and mostly a step writes
 // that one.
 
-// maxRecent is how many records are not in the archive, at most.
-const maxRecent = 8
+// How many records are not in the archive: minRecent may always be there, and up to
+// maxRecent where the repository is one page with them still.
+const (
+	minRecent = 8
+	maxRecent = 12
+)
+
+// keptRoom is what is left free of a page: enough for a lock or two.
+const keptRoom = 768
 
 func archiveKey() []byte { return []byte("A") }
 
@@ -42,12 +49,13 @@ func (r *repository) archived() uint64 {
 // moveToArchive moves the records before a sequence that are beside the rest of the
 // repository.
 func (r *repository) moveToArchive(before uint64) error {
-	var keys, values [][]byte
-	cursor := r.bucket.Cursor()
-	for key, value := cursor.Seek(logKey(1)); isLogKey(key) && value != nil && bytes.Compare(key, logKey(before)) < 0; key, value = cursor.Next() {
-		keys, values = append(keys, bytes.Clone(key)), append(values, bytes.Clone(value))
+	first, end := logKey(1), logKey(before)
+	cursor := r.cursor()
+	isNext := func(key, value []byte) bool {
+		return isLogKey(key) && value != nil && bytes.Compare(key, end) < 0
 	}
-	if len(keys) == 0 {
+	key, value := cursor.Seek(first)
+	if !isNext(key, value) {
 		return nil
 	}
 	archive, err := r.bucket.CreateBucketIfNotExists(archiveKey())
@@ -55,22 +63,49 @@ func (r *repository) moveToArchive(before uint64) error {
 		return fmt.Errorf("the archive of repository %q: %w", r.name, err)
 	}
 	archive.FillPercent = fillPercent
-	var errs []error
-	for i, key := range keys {
-		errs = append(errs, archive.Put(key, values[i]), r.bucket.Delete(key))
+	// Each time from the start: after a change a cursor has to be positioned again.
+	for key, value = cursor.Seek(first); isNext(key, value); key, value = cursor.Seek(first) {
+		if err := errors.Join(archive.Put(key, value), cursor.Delete()); err != nil {
+			return err
+		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // appendRecord writes the log's next record, and reports whether it has moved those before
 // to the archive.
 func (s *repositoryStep) appendRecord(sequence uint64, data []byte) (moved bool, err error) {
 	m := s.memoryToChange()
-	if moved = sequence-m.archived > maxRecent; moved {
+	recent := sequence - m.archived
+	if recent == minRecent+1 {
+		m.room = s.room()
+	}
+	if moved = recent > minRecent+m.room; moved {
 		err = s.moveToArchive(sequence)
 		m.archived = sequence - 1
 	}
 	return moved, errors.Join(err, s.bucket.Put(logKey(sequence), data))
+}
+
+// room returns how many records more than minRecent may be beside the rest, by the length
+// of those that are there.
+func (r *repository) room() uint64 {
+	const ofEach = 16 // bbolt's header of a page, and of each entry
+	free, logged := r.tx.DB().Info().PageSize-ofEach-keptRoom, 0
+	cursor := r.bucket.Cursor()
+	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		size := ofEach + len(key) + len(value)
+		if free -= size; free < 0 {
+			return 0
+		}
+		if isLogKey(key) {
+			logged += size
+		}
+	}
+	if logged == 0 {
+		return 0
+	}
+	return uint64(min(free*minRecent/logged, maxRecent-minRecent)) //nolint:gosec // not negative
 }
 
 // homeOf returns the bucket that has a key of the repository, or is to get it.

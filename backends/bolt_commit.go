@@ -49,6 +49,7 @@ type committer struct {
 	closed  bool
 	idle    sync.Cond   // signals that running became false
 	failed  failedWrite // the latest write, if it failed
+	broken  error       // why nothing is committed any more
 }
 
 // failedWrite is why a write did not reach the disk; its zero value says that
@@ -113,9 +114,9 @@ func decide[T any](ctx context.Context, c *committer, operation string, step fun
 func (c *committer) do(ctx context.Context, operation string, step func(*batch) error) error {
 	pending := &pendingStep{step: step, done: make(chan error, 1)}
 	c.mu.Lock()
-	if c.closed {
+	if err := c.unusable(); err != nil {
 		c.mu.Unlock()
-		return enhanced.NewBackendError(operation, enhanced.ErrClosed)
+		return enhanced.NewBackendError(operation, err)
 	}
 	if err := ctx.Err(); err != nil {
 		c.mu.Unlock()
@@ -214,16 +215,19 @@ func (c *committer) loop() {
 // meanwhile. What is left of it, and what comes later, is left to a loop: a caller that
 // is answered goes.
 func (c *committer) lead() {
-	left := c.commit(nil)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting = append(left, c.waiting...)
-	if len(c.waiting) > 0 {
-		go c.loop()
-		return
-	}
-	c.waiting = nil
-	c.stopped()
+	var left []*pendingStep
+	defer func() { // also where the caller's goroutine ends in its step
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.waiting = append(left, c.waiting...)
+		if len(c.waiting) > 0 {
+			go c.loop()
+			return
+		}
+		c.waiting = nil
+		c.stopped()
+	}()
+	left = c.commit(nil)
 }
 
 // look reports whether steps wait; leave is set when the committer is closed and
@@ -271,14 +275,14 @@ func (c *committer) stopped() {
 	c.idle.Broadcast()
 }
 
-// commit runs the steps that are left of the last transaction, and those that wait,
-// in one transaction and answers them. When one fails, the transaction is undone,
-// that one is answered, and the others are returned to be run again.
-func (c *committer) commit(left []*pendingStep) []*pendingStep {
+// commitSteps is commit, and says early what transaction it has begun and which steps it
+// has taken.
+func (c *committer) commitSteps(begun **bbolt.Tx, taken *[]*pendingStep) []*pendingStep {
 	tx, err := c.db.Begin(true)
 	// Not before: what comes while stock, or another backend, writes to the file goes
 	// along, too.
-	steps := c.take(left)
+	steps := c.take(*taken)
+	*begun, *taken = tx, steps
 	if err != nil {
 		c.note(failedWrite{err: err})
 		reply(steps, nil, err)
@@ -387,8 +391,17 @@ func (c *committer) close() {
 	}
 }
 
-func (c *committer) isClosed() bool {
+// state returns why nothing can be done any more, nil where it can.
+func (c *committer) state() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.closed
+	return c.unusable()
+}
+
+// unusable is state for who holds c.mu.
+func (c *committer) unusable() error {
+	if c.closed {
+		return enhanced.ErrClosed
+	}
+	return c.broken
 }

@@ -50,7 +50,7 @@ func (w *waiter) isBefore(other *waiter) bool {
 // before it out of the queue.
 func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*waiter, error) {
 	keeper := s.backend.keeperOf(s.repository, resource)
-	passed := make(map[string]bool)
+	var passed map[string]bool
 	for {
 		var next *waiter
 		s.eachWaiter(resource, func(w *waiter) bool {
@@ -74,9 +74,9 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 			if ready, err = s.isSetReady(next); ready {
 				return next, err
 			}
-			passed[next.Request] = true
+			passed = with(passed, next.Request)
 		case keeper != nil && !isMoved(next.rank):
-			passed[next.Request] = true
+			passed = with(passed, next.Request)
 		default:
 			return s.standIn(next), nil
 		}
@@ -84,6 +84,15 @@ func (s *repositoryStep) nextWaiter(resource enhanced.ResourceIdentifier) (*wait
 			return nil, err
 		}
 	}
+}
+
+// with returns the set with one more in it; a nil map is an empty one.
+func with(set map[string]bool, one string) map[string]bool {
+	if set == nil {
+		set = make(map[string]bool)
+	}
+	set[one] = true
+	return set
 }
 
 // serve hands over a resource that has just been freed.
@@ -150,8 +159,11 @@ func (s *repositoryStep) dequeueOwn(owner string, resource enhanced.ResourceIden
 
 // waitersOf returns an owner's waiters for a resource.
 func (s *repositoryStep) waitersOf(ownerText string, resource enhanced.ResourceIdentifier) (found []*waiter) {
+	if s.bucket == nil || s.isVacant(rangeWaits) {
+		return nil
+	}
 	owner, err := enhanced.ParseOwner(ownerText)
-	if err != nil || s.bucket == nil {
+	if err != nil {
 		return nil
 	}
 	prefix := waitsPrefix(owner, resource.Key())

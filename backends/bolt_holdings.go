@@ -12,36 +12,44 @@ import (
 // follows from the lock records: in the file, each lock would have one more entry,
 // whose place has nothing to do with that of the record.
 type holdings struct {
-	// resources are the keys of what is held, in order, by the owner's key.
-	resources map[string][]string
+	// resources are the keys of what is held, in order, by owner. That of a pull request
+	// is without its repository, which is the one that this is of.
+	resources map[enhanced.Owner][]string
 	// hosts are those of pull requests that hold something, in order, by number:
 	// stock's UnlockByPull knows no host.
 	hosts map[int][]string
 }
 
 func newHoldings() holdings {
-	return holdings{resources: make(map[string][]string), hosts: make(map[int][]string)}
+	return holdings{resources: make(map[enhanced.Owner][]string), hosts: make(map[int][]string)}
 }
 
 // add notes that an owner holds a resource. It may be known.
 func (h *holdings) add(owner enhanced.Owner, resourceKey string) {
-	key := ownerKey(owner, "")
-	held := h.resources[string(key)]
+	key := asHolder(owner)
+	held := h.resources[key]
 	if len(held) == 0 && owner.Kind == enhanced.OwnerPull {
 		h.hosts[owner.Number] = insertOnce(h.hosts[owner.Number], owner.Host)
 	}
-	h.resources[string(key)] = insertOnce(held, resourceKey)
+	h.resources[key] = insertOnce(held, resourceKey)
+}
+
+func asHolder(owner enhanced.Owner) enhanced.Owner {
+	if owner.Kind == enhanced.OwnerPull {
+		owner.Repository = ""
+	}
+	return owner
 }
 
 // remove notes that an owner does not hold a resource. It may be unknown.
 func (h *holdings) remove(owner enhanced.Owner, resourceKey string) {
-	key := ownerKey(owner, "")
-	held := removeOnce(h.resources[string(key)], resourceKey)
+	key := asHolder(owner)
+	held := removeOnce(h.resources[key], resourceKey)
 	if len(held) > 0 {
-		h.resources[string(key)] = held
+		h.resources[key] = held
 		return
 	}
-	delete(h.resources, string(key))
+	delete(h.resources, key)
 	if owner.Kind != enhanced.OwnerPull {
 		return
 	}
@@ -52,7 +60,7 @@ func (h *holdings) remove(owner enhanced.Owner, resourceKey string) {
 
 // of returns up to limit resources that an owner holds in the repository.
 func (h *holdings) of(owner enhanced.Owner, repository string, limit int) (found []enhanced.ResourceIdentifier) {
-	for _, key := range h.resources[string(ownerKey(owner, ""))] {
+	for _, key := range h.resources[asHolder(owner)] {
 		if len(found) >= limit {
 			break
 		}

@@ -21,8 +21,12 @@ type memory struct {
 	holdings holdings
 	// archived is the sequence up to which the log is in its archive.
 	archived uint64
+	// room is how many records more than minRecent may be beside the rest now.
+	room uint64
 	// oldest is the log's first record, nil where that is not known.
 	oldest *outdatedRecord
+	// used are those of the rare ranges that have keys.
+	used ranges
 }
 
 type dueEnding struct {
@@ -115,6 +119,7 @@ func (r *repository) readMemory() *memory {
 		return m
 	}
 	m.archived = r.archived()
+	m.readRanges(r)
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte{rangeForget}); len(key) > 0 && key[0] == rangeForget; key, value = cursor.Next() {
 		var e ending

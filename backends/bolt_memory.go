@@ -117,7 +117,7 @@ func reusedError(r *enhanced.EnhancedLockRequest) error {
 // carries the request that a restart can't find elsewhere.
 func (s *repositoryStep) remember(resource enhanced.ResourceIdentifier, record *lockRecord, how string) error {
 	s.memoryToChange().end(record.Token, s.now+memoryTime.Microseconds(), ending{
-		How: how, Resource: resource.Key(), Owner: record.Owner, Request: record.Request,
+		How: how, Resource: s.keyOf(resource), Owner: record.Owner, Request: record.Request,
 	})
 	s.ended = &endedLock{record.Token, record.Request}
 	return s.delete(idKey(record.Token))

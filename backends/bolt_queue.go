@@ -104,7 +104,7 @@ func (w *waiter) queueKey() []byte { return queueKey(w.resource.Key(), w.rank) }
 // eachPlace calls visit for the entries of a resource's queue in their order,
 // until it answers false.
 func (r *repository) eachPlace(resource enhanced.ResourceIdentifier, visit func(rank queue.Rank, record []byte) bool) {
-	if r.bucket == nil {
+	if r.bucket == nil || r.isVacant(rangeQueue) {
 		return
 	}
 	prefix := queuePrefix(resource.Key())
@@ -126,6 +126,9 @@ func (r *repository) eachWaiter(resource enhanced.ResourceIdentifier, visit func
 
 // waiterOf returns the waiter of a request, nil if there is none.
 func (r *repository) waiterOf(request string) *waiter {
+	if r.isVacant(rangeWaiter) {
+		return nil
+	}
 	place := bytes.Clone(r.get(waiterKey(request)))
 	if len(place) <= rankSize+1 {
 		return nil

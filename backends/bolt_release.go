@@ -263,6 +263,9 @@ func (s *repositoryStep) forgetOwners(resource enhanced.ResourceIdentifier, owne
 
 // closing reports whether all locks of owner are being released right now.
 func (r *repository) closing(owner string) bool {
+	if r.isVacant(rangeClosing) {
+		return false
+	}
 	since := number(r.get(closingKey(owner)))
 	return since != 0 && r.now-since < closingTimeout.Microseconds()
 }

@@ -60,6 +60,9 @@ func lastTryKey(owner string) []byte { return append([]byte{rangeLastTry}, owner
 // reservationOf returns the reservation of a resource, nil for none and for one
 // that can't be read: it protects a run, and nobody's lock.
 func (r *repository) reservationOf(resourceKey string) *reservation {
+	if r.isVacant(rangeReserved) {
+		return nil
+	}
 	data := r.get(reservedKey(resourceKey))
 	if data == nil {
 		return nil
@@ -86,6 +89,9 @@ func (r *repository) reservationEnd(v *reservation) int64 {
 // inspectReservation finds out whether a resource, on which nothing is held, is
 // kept for somebody.
 func (r *repository) inspectReservation(resource enhanced.ResourceIdentifier) finding {
+	if r.isVacant(rangeReserved) {
+		return finding{status: free, resource: resource}
+	}
 	v := r.reservationOf(resource.Key())
 	if v == nil {
 		return finding{status: free, resource: resource}
@@ -142,7 +148,10 @@ func (s *repositoryStep) keeps(request enhanced.ReleaseRequest, f *finding) bool
 
 // dropReservation deletes the reservation of a resource, and returns it.
 func (s *repositoryStep) dropReservation(resource enhanced.ResourceIdentifier) (*reservation, error) {
-	key := resource.Key()
+	if s.isVacant(rangeReserved) {
+		return nil, nil
+	}
+	key := s.keyOf(resource)
 	if s.get(reservedKey(key)) == nil {
 		return nil, nil
 	}
@@ -174,7 +183,7 @@ func (s *repositoryStep) endReservation(resource enhanced.ResourceIdentifier, c 
 // reservedBy returns up to limit resources whose entries of [reservesKey] start
 // with a prefix.
 func (r *repository) reservedBy(prefix []byte, limit int) (found []enhanced.ResourceIdentifier) {
-	if r.bucket == nil {
+	if r.bucket == nil || r.isVacant(rangeReserves) {
 		return nil
 	}
 	cursor := r.bucket.Cursor()
@@ -210,6 +219,9 @@ func (s *repositoryStep) endReservations(prefix []byte, c change) (more bool, er
 // noteTry notes that a pull request with reservations asks for a lock. What is
 // over by now ends first.
 func (s *repositoryStep) noteTry(owner enhanced.Owner) error {
+	if s.isVacant(rangeReserves) {
+		return nil
+	}
 	prefix := reservesKey(owner, "")
 	own := s.reservedBy(prefix, maxStep)
 	if len(own) == 0 {

@@ -22,6 +22,25 @@ type repository struct {
 	bucket   *bbolt.Bucket // nil before the first use
 	legacy   *bbolt.Bucket // stock Atlantis' locks
 	preserve bool
+	// known is what a step knows of the bucket, nil for those that only read.
+	known *memory
+	// grants are the latest ones, nil for those that only read.
+	grants grants
+	// lookups and stockLookups are cursors that look for single keys of the two buckets,
+	// once they are needed.
+	lookups, stockLookups *bbolt.Cursor
+	// key is that of keyed, once that is needed.
+	key   string
+	keyed enhanced.ResourceIdentifier
+}
+
+// cursor returns a cursor for one look into the bucket, which has to be there. The
+// next caller gets the same one.
+func (r *repository) cursor() *bbolt.Cursor {
+	if r.lookups == nil {
+		r.lookups = r.bucket.Cursor()
+	}
+	return r.lookups
 }
 
 // finding is what is stored of a resource.
@@ -69,15 +88,19 @@ const (
 )
 
 func (r *repository) get(key []byte) []byte {
-	if r.bucket == nil {
+	switch {
+	case r.bucket == nil || len(key) > 0 && r.isVacant(key[0]):
 		return nil
+	case len(key) > 0 && key[0] == rangeLog:
+		return r.homeOf(key).Get(key)
+	default:
+		return r.lookUp(key)
 	}
-	return r.homeOf(key).Get(key)
 }
 
 // inspect finds out what is stored of a resource, without changing anything.
 func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
-	if data := r.get(lockKey(resource.Key())); data != nil {
+	if data := r.get(lockKey(r.keyOf(resource))); data != nil {
 		return r.inspectRecord(resource, data)
 	}
 	f := finding{status: free, resource: resource}
@@ -92,7 +115,11 @@ func (r *repository) inspect(resource enhanced.ResourceIdentifier) finding {
 
 // inspectRecord judges our record of a resource.
 func (r *repository) inspectRecord(resource enhanced.ResourceIdentifier, data []byte) finding {
-	return r.entry(resource, data).judge()
+	e := r.entry(resource, data)
+	if f, known := r.grants.finding(e); known {
+		return f
+	}
+	return e.judge()
 }
 
 // entry is a lock record with stock's copy beside it, as they are in the file.
@@ -107,7 +134,7 @@ type entry struct {
 func (r *repository) entry(resource enhanced.ResourceIdentifier, data []byte) entry {
 	e := entry{tag: r.tag, now: r.now, resource: resource, data: data}
 	if resource.Type == enhanced.ResourceTypeProject {
-		e.copied = r.legacy.Get([]byte(resource.LegacyKey()))
+		e.copied = r.lookUpStock(resource.LegacyKey())
 	}
 	return e
 }
@@ -144,11 +171,11 @@ func (e entry) judge() finding {
 // which stock does not migrate when the path is nested.
 func (r *repository) inspectLegacy(resource enhanced.ResourceIdentifier) finding {
 	key := resource.LegacyKey()
-	if value := r.legacy.Get([]byte(key)); value != nil {
+	if value := r.lookUpStock(key); value != nil {
 		return r.inspectLegacyValue(resource, key, value)
 	}
-	oldKey := oldLegacyKey(resource)
-	value := r.legacy.Get([]byte(oldKey))
+	oldKey := key[:len(key)-len(resource.Name)-1]
+	value := r.lookUpStock(oldKey)
 	if value == nil {
 		return finding{status: free, resource: resource}
 	}
@@ -203,6 +230,7 @@ func (r *repository) sibling(name string) *repository {
 	other := *r
 	other.name, other.tag = name, enhanced.RepositoryTag(name)
 	other.bucket = repositoryBucket(r.tx, other.tag)
+	other.known, other.lookups, other.grants = nil, nil, nil
 	return &other
 }
 

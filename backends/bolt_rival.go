@@ -32,12 +32,12 @@ func (r *repository) rivals(resource enhanced.ResourceIdentifier, mirrored bool)
 	present := resource.LegacyKey()
 	// Keys from before v0.40 end before the name of the project, which was
 	// never one with a slash.
-	keys := []string{present[:strings.LastIndexByte(present, '/')]}
-	if !mirrored {
-		keys = append(keys, present)
-	}
-	for _, key := range keys {
-		value := r.legacy.Get([]byte(key))
+	keys := [...]string{present[:strings.LastIndexByte(present, '/')], present}
+	for i, key := range keys {
+		if i == 1 && mirrored {
+			continue
+		}
+		value := r.lookUpStock(key)
 		if value == nil {
 			continue
 		}

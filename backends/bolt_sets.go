@@ -192,7 +192,7 @@ func (s *repositoryStep) takeFound(r *enhanced.EnhancedLockRequest, f *finding) 
 		a, err := s.claim(f, r)
 		return a.lock, err
 	}
-	return s.take(r)
+	return s.take(r, r.Owner().String())
 }
 
 // ReplaceAll makes the wanted locks all that an owner holds in a repository. See

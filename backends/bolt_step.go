@@ -17,6 +17,8 @@ type repositoryStep struct {
 	batch   *batch
 	// ended is a lock whose end the next log record is of.
 	ended *endedLock
+	// written is the lock that was written last.
+	written struct{ record, payload []byte }
 }
 
 // change says who changes something, through what, and why.
@@ -34,9 +36,10 @@ func (b *BoltBackend) repositoryStep(batch *batch, name string) *repositoryStep 
 		backend:    b,
 		batch:      batch,
 	}
-	s.legacy.FillPercent = fillPercent
+	s.legacy.FillPercent, s.grants = fillPercent, b.grants
 	if s.bucket != nil {
 		s.bucket.FillPercent = fillPercent
+		s.known = s.memory()
 	}
 	return s
 }
@@ -59,7 +62,11 @@ func (s *repositoryStep) put(key, value []byte) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	return s.homeOf(key).Put(key, value)
+	if err := s.homeOf(key).Put(key, value); err != nil {
+		return err
+	}
+	s.notePut(key)
+	return nil
 }
 
 // open makes the repository's bucket if there is none.
@@ -74,12 +81,17 @@ func (s *repositoryStep) open() error {
 	}
 	s.bucket = bucket
 	s.bucket.FillPercent = fillPercent
+	s.known = s.memory()
 	return bucket.Put(nameKey(), []byte(s.name))
 }
 
 func (s *repositoryStep) delete(key []byte) error {
 	s.batch.dirty = true
-	return s.homeOf(key).Delete(key)
+	if err := s.homeOf(key).Delete(key); err != nil {
+		return err
+	}
+	s.noteDelete(key)
+	return nil
 }
 
 // deleteLegacy removes stock's copy of a lock.
@@ -144,6 +156,10 @@ func (s *repositoryStep) settle(resource enhanced.ResourceIdentifier) (finding, 
 func (s *repositoryStep) reopen() {
 	if s.bucket == nil {
 		s.repository = s.sibling(s.name)
+		s.grants = s.backend.grants
+	}
+	if s.bucket != nil {
+		s.known = s.memory()
 	}
 }
 
@@ -156,7 +172,7 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 	if _, err := s.dropReservation(resource); err != nil {
 		return nil, err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
 	err := errors.Join(
 		s.put(idKey(record.Token), []byte(key)),
 		s.putRecord(resource, record),
@@ -169,6 +185,7 @@ func (s *repositoryStep) grant(resource enhanced.ResourceIdentifier, record *loc
 		return nil, err
 	}
 	original = enhanced.SanitizeProjectLock(original)
+	s.grants.note(resource, &granted{s.written.record, s.written.payload, *record, original})
 	lock := newLock(s.tag, resource, record, &original)
 	return lock, s.dequeueOwn(record.Owner, resource, lock)
 }
@@ -180,6 +197,7 @@ func (s *repositoryStep) putPayload(resource enhanced.ResourceIdentifier, record
 	if err != nil {
 		return err
 	}
+	s.written.payload = payload
 	hadMirror := record.Mirror != ""
 	record.Mirror, record.Lock = "", nil
 	switch {
@@ -203,11 +221,12 @@ func (s *repositoryStep) putRecord(resource enhanced.ResourceIdentifier, record 
 	if err != nil {
 		return err
 	}
+	s.written.record = data
 	owner, err := enhanced.ParseOwner(record.Owner)
 	if err != nil {
 		return err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
 	err = s.put(lockKey(key), data)
 	s.memoryToChange().holdings.add(owner, key)
 	if record.Expires != 0 {
@@ -223,7 +242,8 @@ func (s *repositoryStep) remove(resource enhanced.ResourceIdentifier, record *lo
 	if err != nil {
 		return err
 	}
-	key := resource.Key()
+	key := s.keyOf(resource)
+	delete(s.grants, resource)
 	err = errors.Join(
 		s.delete(lockKey(key)),
 		s.remember(resource, record, how),
@@ -283,7 +303,7 @@ func (s *repositoryStep) adopt(f *finding) error {
 // log appends the one record of a change to the repository's log.
 func (s *repositoryStep) log(event string, resource enhanced.ResourceIdentifier, before, after *lockRecord, c change) error {
 	record := logRecord{
-		Time: s.now, Type: event, Resource: resource.Key(),
+		Time: s.now, Type: event, Resource: s.keyOf(resource),
 		Request: c.request, Actor: c.actor, Cause: c.cause, Reason: c.reason, Waiter: c.waiter,
 		Deadlock: newDeadlockRecord(s.name, c.deadlock),
 		Ended:    s.requestOfEnded(before),

@@ -45,6 +45,9 @@ func decodeTombstone(data []byte) (*tombstone, error) {
 
 // checkTombstone refuses a request of a pull request that was closed.
 func (s *repositoryStep) checkTombstone(r *enhanced.EnhancedLockRequest) error {
+	if s.isVacant(rangeTombstone) {
+		return nil
+	}
 	owner := r.Owner().String()
 	data := s.get(tombstoneKey(owner))
 	if data == nil {
