@@ -43,7 +43,7 @@ type member struct {
 	// refusal is why the adapter decides nothing; nil once it has joined.
 	refusal error
 
-	busy atomic.Int64 // calls under way
+	gathering gathering
 
 	// oneFile is set when the adapter joins, see inOneFile.
 	oneFile atomic.Bool
