@@ -175,13 +175,16 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 	return granted, held, nil
 }
 
+// askAgain is how often only the store is looked at, before the legacy database is asked
+// again, too: that has those who write to stock's file wait for a moment.
+const askAgain = 2
+
 // compareHolder compares what the legacy database has said of a resource with what
-// the store says. Stock's own is not asked again: on bbolt it reads a value after the
-// transaction that it is of has ended, which can crash the process when somebody writes
-// meanwhile.
+// the store says. Who has held it may be gone before the store is looked at.
 func (l shadowLocks) compareHolder(operation string, resource ResourceIdentifier, held *models.ProjectLock) {
+	looks := 0
 	l.compared(operation, resource, func(ctx context.Context) (legacy, store string) {
-		if l.member.inOneFile() {
+		if looks++; looks > askAgain || l.member.inOneFile() {
 			if now, err := l.member.legacy().GetLock(resource.Project(), resource.Workspace); err == nil {
 				held = now
 			}

@@ -49,7 +49,7 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	if err != nil {
 		return fmt.Errorf("the store's locks: %w", err)
 	}
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
@@ -85,7 +85,7 @@ func (m *member) checkStoreCopies(ctx context.Context, copies []*EnhancedLock) e
 	if len(copies) == 0 {
 		return nil
 	}
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
@@ -122,16 +122,6 @@ func (m *member) afterRelease(released models.ProjectLock) error {
 	}
 	_, _, err = m.legacy().TryLock(*lock.OriginalLock)
 	return err
-}
-
-// listLegacy lists the legacy database, stock's own while no operation of this
-// adapter is under way, see compareHolder.
-func (m *member) listLegacy() ([]models.ProjectLock, error) {
-	if !m.inOneFile() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-	}
-	return m.legacy().List()
 }
 
 // releaseStale releases exactly this lock.
@@ -193,7 +183,7 @@ func (m *member) mirrored() bool { return m.adapter.state.Load().config.Preserve
 // and, when it releases, no other lock.
 func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool) error {
 	a := m.adapter
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
