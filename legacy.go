@@ -1,6 +1,7 @@
 package enhanced
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -25,6 +26,11 @@ type steadyBolt struct {
 type stillStore interface {
 	// HoldStill calls f while nobody writes to the file.
 	HoldStill(f func())
+	// ChangeLegacyRecords and ReadLegacyRecords work on the locks of the legacy
+	// database that is in the backend's own file, see [LegacyRecords]. Change can run
+	// more than once; its error undoes it.
+	ChangeLegacyRecords(ctx context.Context, change func(LegacyRecords) error) error
+	ReadLegacyRecords(ctx context.Context, read func(LegacyRecords) error) error
 }
 
 // steady returns a legacy database that can be read while it, or the backend, is

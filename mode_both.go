@@ -22,11 +22,13 @@ type bothLocks struct {
 
 func (l bothLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
 	legacy := l.member.adapter.legacy
+	gathered := l.member.gather()
+	defer gathered.end()
 	granted, held, err := legacy.TryLock(newLock)
 	if err != nil || !granted && held.Pull.Num != newLock.Pull.Num {
 		return false, held, err
 	}
-	l.member.gather()
+	gathered.wait()
 	ctx, cancel := l.member.adapter.operationContext()
 	defer cancel()
 	holder, mine, fresh, err := l.member.takeFor(ctx, newLock, granted)
@@ -59,7 +61,7 @@ func (l bothLocks) confirm(ctx context.Context, newLock, held models.ProjectLock
 
 // Unlock leaves what the legacy database has granted to somebody else meanwhile.
 func (l bothLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	l.member.gather()
+	l.member.gather().wait()
 	lock, err := l.store.Unlock(project, workspace)
 	if err != nil {
 		return nil, err
@@ -72,7 +74,7 @@ func (l bothLocks) Unlock(project models.Project, workspace string) (*models.Pro
 }
 
 func (l bothLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	l.member.gather()
+	l.member.gather().wait()
 	lock, err := l.store.UnlockIfOwnedByPull(project, workspace, pullNum)
 	if err != nil {
 		return nil, err

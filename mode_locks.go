@@ -30,8 +30,6 @@ func inMode[T any](m *member, operation func(projectLocks) (T, error)) (T, error
 		return none, err
 	}
 	defer leave()
-	m.busy.Add(1)
-	defer m.busy.Add(-1)
 	return operation(m.operations(fleet))
 }
 
@@ -154,16 +152,19 @@ func (l shadowLocks) compared(operation string, resource ResourceIdentifier, com
 func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
 	resource := ProjectResource(newLock.Project, newLock.Workspace)
 	defer l.member.alone(resource)()
-	granted, held, err := l.member.adapter.legacy.TryLock(newLock)
+	gathered := l.member.gather()
+	defer gathered.end()
+	granted, held, err := l.member.legacy().TryLock(newLock)
 	if err != nil {
 		return granted, held, err
 	}
 	if !granted && held.Pull.Num != newLock.Pull.Num {
 		// It must not be taken there either.
+		gathered.end()
 		l.compareHolder("lock", resource, &held)
 		return granted, held, nil
 	}
-	l.member.gather()
+	gathered.wait()
 	l.compared("lock", resource, func(ctx context.Context) (legacy, store string) {
 		holder, mine, _, err := l.member.takeFor(ctx, newLock, granted)
 		if err == nil && mine {
@@ -174,12 +175,20 @@ func (l shadowLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 	return granted, held, nil
 }
 
+// askAgain is how often only the store is looked at, before the legacy database is asked
+// again, too: that has those who write to stock's file wait for a moment.
+const askAgain = 2
+
 // compareHolder compares what the legacy database has said of a resource with what
-// the store says. The legacy database is not asked again: stock's on bbolt reads a
-// value after the transaction that it is of has ended, which can crash the process
-// when somebody writes meanwhile.
+// the store says. Who has held it may be gone before the store is looked at.
 func (l shadowLocks) compareHolder(operation string, resource ResourceIdentifier, held *models.ProjectLock) {
+	looks := 0
 	l.compared(operation, resource, func(ctx context.Context) (legacy, store string) {
+		if looks++; looks > askAgain || l.member.inOneFile() {
+			if now, err := l.member.legacy().GetLock(resource.Project(), resource.Workspace); err == nil {
+				held = now
+			}
+		}
 		return heldBy(held), storeSays(l.store.repeat.lookupLock(ctx, l.member.adapter.backend, resource))
 	})
 }
@@ -200,9 +209,11 @@ func storeSays(lock *EnhancedLock, err error) string {
 
 func (l shadowLocks) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
 	defer l.member.alone(ProjectResource(project, workspace))()
-	lock, err := l.member.adapter.legacy.Unlock(project, workspace)
+	gathered := l.member.gather()
+	defer gathered.end()
+	lock, err := l.member.legacy().Unlock(project, workspace)
 	if lock != nil {
-		l.member.gather()
+		gathered.wait()
 		l.release(*lock)
 	}
 	return lock, err
@@ -210,16 +221,18 @@ func (l shadowLocks) Unlock(project models.Project, workspace string) (*models.P
 
 func (l shadowLocks) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
 	defer l.member.alone(ProjectResource(project, workspace))()
-	lock, err := l.member.adapter.legacy.UnlockIfOwnedByPull(project, workspace, pullNum)
+	gathered := l.member.gather()
+	defer gathered.end()
+	lock, err := l.member.legacy().UnlockIfOwnedByPull(project, workspace, pullNum)
 	if lock != nil {
-		l.member.gather()
+		gathered.wait()
 		l.release(*lock)
 	}
 	return lock, err
 }
 
 func (l shadowLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
-	locks, err := l.member.adapter.legacy.UnlockByPull(repoFullName, pullNum)
+	locks, err := l.member.legacy().UnlockByPull(repoFullName, pullNum)
 	for _, lock := range locks {
 		l.release(lock)
 	}
@@ -227,14 +240,14 @@ func (l shadowLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.Pr
 }
 
 // release releases a lock in the store that the legacy database has released. A
-// store that holds none now is right.
+// store in which the pull request holds none now is right: the next one may have it.
 func (l shadowLocks) release(lock models.ProjectLock) {
 	resource := ProjectResource(lock.Project, lock.Workspace)
 	l.compared("unlock", resource, func(ctx context.Context) (legacy, store string) {
 		_, err := l.member.adapter.manager.Release(ctx, ReleaseRequest{
 			Resource: resource, PullNumber: &lock.Pull.Num, Actor: SystemAtlantis,
 		})
-		if err == nil || errors.Is(err, ErrLockNotFound) {
+		if err == nil || isNotHeld(err) {
 			return "", ""
 		}
 		return heldBy(nil), storeSays(nil, err)
@@ -242,7 +255,7 @@ func (l shadowLocks) release(lock models.ProjectLock) {
 }
 
 func (l shadowLocks) List() ([]models.ProjectLock, error) {
-	locks, err := l.member.adapter.legacy.List()
+	locks, err := l.member.legacy().List()
 	if err != nil || l.mode != ModeRead {
 		return locks, err
 	}
@@ -269,7 +282,7 @@ func (l shadowLocks) List() ([]models.ProjectLock, error) {
 }
 
 func (l shadowLocks) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	lock, err := l.member.adapter.legacy.GetLock(project, workspace)
+	lock, err := l.member.legacy().GetLock(project, workspace)
 	if err != nil || l.mode != ModeRead {
 		return lock, err
 	}

@@ -36,14 +36,10 @@ type member struct {
 	cancel   context.CancelFunc
 	done     chan struct{}
 
-	// mu is held for reading by each operation under way, so that what the adapter
-	// works by changes between operations only.
-	mu    sync.RWMutex
-	fleet Fleet
-	// refusal is why the adapter decides nothing; nil once it has joined.
-	refusal error
+	work     atomic.Pointer[work]
+	changing sync.Mutex // held while work changes
 
-	busy atomic.Int64 // calls under way
+	gathering gathering
 
 	// oneFile is set when the adapter joins, see inOneFile.
 	oneFile atomic.Bool
@@ -64,27 +60,28 @@ func newMember(a *LockingAdapter, config *EnhancedConfig) (*member, error) {
 	if !ok {
 		return nil, NewInvalidError("adapter_name: %q; the backend %T keeps no mode", config.AdapterName, a.backend)
 	}
-	return &member{adapter: a, store: store, name: config.AdapterName, instance: uuid.NewString(), refusal: ErrModeUnknown}, nil
+	m := &member{adapter: a, store: store, name: config.AdapterName, instance: uuid.NewString()}
+	m.work.Store(&work{refusal: ErrModeUnknown})
+	return m, nil
 }
 
 // enter begins an operation: it returns what to work by, and what ends it. Without
 // an error the mode stays as it is until then. The first one joins the fleet.
 func (m *member) enter(ctx context.Context) (*Fleet, func(), error) {
-	m.mu.RLock()
-	if m.refusal == nil {
-		return &m.fleet, m.mu.RUnlock, nil
+	w := m.begin()
+	if w.refusal == nil {
+		return &w.fleet, w.under.RUnlock, nil
 	}
-	m.mu.RUnlock()
+	w.under.RUnlock()
 	if err := m.start(ctx); err != nil {
 		return nil, nil, err
 	}
-	m.mu.RLock()
-	if m.refusal != nil {
-		err := m.refusal
-		m.mu.RUnlock()
-		return nil, nil, err
+	w = m.begin()
+	if w.refusal != nil {
+		w.under.RUnlock()
+		return nil, nil, w.refusal
 	}
-	return &m.fleet, m.mu.RUnlock, nil
+	return &w.fleet, w.under.RUnlock, nil
 }
 
 // alone waits until no other shadow operation of this adapter is at work on a
@@ -174,28 +171,6 @@ func (m *member) entry(f *Fleet) FleetAdapter {
 	}
 }
 
-// adopt has operations work by a record, once those under way have ended.
-func (m *member) adopt(fleet Fleet) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fleet, m.refusal = fleet, nil
-}
-
-// pause waits for operations under way, and has others wait until the end.
-func (m *member) pause() (end func()) {
-	if m == nil {
-		return func() {}
-	}
-	m.mu.Lock()
-	return m.mu.Unlock
-}
-
-func (m *member) refuse(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.refusal = err
-}
-
 func (m *member) loop(ctx context.Context) {
 	defer close(m.done)
 	ticker := time.NewTicker(fleetPoll)
@@ -224,7 +199,7 @@ func (m *member) follow(ctx context.Context) (again bool, err error) {
 		// The others need the grants of both databases until this one has followed.
 		return true, err
 	}
-	if fleet.Epoch < m.fleet.Epoch {
+	if fleet.Epoch < m.work.Load().fleet.Epoch {
 		return true, m.restore(ctx)
 	}
 	me := fleet.Adapter(m.name)
@@ -249,7 +224,7 @@ func (m *member) follow(ctx context.Context) (again bool, err error) {
 // restore writes the record again, as this adapter knows it, into a store that has
 // lost it: without a record the store would decide, which has lost its locks, too.
 func (m *member) restore(ctx context.Context) error {
-	known := m.fleet // only this goroutine changes it
+	known := m.work.Load().fleet // only this goroutine changes it
 	m.adapter.logger.Err("the store has lost the mode of the fleet; adapter %q writes it again: %s, epoch %d", m.name, known.Mode, known.Epoch)
 	fleet, err := m.store.ChangeFleet(ctx, func(f *Fleet) error {
 		if f.Epoch < known.Epoch {
@@ -299,15 +274,4 @@ func (m *member) write(ctx context.Context, seen Fleet, entry FleetAdapter) erro
 		m.adoptChanged(fleet)
 	}
 	return nil
-}
-
-// adoptChanged adopts a record, unless that changes nothing: it has all operations
-// wait for those under way.
-func (m *member) adoptChanged(fleet Fleet) {
-	m.mu.RLock()
-	same := m.fleet.Epoch == fleet.Epoch && m.fleet.Mode == fleet.Mode && m.fleet.Deciders() == fleet.Deciders()
-	m.mu.RUnlock()
-	if !same {
-		m.adopt(fleet)
-	}
 }

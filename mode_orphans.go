@@ -81,7 +81,7 @@ func (m *member) orphan(lock models.ProjectLock, since time.Time) error {
 }
 
 func (m *member) releaseOrphan(lock models.ProjectLock) error {
-	released, err := m.adapter.legacy.UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
+	released, err := m.legacy().UnlockIfOwnedByPull(lock.Project, lock.Workspace, lock.Pull.Num)
 	if err != nil || released == nil {
 		return err
 	}

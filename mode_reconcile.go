@@ -49,7 +49,7 @@ func (m *member) reconcileStore(ctx context.Context, releases bool) error {
 	if err != nil {
 		return fmt.Errorf("the store's locks: %w", err)
 	}
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
@@ -85,7 +85,7 @@ func (m *member) checkStoreCopies(ctx context.Context, copies []*EnhancedLock) e
 	if len(copies) == 0 {
 		return nil
 	}
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
@@ -120,16 +120,8 @@ func (m *member) afterRelease(released models.ProjectLock) error {
 	if lock.Metadata[copiedKey] != "" {
 		return m.releaseStale(ctx, lock)
 	}
-	_, _, err = m.adapter.legacy.TryLock(*lock.OriginalLock)
+	_, _, err = m.legacy().TryLock(*lock.OriginalLock)
 	return err
-}
-
-// listLegacy lists the legacy database while no operation of this adapter is under
-// way, see compareHolder.
-func (m *member) listLegacy() ([]models.ProjectLock, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.adapter.legacy.List()
 }
 
 // releaseStale releases exactly this lock.
@@ -165,7 +157,7 @@ func (m *member) copyToStore(ctx context.Context, lock models.ProjectLock) (*Enh
 		if m.inOneFile() && errors.Is(err, ErrLockNotFound) {
 			return nil, nil // released since
 		}
-		now, err := m.adapter.legacy.GetLock(lock.Project, lock.Workspace)
+		now, err := m.legacy().GetLock(lock.Project, lock.Workspace)
 		if err != nil || now == nil || now.Pull.Num != lock.Pull.Num {
 			return nil, err
 		}
@@ -191,7 +183,7 @@ func (m *member) mirrored() bool { return m.adapter.state.Load().config.Preserve
 // and, when it releases, no other lock.
 func (m *member) reconcileLegacy(ctx context.Context, epoch int64, releases bool) error {
 	a := m.adapter
-	locks, err := m.listLegacy()
+	locks, err := m.legacy().List()
 	if err != nil {
 		return fmt.Errorf("the legacy database's locks: %w", err)
 	}
@@ -245,7 +237,7 @@ func (m *member) checkLegacyCopy(ctx context.Context, lock *EnhancedLock) error 
 			return err
 		}
 		original := lock.OriginalLock
-		if _, err := m.adapter.legacy.UnlockIfOwnedByPull(original.Project, original.Workspace, original.Pull.Num); err != nil {
+		if _, err := m.legacy().UnlockIfOwnedByPull(original.Project, original.Workspace, original.Pull.Num); err != nil {
 			return err
 		}
 		// Who has taken it meanwhile may have met the copy: so it is copied again.
@@ -278,7 +270,7 @@ func (m *member) copyToLegacy(ctx context.Context, lock *EnhancedLock) (made boo
 			lock.Resource, describeHolder(lock))
 	}
 	if m.mirrored() { // see copyToStore
-		now, err := m.adapter.legacy.GetLock(lock.OriginalLock.Project, lock.OriginalLock.Workspace)
+		now, err := m.legacy().GetLock(lock.OriginalLock.Project, lock.OriginalLock.Workspace)
 		if err != nil || now != nil && now.Pull.Num == owner.Number {
 			return false, err
 		}
@@ -286,7 +278,7 @@ func (m *member) copyToLegacy(ctx context.Context, lock *EnhancedLock) (made boo
 			return false, err
 		}
 	}
-	granted, holder, err := m.adapter.legacy.TryLock(*lock.OriginalLock)
+	granted, holder, err := m.legacy().TryLock(*lock.OriginalLock)
 	if err != nil || granted || holder.Pull.Num == owner.Number {
 		return granted, err
 	}

@@ -181,11 +181,16 @@ func (s *storeLocks) unlockIfOwnedByPull(ctx context.Context, project models.Pro
 		PullNumber: &pullNum,
 		Reserve:    true,
 	})
-	var refusal *LockError
-	if errors.As(err, &refusal) && (refusal.Code == ErrCodeLockNotFound || refusal.Code == ErrCodePermissionDenied && refusal.Holder != nil) {
+	if isNotHeld(err) {
 		return nil, nil
 	}
 	return lock, err
+}
+
+// isNotHeld says that a release was refused since its pull request does not hold the lock.
+func isNotHeld(err error) bool {
+	var refusal *LockError
+	return errors.As(err, &refusal) && (refusal.Code == ErrCodeLockNotFound || refusal.Code == ErrCodePermissionDenied && refusal.Holder != nil)
 }
 
 func (s *storeLocks) List() ([]models.ProjectLock, error) {

@@ -222,7 +222,9 @@ func (b *batch) nextToken() int64 {
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
 	b.last = stored{batch.txid, batch.now, batch.token}
-	b.clean.extend(batch.txid)
+	if !batch.stock {
+		b.clean.extend(batch.txid)
+	}
 	for _, after := range batch.after {
 		after()
 	}

@@ -70,6 +70,8 @@ type batch struct {
 	tx    *bbolt.Tx
 	txid  int // bbolt forgets it at the commit
 	dirty bool
+	// stock is set when it has written what stock would write.
+	stock bool
 	// probe is the size of a write whose only purpose is to see whether it
 	// reaches the disk.
 	probe int
