@@ -15,7 +15,7 @@ func gatheredAfter(calls, ended int) []time.Duration {
 	waited := make([]time.Duration, calls-ended)
 	done := make(chan struct{})
 	for i := range waited {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		go func() {
 			start := time.Now()
 			(&gathered{of: g}).wait()
@@ -24,7 +24,7 @@ func gatheredAfter(calls, ended int) []time.Duration {
 		}()
 	}
 	for range ended {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		call := &gathered{of: g}
 		call.end()
 		call.end() // counts once
