@@ -54,6 +54,27 @@ func TestCallbacksGetEventsInOrder(t *testing.T) {
 	require.Equal(t, enhanced.SystemAtlantis, closed.Metadata["actor"])
 }
 
+func TestCallbacksSeeWhoForcedAReleaseAndWhy(t *testing.T) {
+	t.Parallel()
+	manager := newManager(t, withEvents())
+	var seen recorder
+	manager.AddEventCallback(seen.callback)
+	for _, release := range []enhanced.ReleaseRequest{
+		{Owner: "user:alice"},
+		{Force: true, Actor: "user:bob", Reason: "stuck"},
+	} {
+		_, err := manager.Lock(t.Context(), project("a"), workspace, alice())
+		require.NoError(t, err)
+		release.Resource = resource("a")
+		_, err = manager.Release(t.Context(), release)
+		require.NoError(t, err)
+	}
+	require.NoError(t, manager.Stop(t.Context()))
+	require.Equal(t, []string{"acquired", "released", "acquired", "released"}, seen.types())
+	require.Empty(t, seen.all()[1].Metadata)
+	require.Equal(t, map[string]string{"actor": "user:bob", "cause": enhanced.CauseForced, "reason": "stuck"}, seen.all()[3].Metadata)
+}
+
 func TestCallbacksOfTryAcquireSeeRefusals(t *testing.T) {
 	t.Parallel()
 	manager := newManager(t, withEvents())

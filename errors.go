@@ -52,6 +52,9 @@ var (
 	// ErrCorruptRecord marks a stored record that cannot be read. Such a record
 	// counts as held.
 	ErrCorruptRecord = errors.New("unreadable record")
+	// ErrRequestEnded marks the LOCK_EXPIRED answer to a request that got a lock before,
+	// which has ended: it gets no other one.
+	ErrRequestEnded = errors.New("that lock has ended; ask with a new ID")
 	// ErrLockLost marks the end of a [Handle] whose lock was not released by its
 	// holder: somebody else may hold it, now or soon.
 	ErrLockLost = errors.New("lock lost")

@@ -119,6 +119,7 @@ func (m *EnhancedLockManager) AddEventCallback(callback EventCallback) {
 // accepts. With the queue enabled it waits; without, a held resource answers
 // LOCK_EXISTS with the holder.
 func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
+	named := request != nil && request.ID != ""
 	return m.acquire(ctx, request, func(ctx context.Context, request *EnhancedLockRequest) (*EnhancedLock, error) {
 		config := m.state.Load().config
 		if config.EnablePriorityQueue && !config.QueuesFor(request.Resource, request.User.Username) {
@@ -128,9 +129,13 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 		if config.RetryLockExists {
 			retryable = mayPassOrBeFreed(request)
 		}
-		return repeated(ctx, &m.repeat, retryable, func(ctx context.Context) (*EnhancedLock, error) {
+		renew := request.renewID
+		if named {
+			renew = nil
+		}
+		return repeated(ctx, &m.repeat, retryable, askedAnew(renew, func(ctx context.Context) (*EnhancedLock, error) {
 			return m.backend.AcquireLock(ctx, request)
-		})
+		}))
 	})
 }
 
@@ -219,7 +224,7 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 		return nil, err
 	}
 	if !lock.releasedBefore() {
-		m.publishRelease(lock, request.Actor)
+		m.publishRelease(lock, request)
 	}
 	return lock, nil
 }
@@ -236,7 +241,7 @@ func (m *EnhancedLockManager) ReleaseByPull(ctx context.Context, repository stri
 		return m.backend.ReleaseByPull(ctx, repository, number, actor)
 	})
 	for _, lock := range locks {
-		m.publishRelease(lock, actor)
+		m.publishRelease(lock, ReleaseRequest{Actor: actor})
 	}
 	return locks, err
 }

@@ -180,15 +180,23 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 	m.publishOnce(event)
 }
 
-func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, actor string) {
+// publishRelease tells of a lock that a request has released.
+func (m *EnhancedLockManager) publishRelease(lock *EnhancedLock, request ReleaseRequest) {
 	if !m.state.Load().config.EnableEvents {
 		return
 	}
 	event := &ManagerEvent{Priority: lock.Priority}
 	event.Type, event.LockID, event.Resource = EventReleased, lock.ID, lock.Resource
 	event.Owner, event.Timestamp = lock.Owner, time.Now()
-	if actor != "" && actor != lock.Owner {
-		event.Metadata = map[string]string{"actor": actor}
+	event.Metadata = make(map[string]string)
+	if request.Actor != "" && request.Actor != lock.Owner {
+		event.Metadata["actor"] = request.Actor
+	}
+	if request.Force {
+		event.Metadata["cause"] = CauseForced
+	}
+	if request.Reason != "" {
+		event.Metadata["reason"] = request.Reason
 	}
 	m.publish(event)
 }

@@ -63,9 +63,9 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 	how := make(map[string]string, len(parts))
 	for _, repository := range slices.Sorted(maps.Keys(parts)) {
 		hearing, got := m.hearGrant(ctx)
-		locks, err := repeated(hearing, &m.repeat, retryable, func(ctx context.Context) ([]*EnhancedLock, error) {
+		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
 			return locker.AcquireAll(ctx, parts[repository], wait)
-		})
+		}))
 		if err != nil {
 			err = m.giveBack(ctx, slices.Collect(maps.Values(taken)), err)
 			for _, r := range set {
@@ -84,6 +84,22 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 		m.publishAcquire(r, locks[i], how[r.Resource.Namespace], true, nil)
 	}
 	return locks, nil
+}
+
+// renewal gives the requests of a set new IDs; it is nil where one that was asked for
+// had its own.
+func renewal(asked, set []*EnhancedLockRequest) func() error {
+	if slices.ContainsFunc(asked, func(r *EnhancedLockRequest) bool { return r.ID != "" }) {
+		return nil
+	}
+	return func() error {
+		for _, r := range set {
+			if err := r.renewID(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // prepareSet returns what takes a set, and the set as it is to be taken.
@@ -135,7 +151,8 @@ func (m *EnhancedLockManager) giveBack(ctx context.Context, locks []*EnhancedLoc
 // not, and then frees the rest for those who wait. Nobody else can have a lock
 // that stays wanted, at no time. When one is held by another, nothing changes and
 // the answer is LOCK_EXISTS, naming each; it never waits. Doing it twice is the same
-// as once, but for what the second answer has freed.
+// as once, but for what the second answer has freed; after the pull request was closed,
+// too, which is refused what it would take only.
 //
 // All wanted are of one repository. Without any, all locks of a pull request are
 // freed; a user's are not, since no repository is named. At most [MaxSetSize]
@@ -174,7 +191,7 @@ func (m *EnhancedLockManager) ReplaceLocks(ctx context.Context, owner Owner, wan
 		m.publishAcquire(set[at], lock, EventAcquired, true, nil)
 	}
 	for _, lock := range replaced.Freed {
-		m.publishRelease(lock, lock.Owner)
+		m.publishRelease(lock, ReleaseRequest{})
 	}
 	return replaced, nil
 }

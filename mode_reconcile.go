@@ -148,7 +148,7 @@ func (m *member) releaseExactly(ctx context.Context, lock *EnhancedLock, reason 
 }
 
 // copiedKey marks the metadata of a lock that was copied from the legacy database.
-const copiedKey = "copied_from"
+const copiedKey = MetadataCopiedFrom
 
 func copied() map[string]string { return map[string]string{copiedKey: "legacy database"} }
 

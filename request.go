@@ -68,13 +68,9 @@ func NormalizeRequest(request *EnhancedLockRequest, defaultLease, maxLease time.
 		return nil, err
 	}
 	if r.ID == "" {
-		// Ordered by time (RFC 9562, version 7): an ordered store writes
-		// neighbours on one page.
-		id, err := uuid.NewV7()
-		if err != nil {
-			return nil, NewBackendError("making a request ID", err)
+		if err := r.renewID(); err != nil {
+			return nil, err
 		}
-		r.ID = id.String()
 	}
 	if r.RequestedAt.IsZero() {
 		r.RequestedAt = time.Now()
@@ -140,5 +136,16 @@ func validateOwner(o Owner) error {
 			return NewInvalidError("%s %q has %d bytes, at most %d are allowed", field.name, clip(field.value), len(field.value), maxResourceKey/4)
 		}
 	}
+	return nil
+}
+
+// renewID gives a request a new ID. It is ordered by time (RFC 9562, version 7): an
+// ordered store writes neighbours on one page.
+func (r *EnhancedLockRequest) renewID() error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return NewBackendError("making a request ID", err)
+	}
+	r.ID = id.String()
 	return nil
 }

@@ -44,7 +44,8 @@ type ReplacedLocks struct {
 	// Held are the locks that were wanted, in that order. One that the owner held
 	// before is as it was: the same ID, token, lease and metadata.
 	Held []*EnhancedLock
-	// Taken are those of Held that the owner did not hold before.
+	// Taken are those of Held that the owner did not hold before: new ones, and those that
+	// it had been given after a wait, and has claimed with this.
 	Taken []*EnhancedLock
 	// Freed are the locks that the owner held and that were not wanted.
 	Freed []*EnhancedLock

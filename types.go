@@ -66,6 +66,11 @@ const NoTimeout time.Duration = -1
 // MetadataNote is the metadata key of a note that refusals show to people.
 const MetadataNote = "note"
 
+// MetadataCopiedFrom is the metadata key of a lock that an adapter has copied from the
+// legacy database during a switch of modes. It says nothing that the database does not
+// know.
+const MetadataCopiedFrom = "copied_from"
+
 // EnhancedLockRequest is one wish of one owner for one resource.
 type EnhancedLockRequest struct {
 	// ID identifies the request. It is made when empty.

@@ -78,14 +78,14 @@ func (s *repositoryStep) acquire(r *enhanced.EnhancedLockRequest, canWait bool) 
 		return answer, err
 	}
 	asker := r.Owner()
+	owner := asker.String()
+	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource || w.Set != nil) {
+		return acquisition{}, reusedError(r)
+	}
 	if r.Pull != nil {
 		if err := errors.Join(s.checkTombstone(r), s.noteTry(asker)); err != nil {
 			return acquisition{}, err
 		}
-	}
-	owner := asker.String()
-	if w := s.waiterOf(r.ID); w != nil && (w.Owner != owner || w.resource != r.Resource || w.Set != nil) {
-		return acquisition{}, reusedError(r)
 	}
 	f, _, err := s.settle(r.Resource)
 	if err != nil {

@@ -103,8 +103,9 @@ func (s *repositoryStep) recall(r *enhanced.EnhancedLockRequest) (known bool, an
 func endedRequestError(r *enhanced.EnhancedLockRequest) error {
 	return &enhanced.LockError{
 		Code:     enhanced.ErrCodeLockExpired,
-		Message:  fmt.Sprintf("request %q got a lock on %s before, which has ended; ask with a new ID", r.ID, r.Resource),
+		Message:  fmt.Sprintf("request %q got a lock on %s before", r.ID, r.Resource),
 		Resource: r.Resource,
+		Err:      enhanced.ErrRequestEnded,
 	}
 }
 

@@ -121,6 +121,11 @@ func (s *repositoryStep) finish(f *finding, c change) error {
 	if err := s.end(f, enhanced.EventReleased, c); err != nil {
 		return err
 	}
+	return s.succeed(f, c)
+}
+
+// succeed is the rest of finish, once the lock has ended.
+func (s *repositoryStep) succeed(f *finding, c change) error {
 	for {
 		rivals := s.rivals(f.resource, false)
 		if len(rivals) == 0 {

@@ -96,11 +96,14 @@ func (s *repositoryStep) recallSet(set []*enhanced.EnhancedLockRequest) (*waiter
 		a.known = true
 		return nil, a, nil
 	}
-	switch len(queued) {
-	case 0:
+	switch {
+	case len(queued) == 0:
 		return nil, acquisition{}, nil
-	case len(set):
+	case len(queued) == len(set):
 		return queued[0], acquisition{waits: true}, nil
+	case len(s.membersOf(queued[0])) == len(set): // it is whole, and so another set
+		at := slices.IndexFunc(set, func(r *enhanced.EnhancedLockRequest) bool { return r.ID == queued[0].Request })
+		return nil, acquisition{}, reusedError(set[at])
 	default:
 		return nil, acquisition{}, s.dequeueDamaged(queued[0])
 	}
@@ -156,6 +159,11 @@ func (s *repositoryStep) inspectSet(set []*enhanced.EnhancedLockRequest) (found 
 // it, or waits for it to claim it.
 func (f *finding) isTakeable(owner enhanced.Owner) bool {
 	return isOwn(f, owner) && (f.status == reserved || f.status == held && f.record.Pending)
+}
+
+// isKept reports whether an owner holds what was found, and has claimed it.
+func (f *finding) isKept(owner enhanced.Owner) bool {
+	return f.status == held && isOwn(f, owner) && !f.record.Pending
 }
 
 func isOwn(f *finding, owner enhanced.Owner) bool {
@@ -225,11 +233,6 @@ func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.Enhanc
 			return nil, reusedError(r)
 		}
 	}
-	if len(set) > 0 {
-		if err := s.admit(set[0]); err != nil {
-			return nil, err
-		}
-	}
 	// First, since what ends here can be granted to others.
 	freed, err := s.unwanted(owner, set)
 	if err != nil {
@@ -241,6 +244,12 @@ func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.Enhanc
 	}
 	if count := len(set) + len(freed); count > enhanced.MaxSetSize {
 		return nil, tooManyError(s.name, owner, count)
+	}
+	// Who takes nothing can be refused nothing: asked again it is the same answer.
+	if slices.ContainsFunc(found, func(f finding) bool { return !f.isKept(owner) }) {
+		if err := s.admit(set[0]); err != nil {
+			return nil, err
+		}
 	}
 	var blocked []enhanced.Blocked
 	for i, r := range set {
@@ -263,7 +272,7 @@ func (s *repositoryStep) replace(owner enhanced.Owner, set []*enhanced.EnhancedL
 	replaced := &enhanced.ReplacedLocks{}
 	for i, r := range set {
 		f := &found[i]
-		if f.status == held && !f.record.Pending {
+		if f.isKept(owner) {
 			replaced.Held = append(replaced.Held, f.lock())
 			continue
 		}
@@ -273,26 +282,51 @@ func (s *repositoryStep) replace(owner enhanced.Owner, set []*enhanced.EnhancedL
 		}
 		replaced.Held, replaced.Taken = append(replaced.Held, lock), append(replaced.Taken, lock)
 	}
+	var err error
+	replaced.Freed, err = s.free(owner, freed)
+	return replaced, err
+}
+
+// free ends an owner's locks on resources, and what a pull request has only reserved:
+// what it wants of that it has taken by now. All are free before the first one is
+// handed over, so that a set that waits for several can have them.
+func (s *repositoryStep) free(owner enhanced.Owner, resources []enhanced.ResourceIdentifier) ([]*enhanced.EnhancedLock, error) {
 	c := change{actor: owner.String(), cause: enhanced.CauseRequest}
-	for _, resource := range freed {
+	var ended []finding
+	var locks []*enhanced.EnhancedLock
+	for _, resource := range resources {
 		f := s.inspect(resource)
 		if f.status != held || !isOwn(&f, owner) {
 			continue
 		}
 		lock := f.lock()
 		lock.State = enhanced.LockStateReleased
-		replaced.Freed = append(replaced.Freed, lock)
-		if err := s.finish(&f, c); err != nil {
+		locks = append(locks, lock)
+		if err := s.end(&f, enhanced.EventReleased, c); err != nil {
+			return nil, err
+		}
+		ended = append(ended, f)
+	}
+	var given []enhanced.ResourceIdentifier
+	if owner.Kind == enhanced.OwnerPull {
+		given = s.reservedBy(reservesKey(owner, ""), maxStep)
+	}
+	for _, resource := range given {
+		if err := s.endReservation(resource, c); err != nil {
 			return nil, err
 		}
 	}
-	if owner.Kind != enhanced.OwnerPull {
-		return replaced, nil
+	for i := range ended {
+		if err := s.succeed(&ended[i], c); err != nil {
+			return nil, err
+		}
 	}
-	// What the pull request has only reserved it does not want either: what it does
-	// it has taken by now.
-	_, err := s.endReservations(reservesKey(owner, ""), c)
-	return replaced, err
+	for _, resource := range given {
+		if err := s.serve(resource); err != nil {
+			return nil, err
+		}
+	}
+	return locks, nil
 }
 
 // unwanted returns what an owner holds beside a set.

@@ -20,6 +20,9 @@ import (
 type tombstone struct {
 	Since int64  `json:"t"`
 	Head  string `json:"h,omitzero"`
+	// Releasing is set while its locks are not all released. Whatever it has it had
+	// before.
+	Releasing bool `json:"m,omitzero"`
 }
 
 func tombstoneKey(owner string) []byte { return append([]byte{rangeTombstone}, owner...) }
@@ -89,23 +92,42 @@ func (b *BoltBackend) EndRun(ctx context.Context, owner enhanced.Owner) error {
 // [enhanced.RunKeeper].
 func (b *BoltBackend) ClosePull(ctx context.Context, owner enhanced.Owner, headCommit string) error {
 	return b.overRun(ctx, owner, "close "+owner.Describe(), func(s *repositoryStep) (more bool, err error) {
-		data, err := encode(tombstone{Since: s.now, Head: headCommit})
-		if err != nil {
-			return false, err
-		}
-		if err := s.put(tombstoneKey(owner.String()), data); err != nil {
-			return false, err
-		}
-		mark := releasedKey(owner.Number)
-		if since := number(s.get(mark)); s.now-since >= closingTimeout.Microseconds() {
-			return false, nil
-		}
-		page, err := s.releaseByPull(owner.Number, nil, change{actor: enhanced.SystemAtlantis, cause: enhanced.CausePull})
-		if err != nil || page.more {
-			return page.more, err
-		}
-		return false, s.delete(mark)
+		return s.closePull(owner, headCommit)
 	})
+}
+
+// closePull leaves a tombstone, and releases what the pull request has taken after
+// its locks were released, a page at a time. A close that was cut off goes on whenever
+// it is done again.
+func (s *repositoryStep) closePull(owner enhanced.Owner, headCommit string) (more bool, err error) {
+	t := tombstone{Since: s.now, Head: headCommit}
+	if before, err := decodeTombstone(s.get(tombstoneKey(owner.String()))); err == nil {
+		t.Releasing = before.Releasing
+	}
+	if err := s.putTombstone(owner, t); err != nil {
+		return false, err
+	}
+	mark := releasedKey(owner.Number)
+	if since := number(s.get(mark)); s.now-since >= closingTimeout.Microseconds() && !t.Releasing {
+		return false, nil
+	}
+	page, err := s.releaseByPull(owner.Number, nil, change{actor: enhanced.SystemAtlantis, cause: enhanced.CausePull})
+	if err != nil {
+		return false, err
+	}
+	if !page.more {
+		err = s.delete(mark)
+	}
+	if t.Releasing != page.more {
+		t.Releasing = page.more
+		err = errors.Join(err, s.putTombstone(owner, t))
+	}
+	return page.more, err
+}
+
+func (s *repositoryStep) putTombstone(owner enhanced.Owner, t tombstone) error {
+	data, err := encode(t)
+	return errors.Join(err, s.put(tombstoneKey(owner.String()), data))
 }
 
 // overRun runs step on an owner's repository until there is no more to do.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,9 +142,27 @@ func TestRedisCloseIsCutOff(t *testing.T) {
 		require.Equal(t, 51, c.left(t), "a step has room for a hundred locks and places")
 		c.requireRefused(t)
 		c.requireSound(t)
-		c.clock.Set(100 * time.Second)
+		c.clock.Set(10 * time.Minute)
 		c.again(t)
 		c.requireClosed(t)
+		members, err := c.client.ZRange(t.Context(), "atlantis:lock:{"+enhanced.RepositoryTag("org/app")+"}:queue", 0, -1).Result()
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(members, "\n"), "\nt"+ownerOf(5)+"\n", "its tombstone")
+		require.NotContains(t, strings.Join(members, "\n"), "+ ", "there is no more to release")
+	})
+	t.Run("and then another run takes locks", func(t *testing.T) {
+		t.Parallel()
+		c := newClosing(t, 150)
+		c.cutOff(t, 1, false)
+		c.clock.Set(2 * time.Minute)
+		next := stockLock("org/app", 5, "next")
+		next.Pull.HeadCommit = "0123456789"
+		acquired, _, err := c.TryLock(next)
+		require.NoError(t, err)
+		require.True(t, acquired)
+		c.clock.Set(10 * time.Minute)
+		c.again(t)
+		require.Equal(t, 52, c.left(t), "they are a run's")
 	})
 }
 

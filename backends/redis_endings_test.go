@@ -184,6 +184,29 @@ func TestRedisLostCountOfEndings(t *testing.T) {
 	}
 }
 
+// A count that is lost together with the repository's name is not begun anew by the step
+// that finds the name.
+func TestRedisLostCountAndName(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	e.end(t, 5)
+	e.age(t, "e1")
+	require.NoError(t, e.client.HDel(t.Context(), e.state, "ended", "name").Err())
+	before := e.client.HMGet(t.Context(), e.state, "e2", "e3", "e4", "e5").Val()
+	r := by("org/app", "held", "ann")
+	r.Metadata = map[string]string{"not": "common"} // so that it is a step which finds the name
+	_, err := e.AcquireLock(t.Context(), r)
+	require.NoError(t, err)
+	found, err := e.Verify(t.Context())
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, enhanced.RuleForgetCount, found[0].Rule)
+	e.end(t, 3)
+	require.Equal(t, before, e.client.HMGet(t.Context(), e.state, "e2", "e3", "e4", "e5").Val())
+	require.Len(t, e.fields(t, "e"), 7)
+	backendtest.RequireSound(t, e)
+}
+
 // Each damage to what is to be forgotten keeps no lock from its end, is named, and
 // once it is repaired all is forgotten.
 func TestRedisRepairsEndings(t *testing.T) {
@@ -214,7 +237,15 @@ func TestRedisRepairsEndings(t *testing.T) {
 		"one of no number":            {func(e *endings) error { return set(e, "ex", "5 7") }, enhanced.RuleForgetStray},
 		"one of another number":       {func(e *endings) error { return set(e, "e04", "5 7") }, enhanced.RuleForgetStray},
 		"one far away":                {func(e *endings) error { return set(e, "e700000", "5 7") }, enhanced.RuleForgetStray},
-		"one before":                  {func(e *endings) error { return set(e, "e1", "5 7") }, enhanced.RuleForgetStray},
+		"one of the future": {func(e *endings) error {
+			_, token, _ := strings.Cut(e.client.HGet(ctx, e.state, "e4").Val(), " ")
+			return set(e, "e4", "9000000000000000 "+token)
+		}, enhanced.RuleForgetLate},
+		"one of no time": {func(e *endings) error {
+			_, token, _ := strings.Cut(e.client.HGet(ctx, e.state, "e4").Val(), " ")
+			return set(e, "e4", "x "+token)
+		}, enhanced.RuleForgetLate},
+		"one before": {func(e *endings) error { return set(e, "e1", "5 7") }, enhanced.RuleForgetStray},
 	} {
 		t.Run(name, func(t *testing.T) { // not in parallel: they share a server
 			e := endingsOn(t, client)

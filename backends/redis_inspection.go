@@ -18,9 +18,9 @@ type redisChange struct{ command, key, field, value string }
 type redisProblem struct {
 	enhanced.Violation
 	tag string
-	// sequence is the repository's, when the violation was seen.
-	sequence string
-	changes  []redisChange
+	// seen is the repository, when the violation was seen.
+	seen    *redisSnapshot
+	changes []redisChange
 	// resource and lock are what it is about, stays whether the lock remains.
 	resource string
 	lock     *lockRecord
@@ -92,7 +92,7 @@ func (c *redisInspection) report(rule, key, field, format string, args ...any) *
 	}
 	c.problems = append(c.problems, redisProblem{
 		Violation: enhanced.Violation{Rule: rule, Record: record, Repository: c.name, Detail: fmt.Sprintf(format, args...)},
-		tag:       c.tag, sequence: c.meta["sequence"],
+		tag:       c.tag, seen: c.redisSnapshot,
 	})
 	return &c.problems[len(c.problems)-1]
 }

@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -49,7 +50,7 @@ func (b *RedisBackend) repairOne(ctx context.Context, operation, tag, actor, rea
 				continue
 			}
 			for _, c := range p.changes {
-				changes = append(changes, c.command, c.key, c.field, c.value)
+				changes = append(changes, c.command, c.key, c.field, c.value, p.seen.before(c))
 				count++
 			}
 			logged = append(logged, p.logged(reason)...)
@@ -58,11 +59,7 @@ func (b *RedisBackend) repairOne(ctx context.Context, operation, tag, actor, rea
 		if len(now) == 0 {
 			return repaired, nil
 		}
-		sequence := problems[0].sequence
-		if sequence == "" {
-			sequence = "0"
-		}
-		args := append([]any{sequence, actor, enhanced.CauseRepair, count}, append(changes, logged...)...)
+		args := append([]any{cmp.Or(problems[0].seen.meta["sequence"], "0"), actor, enhanced.CauseRepair, count}, append(changes, logged...)...)
 		a, err := b.step(ctx, operation+" "+now[0].Repository, b.scripts.repair, tag, now[0].Repository,
 			[]string{b.keys.key(tag, asideSuffix)}, args...)
 		switch {
@@ -73,6 +70,42 @@ func (b *RedisBackend) repairOne(ctx context.Context, operation, tag, actor, rea
 		}
 	}
 	return repaired, enhanced.NewBackendError(operation, fmt.Errorf("%q changes all the time, or can't be repaired; try again", b.keys.state(tag)))
+}
+
+// before is what was where a change is made, empty for nothing.
+func (s *redisSnapshot) before(c redisChange) string {
+	switch c.key {
+	case "state":
+		return s.stateField(c.field)
+	case "deadlines":
+		if at, found := s.deadlines[c.field]; found {
+			return strconv.FormatInt(at, 10)
+		}
+	case "queue":
+		if s.queue[c.field] {
+			return "0"
+		}
+	}
+	return ""
+}
+
+// stateField is a field of the state, empty for none, see readState.
+func (s *redisSnapshot) stateField(field string) string {
+	switch prefix, name := field[:min(len(field), 1)], field[min(len(field), 1):]; {
+	case isMeta(field):
+		return s.meta[field]
+	case prefix == "l":
+		return s.locks[name]
+	case prefix == "d":
+		return s.details[name]
+	case prefix == "e":
+		return s.endings[name]
+	case prefix == "k":
+		return s.reservations[name]
+	case prefix == "r":
+		return cmp.Or(s.waiters[name], s.memory[field])
+	}
+	return s.memory[field]
 }
 
 // logged are the script's arguments for the log record of a repair.

@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -132,6 +133,49 @@ func TestRetryAfterALostReplyAcquiresOnce(t *testing.T) {
 	require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
 	require.EqualValues(t, 3, retries(t, m))
 	_, err = b.LookupLock(t.Context(), lock.Resource)
+	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+}
+
+// A call that can wait gives back what it has got without knowing it. The next attempt
+// asks anew, and for who has given the request its ID says that it is used up.
+func TestRetryOfACallThatCanWait(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	var lost atomic.Int32
+	config := retrying(10)
+	config.EnablePriorityQueue = true
+	b := openRedis(t, lossyClient(t, server, func() bool { return lost.Add(-1) >= 0 }), config)
+	m := enhanced.NewEnhancedLockManager(b, config, nil)
+	require.NoError(t, m.GetHealth(t.Context()))
+	_, err := m.Acquire(t.Context(), by("org/app", "first", "ann"))
+	require.NoError(t, err)
+	requireHeld := func(t *testing.T, locks ...*enhanced.EnhancedLock) {
+		t.Helper()
+		for _, lock := range locks {
+			held, err := b.LookupLock(t.Context(), lock.Resource)
+			require.NoError(t, err)
+			require.Equal(t, lock.ID, held.ID)
+		}
+	}
+	for i, n := range []int32{1, 2} {
+		lost.Store(n)
+		lock, err := m.Acquire(t.Context(), by("org/app", fmt.Sprint("one", i), "ann"))
+		require.NoError(t, err)
+		requireHeld(t, lock)
+	}
+	lost.Store(1)
+	locks, err := m.LockAll(t.Context(), []*enhanced.EnhancedLockRequest{by("org/app", "a", "ann"), by("org/app", "b", "ann")})
+	require.NoError(t, err)
+	require.Len(t, locks, 2)
+	requireHeld(t, locks...)
+
+	named := by("org/app", "named", "ann")
+	named.ID = "mine"
+	lost.Store(1)
+	_, err = m.Acquire(t.Context(), named)
+	require.ErrorIs(t, err, enhanced.ErrLockExpired)
+	require.ErrorIs(t, err, enhanced.ErrRequestEnded)
+	_, err = b.LookupLock(t.Context(), enhanced.ProjectResource(named.Project, named.Workspace))
 	require.ErrorIs(t, err, enhanced.ErrLockNotFound)
 }
 

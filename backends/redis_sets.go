@@ -173,7 +173,7 @@ func (s *redisSet) requestArgs() ([]any, error) {
 func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enhanced.ReplacedLocks, err error) {
 	n, _ := strconv.Atoi(a.value(0)) //nolint:errcheck // where it is a number, a script counts
 	switch a.status {
-	case "granted", "replaced":
+	case "done":
 		replaced, err = s.granted(ctx, a)
 		return true, replaced, err
 	case "again":
@@ -224,34 +224,27 @@ func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enh
 
 // granted reads what was taken, kept and freed.
 func (s *redisSet) granted(ctx context.Context, a answer) (*enhanced.ReplacedLocks, error) {
-	values, replaced := a.values, &enhanced.ReplacedLocks{}
-	waiters := false
-	if a.status == "replaced" {
-		waiters, values = values[0] == "1", values[1:]
-	}
-	acquired, values := values[0], values[1:]
+	replaced, acquired, values := &enhanced.ReplacedLocks{}, a.values[1], a.values[2:]
 	tag := s.RedisBackend.repository(s.repository).tag
 	for _, r := range s.requests {
-		what := "taken"
-		if a.status == "replaced" {
-			what, values = values[0], values[1:]
-		}
 		var lock *enhanced.EnhancedLock
 		var err error
-		if what == "kept" {
-			lock, err = s.lockIn(values[0], values[1], r.Resource)
+		if values[0] == "taken" {
+			lock, err = grantedLock(r, tag, s.owner.String(), enhanced.SanitizeProjectLock(r.ProjectLock()), values[1], acquired, values[2])
 		} else {
-			lock, err = grantedLock(r, tag, s.owner.String(), enhanced.SanitizeProjectLock(r.ProjectLock()), values[0], acquired, values[1])
-			replaced.Taken = append(replaced.Taken, lock)
+			lock, err = s.lockIn(values[1], values[2], r.Resource)
 		}
 		if err != nil {
 			return nil, err
 		}
 		replaced.Held = append(replaced.Held, lock)
-		values = values[2:]
+		if values[0] != "kept" {
+			replaced.Taken = append(replaced.Taken, lock)
+		}
+		values = values[3:]
 	}
 	replaced.Freed = s.releasedPage(s.repository, s.owner.Number, values)
-	if waiters {
+	if a.value(0) == "1" {
 		s.handOver(ctx)
 	}
 	return replaced, nil

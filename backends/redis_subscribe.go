@@ -143,8 +143,14 @@ func (f *redisFeed) close() {
 
 func (f *redisFeed) run(ctx context.Context) {
 	defer close(f.events)
-	defer f.close()
-	messages := f.news.ChannelWithSubscriptions()
+	all := f.news.ChannelWithSubscriptions()
+	defer func() {
+		f.close()
+		// The library's reader would wait a minute for who takes its messages.
+		for range all { //nolint:revive // it ends with the subscription
+		}
+	}()
+	messages := all
 	tick := time.NewTicker(pollLogs)
 	defer tick.Stop()
 	goesOn := f.catchUp(ctx, false)

@@ -14,6 +14,7 @@ import (
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // requireEvents reads events with the paths, in order.
@@ -236,4 +237,27 @@ func TestRedisAbandonedSubscriptions(t *testing.T) {
 		list, err := client.ClientList(t.Context()).Result()
 		return err == nil && !strings.Contains(list, "sub=1")
 	})
+}
+
+// A subscriber that reads nothing leaves nothing behind, even when the server had more
+// to tell than fits between the library and its reader.
+//
+//nolint:paralleltest // it counts goroutines
+func TestRedisSubscriberThatReadsNothingLeavesNothing(t *testing.T) {
+	client := redistest.Start(t, redistest.Options{}).Client()
+	config := enhanced.DefaultConfig()
+	config.EventBufferSize = 1
+	b := openRedis(t, client, config)
+	takeMany(t, b, "org/app", "before", 1)
+	others := goleak.IgnoreCurrent()
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := b.Subscribe(ctx, nil)
+	require.NoError(t, err)
+	takeMany(t, b, "org/app", "p", 300)
+	cancel()
+	backendtest.Eventually(t, "the subscription ends", func() bool {
+		_, open := <-events
+		return !open
+	})
+	goleak.VerifyNone(t, others)
 }

@@ -22,14 +22,17 @@ func (c *redisInspection) checkEndings() {
 	c.timed = make(map[string]bool)
 	for _, text := range sortedKeys(c.endings) {
 		n, ok := endingNumber(text)
-		_, token, _ := strings.Cut(c.endings[text], " ")
+		at, token, _ := strings.Cut(c.endings[text], " ")
 		_, isEnded := parseEnding(c.memory["i"+token])
 		detail := "no ended lock has its token"
 		switch {
 		case !ok || n <= forgotten || n > c.ended:
 			detail = "it is out of the order in which locks are forgotten"
 		case isEnded:
-			c.timed[token] = true
+			if c.timed[token] = true; !c.isPast(at) {
+				c.report(enhanced.RuleForgetLate, "state", "e"+text, "it is of a time that has not come: what ended after it is not forgotten before").
+					repairs("have it be of now", redisChange{"HSET", "state", "e" + text, strconv.FormatInt(c.now, 10) + " " + token})
+			}
 			continue
 		}
 		c.report(enhanced.RuleForgetStray, "state", "e"+text, "%s", detail).

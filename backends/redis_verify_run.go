@@ -117,7 +117,7 @@ func (c *redisInspection) checkTombstone(member string) {
 	name, rest, _ := cutLine(member[1:])
 	digits, _, found := strings.Cut(rest, " ")
 	owner, err := enhanced.ParseOwner(name)
-	if !found || err != nil || owner.Kind != enhanced.OwnerPull || !c.isPast(digits) {
+	if !found || err != nil || owner.Kind != enhanced.OwnerPull || !c.isPast(strings.TrimSuffix(digits, "+")) {
 		c.reportMark(member, "the tombstone can't be read, or is of a time that has not come")
 	}
 }

@@ -23,7 +23,7 @@ const (
 	// outage is the longest that a repository may be without service, where
 	// servers are dead after a second. It takes two to four seconds; a machine
 	// that is busy with other tests needs longer than promised.
-	outage, promisedOutage = 10 * time.Second, 5 * time.Second
+	outage, promisedOutage = 20 * time.Second, 5 * time.Second
 	// readTime is a client's limit on each read. A client that asks a frozen
 	// node where the slots are waits that long before it asks another.
 	readTime = time.Second

@@ -129,7 +129,7 @@ func TestHandleThroughACutNetwork(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, server.Addr)
 	client := redis.NewClient(&redis.Options{
-		Addr: proxy.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond,
+		Addr: proxy.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: 500 * time.Millisecond, ReadTimeout: 500 * time.Millisecond,
 	})
 	defer client.Close()
 	behind := backends.NewRedisBackend(client, nil, nil)

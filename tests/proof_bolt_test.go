@@ -21,6 +21,9 @@ const (
 	leastUnknown   = 1
 )
 
+// uncleanDelay is an UncleanReleaseDelay as long as leases are.
+const uncleanDelay = 30 * time.Millisecond
+
 // Many clients want few locks, with short leases, and with contexts that end at
 // any time. What they are answered must be what one lock after another would
 // have answered; the store's log and its rules must agree.
@@ -54,14 +57,17 @@ func TestProofBolt(t *testing.T) {
 }
 
 // proveBolt runs a workload on a new store and judges it. Every other round a
-// manager ends leases in the background, and every third has no mirror of
-// stock's records.
+// manager ends leases in the background, every third has no mirror of stock's records,
+// and every fifth keeps resources closed for a while after the end of a lease.
 func proveBolt(t *testing.T, seed uint64, round int) (*history.Verdict, *history.History) {
 	t.Helper()
 	file, err := bbolt.Open(filepath.Join(t.TempDir(), "atlantis.db"), 0o600, nil)
 	require.NoError(t, err)
 	config := enhanced.DefaultConfig()
 	config.PreserveLegacyFormat = round%3 != 0
+	if round%5 == 0 {
+		config.UncleanReleaseDelay = uncleanDelay
+	}
 	b, err := backends.NewBoltBackend(file, config, nil)
 	require.NoError(t, err)
 	manager := enhanced.NewEnhancedLockManager(b, config, nil)
@@ -69,7 +75,7 @@ func proveBolt(t *testing.T, seed uint64, round int) (*history.Verdict, *history
 		require.NoError(t, manager.Start(t.Context()))
 	}
 
-	h, err := history.Workload{Seed: seed}.Run(t.Context(), b)
+	h, err := history.Workload{Seed: seed, Delay: config.UncleanReleaseDelay}.Run(t.Context(), b)
 	verdict := h.Judge()
 	if err != nil {
 		verdict.Problems = append(verdict.Problems, err.Error())

@@ -52,8 +52,9 @@ func proveRedis(t *testing.T, connect func() redis.UniversalClient) {
 		if round%2 == 1 {
 			fleet.startManager(t)
 		}
+		delay := fleet.delay(t, round%3 == 0)
 		seed := first + uint64(round) //nolint:gosec // small
-		h, err := history.Workload{Seed: seed}.Run(t.Context(), fleet.stores...)
+		h, err := history.Workload{Seed: seed, Delay: delay}.Run(t.Context(), fleet.stores...)
 		verdict := h.Judge()
 		if err != nil {
 			verdict.Problems = append(verdict.Problems, err.Error())
@@ -100,6 +101,20 @@ func (f *fleet) empty(t *testing.T) {
 	case *redis.Client:
 		require.NoError(t, flush(t.Context(), client))
 	}
+}
+
+// delay has all backends keep resources closed for a while after the end of a lease, or
+// not, and returns for how long.
+func (f *fleet) delay(t *testing.T, on bool) time.Duration {
+	t.Helper()
+	config := enhanced.DefaultConfig()
+	if on {
+		config.UncleanReleaseDelay = uncleanDelay
+	}
+	for _, b := range f.backends {
+		require.NoError(t, b.UpdateConfiguration(config))
+	}
+	return config.UncleanReleaseDelay
 }
 
 // startManager starts background work that ends with the test.

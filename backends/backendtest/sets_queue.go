@@ -19,6 +19,9 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsPlace(t, newBackend)
 	testSetsReserve(t, newBackend)
 	testSetsReplaceQueue(t, newBackend)
+	testSetsAgain(t, newBackend)
+	testSetsShareAnID(t, newBackend)
+	testSetsAlike(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
 }
 

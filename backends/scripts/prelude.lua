@@ -107,7 +107,9 @@ local function prepare(frees, lease)
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
   -- moves their slot.
-  call('HSET', KEYS[1], 'name', S.name, 'ended', int(S.ended))
+  call('HSET', KEYS[1], 'name', S.name)
+  -- A count that is lost with the name is found by the next lock that ends.
+  if not (S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1) then call('HSET', KEYS[1], 'ended', int(S.ended)) end
   call('ZADD', KEYS[2], '+inf', '')
   call('ZADD', KEYS[4], '0', '')
 end

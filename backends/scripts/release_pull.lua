@@ -7,7 +7,7 @@
 --       all are released, "released" to leave a mark of that, "closed" to remove it
 --       10 owner that was closed, empty for none: it gets a tombstone, in each step
 --       again, and is released when all was within the last minute, since what it has
---       taken after that is a run's  11 head commit that the run may be at work on
+--       taken after that is a run's, or when such a release was cut off  11 head commit that the run may be at work on
 --       from 12 on members of the queue: those that lead from it, and those for what
 --       it has reserved
 --
@@ -17,14 +17,15 @@
 --          nothing to do but to leave the tombstone; with "bury" as 9, marked when
 --          there is more
 load()
-local more = ARGV[9] == '1'
+local more, releasing = ARGV[9] == '1', false
 if ARGV[10] ~= '' then
-  -- The tombstone first: whatever is cut off after it, nothing new is taken.
-  S.runs().bury(ARGV[10], ARGV[11])
-  if not S.runs().isMarked(ARGV[7]) then return finish('closed') end
+  releasing = S.runs().isReleasing(ARGV[10])
+  local isMarked = releasing or S.runs().isMarked(ARGV[7])
+  -- The tombstone first: whatever is cut off after it, nothing new is taken. It says,
+  -- whenever that is done again, that there is more to release.
+  S.runs().bury(ARGV[10], ARGV[11], releasing or more and isMarked)
+  if not isMarked then return finish('closed') end
   if ARGV[9] == 'bury' then return finish('marked') end
-  -- Who is cut off between two steps has another minute to begin again.
-  if more then S.runs().mark(ARGV[7]) end
 end
 -- The last write is a mark in there.
 if ARGV[9] == 'released' or ARGV[9] == 'closed' then call('ZCARD', KEYS[4]) end
@@ -76,7 +77,10 @@ for i = 12, #ARGV do
   end
 end
 if ARGV[9] == 'released' then S.runs().mark(ARGV[7]) end
-if ARGV[9] == 'closed' then S.runs().unmark(ARGV[7]) end
+if ARGV[9] == 'closed' then
+  S.runs().unmark(ARGV[7])
+  if releasing then S.runs().bury(ARGV[10], ARGV[11]) end
+end
 -- That it is closing comes last: what was removed has made room for it. It names the
 -- owner, since a pull request of another host can have the number.
 if more and owner then

@@ -1,21 +1,33 @@
 -- Changes entries of a repository, unless it has changed since it was looked
--- at, and logs each repair.
+-- at, and logs each repair. Not all that changes is logged, so each entry is
+-- compared, too.
 --
 -- KEYS  see the prelude; 5 what was moved aside
 -- ARGV  7 sequence that it had  8 actor  9 cause  10 number of changes
---       then for each change: command, key, and two arguments, the second may
---       be empty; then for each repair: resource, owner, token and expiry of its
+--       then for each change: command, key, two arguments, the second may be
+--       empty, and what was there, "" for nothing; then for each repair: resource, owner, token and expiry of its
 --       lock, "1" if the lock is there still, and the reason
 --
 -- Answers  repaired, or again
 load()
 if int(S.sequence) ~= ARGV[7] then return finish('again') end
+local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
+local count = tonumber(ARGV[10])
+for at = 11, 6 + 5 * count, 5 do
+  local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 4]
+  if ARGV[at + 1] ~= 'aside' and sub(command, 1, 1) == 'H' then
+    if (call('HGET', key, a) or '') ~= b then return finish('again') end
+  elseif ARGV[at + 1] ~= 'aside' then
+    local score = call('ZSCORE', key, a)
+    if (score and true or false) ~= (b ~= '') then return finish('again') end
+    if score and math.abs(score) < 2 ^ 53 and math.abs(score - b) >= 1 then return finish('again') end
+  end
+end
 prepare(true, true)
 -- Works while the server has no memory left, see append.
 call('HDEL', KEYS[1], '')
-local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
 local at = 11
-for _ = 1, tonumber(ARGV[10]) do
+for _ = 1, count do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]
   if command == 'HSET' then
     call('HSET', key, a, b)
@@ -26,7 +38,7 @@ for _ = 1, tonumber(ARGV[10]) do
   elseif command == 'ZREM' then
     call('ZREM', key, a)
   end
-  at = at + 4
+  at = at + 5
 end
 load()
 while at < #ARGV do

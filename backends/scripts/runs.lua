@@ -17,7 +17,8 @@
 -- The queue has further members:
 --   s ENTRY                what a pull request has reserved; ENTRY is that of
 --                          ownerEntry
---   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit
+--   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit; "+"
+--                          follows SINCE while its locks are not all released
 --   u NUMBER \n SINCE      all locks of pull requests with the number were released
 -- The fields kept and gone of the state count reservations and tombstones.
 
@@ -163,13 +164,14 @@ S.runs = function()
   end
 
   -- tombstone returns the member of the queue that is a pull request's tombstone,
-  -- since when it is there, and the head commit.
+  -- since when it is there, the head commit, and "+" while its locks are not all
+  -- released.
   local function tombstone(owner)
     local prefix = 't' .. owner .. '\n'
     local member = call('ZRANGEBYLEX', KEYS[4], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')[1]
     if not member then return nil end
-    local since, head = string.match(sub(member, #prefix + 1), '^(%d+) (.*)$')
-    return member, since and since + 0, head
+    local since, more, head = string.match(sub(member, #prefix + 1), '^(%d+)(%+?) (.*)$')
+    return member, since and since + 0, head, more
   end
 
   -- removeMember removes a tombstone.
@@ -208,12 +210,18 @@ S.runs = function()
     if not S.known then S.changed, S.logged = true, true end
   end
 
-  -- bury leaves a tombstone.
-  function R.bury(owner, head)
+  -- isReleasing reports whether a pull request has a tombstone, and not all of its locks
+  -- are released. Whatever it has it had before.
+  function R.isReleasing(owner)
+    return S.gone > 0 and select(4, tombstone(owner)) == '+'
+  end
+
+  -- bury leaves a tombstone, with more set that of one whose locks are not all released.
+  function R.bury(owner, head, more)
     enter()
     R.removeTombstone(owner)
     S.gone = S.gone + 1
-    call('ZADD', KEYS[4], '0', 't' .. owner .. '\n' .. S.text .. ' ' .. head)
+    call('ZADD', KEYS[4], '0', 't' .. owner .. '\n' .. S.text .. (more and '+ ' or ' ') .. head)
     call('HSET', KEYS[1], 'gone', int(S.gone))
   end
 
@@ -256,7 +264,7 @@ S.runs = function()
       if letter == 'q' then
         S.queue().dequeueLate(member)
       elseif letter == 't' then
-        local since = tonumber(string.match(member, '^[^\n]*\n(%d+) '))
+        local since = tonumber(string.match(member, '^[^\n]*\n(%d+)%+? '))
         if since and S.now - since >= times().tombstone then R.removeMember(member) end
       elseif letter == 'u' then
         local since = tonumber(string.match(member, '\n(%d+)$'))

@@ -17,11 +17,11 @@
 --       keep a copy under stock's key or "-"; then, to replace, the resources that the
 --       owner has entries for, or has reserved, beside those
 --
--- Answers  granted TOKEN EXPIRES ...  all are taken
---          again LOCK ...             what these requests got before
---          replaced WAITERS KEPT ...  "1" when what is free is to be handed over;
---                                     for each request taken TOKEN EXPIRES or kept
---                                     LOCK; then LOCK RESOURCE of each that is free
+-- Answers  again LOCK ...             what these requests got before
+--          done WAITERS TIME ...      "1" when what is free is to be handed over; the
+--                                     time; for each request taken TOKEN EXPIRES, or
+--                                     claimed or kept LOCK; then LOCK RESOURCE of each
+--                                     that is free
 --          listed RESOURCE ...        to replace, these are to be listed
 --          held COUNT RESOURCE STATUS LOCK ...  so many are held, these first; a lock
 --                                     that can't be read has two empty parts; the
@@ -43,8 +43,6 @@ local mode, owner = ARGV[7], ARGV[8]
 local count, head = match(ARGV[10], '^(%d+) (.*)$')
 count = count + 0
 load()
-if isClosing(owner) and count > 0 then return finish('closing') end
-if (S.kept > 0 or S.gone > 0) and count > 0 and S.runs().refuses(owner, head) then return finish('closed') end
 local first = 20 + 8 * count -- of those to be freed
 local total = count + #ARGV - first + 1
 
@@ -115,6 +113,10 @@ if #queued == count and count > 0 and process ~= '' then
   S.whole().adopt(queued, process, ARGV[14] + 0)
   return finish('waits')
 elseif #queued > 0 and #queued < count then
+  -- One that is whole is another set.
+  for i = 1, #S.whole().membersOf(queued[1]) == count and count or 0 do
+    if ARGV[15 + 8 * i] == queued[1].request then return finish('reused', int(i - 1)) end
+  end
   S.whole().dequeueDamaged(queued[1])
 end
 
@@ -190,6 +192,24 @@ if #watched > 1 and call(unpack(watched)) > 0 then
   end
 end
 if #due > 0 then return finish('due', unpack(due)) end
+local function flat(list, from, to)
+  local all = {}
+  for i = from, to do
+    if list[i] then
+      for _, part in ipairs(list[i]) do all[#all + 1] = part end
+    end
+  end
+  return all
+end
+-- Who takes nothing can be refused nothing: asked again it is the same answer.
+local takes = false
+for i = 1, count do takes = takes or not answers[i] end
+if takes then
+  if isClosing(owner) then return finish('closing') end
+  if (S.kept > 0 or S.gone > 0) and S.runs().refuses(owner, head) then return finish('closed') end
+elseif mode == 'all' then
+  return finish('again', unpack(flat(answers, 1, count)))
+end
 -- What somebody has reserved is his, and the owner takes back what he has.
 local reserved = {}
 if S.kept > 0 then
@@ -237,20 +257,7 @@ if S.sets > 0 then
   end
 end
 
-local function flat(list, from, to)
-  local all = {}
-  for i = from, to do
-    if list[i] then
-      for _, part in ipairs(list[i]) do all[#all + 1] = part end
-    end
-  end
-  return all
-end
 if #blocked > 0 then
-  if mode == 'all' and #known == count then
-    local all = flat(answers, 1, count)
-    if #all == 2 * count then return finish('again', unpack(all)) end
-  end
   if process == '' or hopeless then return finish('held', int(#blocked), unpack(flat(blocked, 1, math.min(#blocked, 20)))) end
 
   -- The set enters the queues.
@@ -318,7 +325,7 @@ for i, r in pairs(claims) do
     expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', owner = owner, request = ARGV[at + 4], note = ARGV[at + 5],
     details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
   }, (stockKeys(i)))
-  answers[i] = mode == 'all' and { l.token, l.expires } or { 'kept', l.header, l.details }
+  answers[i] = { 'claimed', l.header, l.details }
 end
 local items, lease = {}, false
 for i = 1, count do
@@ -340,7 +347,7 @@ if #items + #own > 0 then prepare(#items == 0, lease) end
 if #items > 0 then
   S.whole().take(items, 'acquired', 'request')
   for i, r in pairs(answers) do
-    if r.token then answers[i] = mode == 'all' and { r.token, r.expires } or { 'taken', r.token, r.expires } end
+    if r.token then answers[i] = { 'taken', r.token, r.expires } end
   end
 end
 
@@ -380,5 +387,4 @@ for i = count + 1, S.kept > 0 and total or 0 do
 end
 
 S.whole().dequeueOwn(items)
-if mode == 'all' then return finish('granted', S.text, unpack(flat(answers, 1, count))) end
-return finish('replaced', S.waiters > 0 and '1' or '', S.text, unpack(flat(answers, 1, count + #own)))
+return finish('done', mode == 'replace' and S.waiters > 0 and '1' or '', S.text, unpack(flat(answers, 1, count + #own)))

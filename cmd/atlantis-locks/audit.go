@@ -10,28 +10,13 @@ import (
 )
 
 func newAuditCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "audit",
 		Short: "Read the log of all changes, keep it, and check what was kept",
 		Long: `Every change of a lock has one record in its repository's log: who did what, when,
 through what and why, and the lock before and after. The log is bounded by age
 and size; an export keeps what is in it now.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2, // as of the program
-	}
-	cmd.AddCommand(
-		newAuditListCommand(env),
-		newAuditExportCommand(env),
-		newAuditVerifyCommand(env),
-	)
-	return cmd
+	}, newAuditListCommand(env), newAuditExportCommand(env), newAuditVerifyCommand(env))
 }
 
 // logRepositories returns the repository that was asked for, or all that have

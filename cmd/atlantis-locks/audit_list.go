@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,11 +70,7 @@ func newAuditListCommand(env environment) *cobra.Command {
 		if *output == formatJSON {
 			return printJSON(env.stdout, list)
 		}
-		if len(list.Records) == 0 {
-			_, err := fmt.Fprintln(env.stdout, "the log has no such change")
-			return err
-		}
-		return printTable(env.stdout, recordRows(list.Records))
+		return printList(env, recordRows(list.Records), "the log has no such change")
 	}
 	return cmd
 }

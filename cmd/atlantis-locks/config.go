@@ -1,37 +1,23 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/options"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
 const schemaTitle = "Configuration of atlantis-locks"
 
 func newConfigCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "config",
 		Short: "Show, check and explain the configuration, or have a server reload it",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2,
-	}
-	cmd.AddCommand(
-		newConfigPrintCommand(env),
-		newConfigValidateCommand(env),
-		newConfigExplainCommand(env),
-		newConfigSchemaCommand(env),
-		newConfigReloadCommand(env),
-	)
-	return cmd
+	}, newConfigPrintCommand(env), newConfigValidateCommand(env), newConfigExplainCommand(env), newConfigSchemaCommand(env), newConfigReloadCommand(env))
 }
 
 // printedOption is an option as print shows it.
@@ -60,6 +46,9 @@ variable, a line of the file, or the default. Secrets are not shown.`,
 		}
 		if problems := loaded.listenProblems(); len(problems) > 0 {
 			return problemsError(source.cmd, problems)
+		}
+		if err := errors.Join(source.warnings(loaded), warnOfVariables(env)); err != nil {
+			return err
 		}
 		var printed []printedOption
 		rows := [][]string{{"KEY", "VALUE", "FROM"}}
@@ -113,6 +102,9 @@ any server, and print all that is wrong with it. Exits with 7 if anything is.`,
 					break
 				}
 			}
+		}
+		if err == nil {
+			err = warnOf(env, loaded.withoutEffect())
 		}
 		if err == nil && len(problems) > 0 {
 			err = &codedError{exitViolations, fmt.Errorf("%s has %s", printable(args[0]), count(len(problems), "problem"))}
@@ -206,20 +198,9 @@ change at run time do so together; the others are named, and keep their values. 
 configuration that is wrong changes nothing.`,
 		Args: wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		done, err := server.Reload(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, done)
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.Reload, error) {
+		return server.Reload(cmd.Context())
+	}, func(done api.Reload) error {
 		rows := [][]string{{"KEY", "FROM", "TO", "WHEN"}}
 		for _, c := range done.Changed {
 			rows = append(rows, []string{printable(c.Key), dash(c.From), dash(c.To), "now"})
@@ -227,11 +208,6 @@ configuration that is wrong changes nothing.`,
 		for _, c := range done.NeedsRestart {
 			rows = append(rows, []string{printable(c.Key), dash(c.From), dash(c.To), "at the next start"})
 		}
-		if len(rows) == 1 {
-			_, err = fmt.Fprintln(env.stdout, "nothing has changed")
-			return err
-		}
-		return printTable(env.stdout, rows)
-	}
-	return cmd
+		return printList(env, rows, "nothing has changed")
+	})
 }

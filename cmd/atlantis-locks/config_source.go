@@ -44,6 +44,8 @@ func (c *configSource) load() (*configuration, error) {
 		sources.File = content
 	}
 	loaded, problems := loadConfiguration(c.set, sources)
+	mistyped, _ := c.env.checkNames()
+	problems = append(mistyped, problems...)
 	if len(problems) > 0 {
 		return nil, problemsError(c.cmd, problems)
 	}
@@ -53,7 +55,7 @@ func (c *configSource) load() (*configuration, error) {
 // onlyFlags has neither the environment nor a file count from now on.
 func (c *configSource) onlyFlags() {
 	c.path = ""
-	c.env.getenv = func(string) string { return "" }
+	c.env.getenv, c.env.environ = func(string) string { return "" }, nil
 }
 
 // readConfigFile reads a file, and not much more of one that is too large.
@@ -78,7 +80,7 @@ func problemsError(cmd *cobra.Command, problems []options.Problem) error {
 	return &usageError{command: cmd.CommandPath(), message: strings.Join(lines, "; "), lines: lines}
 }
 
-// warnings are about secrets that others can read.
+// warnings are about secrets that others can read, and settings without effect.
 func (c *configSource) warnings(loaded *configuration) error {
 	var lines []string
 	for _, o := range c.set.All() {
@@ -99,5 +101,5 @@ func (c *configSource) warnings(loaded *configuration) error {
 			return err
 		}
 	}
-	return nil
+	return warnOf(c.env, loaded.withoutEffect())
 }

@@ -14,16 +14,22 @@ const (
 )
 
 // connection is the flag of all commands that talk to a server.
-type connection struct{ server string }
+type connection struct {
+	env    environment
+	server string
+}
 
 func addConnectionFlag(cmd *cobra.Command, env environment) *connection {
-	var c connection
+	c := connection{env: env}
 	cmd.Flags().StringVar(&c.server, "server", setting(env, serverVariable, defaultServer), "address of the server (env "+serverVariable+")")
 	return &c
 }
 
 // client returns a client of the server. It does not dial.
 func (c *connection) client(cmd *cobra.Command) (*client.Client, error) {
+	if err := checkVariables(cmd, c.env); err != nil {
+		return nil, err
+	}
 	address := c.server
 	// What serve --listen takes, a server is found by, too.
 	if _, port, err := net.SplitHostPort(address); err == nil {

@@ -10,28 +10,18 @@ import (
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/deadlock"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
 func newDeadlocksCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "deadlocks",
 		Short: "Show who has waited for each other, and what was done about it",
 		Long: `Owners that hold a lock and wait for one of the other wait for ever. What was
 done about that has a record in the repository's log, which is the history: it is
 bounded by age and size.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2,
-	}
-	cmd.AddCommand(newDeadlocksListCommand(env), newDeadlocksShowCommand(env), newDeadlocksGraphCommand(env))
-	return cmd
+	}, newDeadlocksListCommand(env), newDeadlocksShowCommand(env), newDeadlocksGraphCommand(env))
 }
 
 func newDeadlocksListCommand(env environment) *cobra.Command {
@@ -42,41 +32,27 @@ func newDeadlocksListCommand(env environment) *cobra.Command {
   atlantis-locks deadlocks list --repo acme/infra --since 720h`,
 		Args: wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	repository := cmd.Flags().String("repo", "", "only those in this repository")
 	since := cmd.Flags().String("since", "168h", "only those since then: a duration back from now such as 24h, a day or a time as in RFC 3339")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		from, ok := parseSince(*since, env.now())
+	var from time.Time
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.DeadlockList, error) {
+		var ok bool
+		from, ok = parseSince(*since, env.now())
 		if !ok {
-			return usagef(cmd, "--since %s is neither a duration such as 24h, nor a day such as 2026-01-31, nor a time such as 2026-01-31T15:04:05Z", printable(*since))
+			return api.DeadlockList{}, usagef(cmd, "--since %s is neither a duration such as 24h, nor a day such as 2026-01-31, nor a time such as 2026-01-31T15:04:05Z", printable(*since))
 		}
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		list, err := server.Deadlocks(cmd.Context(), *repository, from)
-		if err != nil {
-			return err
-		}
-		switch {
-		case *output == formatJSON:
-			return printJSON(env.stdout, list)
-		case len(list.Deadlocks) == 0:
-			_, err := fmt.Fprintln(env.stdout, "no deadlocks since "+from.UTC().Format(time.RFC3339))
-			return err
-		}
-		if err := printTable(env.stdout, deadlockRows(list.Deadlocks)); err != nil || len(list.Patterns) == 0 {
+		return server.Deadlocks(cmd.Context(), *repository, from)
+	}, func(list api.DeadlockList) error {
+		if err := printList(env, deadlockRows(list.Deadlocks), "no deadlocks since "+from.UTC().Format(time.RFC3339)); err != nil || len(list.Patterns) == 0 {
 			return err
 		}
 		lines := []string{"", "again and again:"}
 		for _, p := range list.Patterns {
 			lines = append(lines, "  "+printable(p.Text))
 		}
-		_, err = fmt.Fprintln(env.stdout, strings.Join(lines, "\n"))
+		_, err := fmt.Fprintln(env.stdout, strings.Join(lines, "\n"))
 		return err
-	}
-	return cmd
+	})
 }
 
 func deadlockRows(records []api.LogRecord) [][]string {

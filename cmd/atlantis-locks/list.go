@@ -1,10 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
@@ -16,28 +16,12 @@ func newListCommand(env environment) *cobra.Command {
   atlantis-locks list --repo acme/infra --output json`,
 		Args: wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	repository := cmd.Flags().String("repo", "", "only locks of this repository")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		list, err := server.List(cmd.Context(), api.Filter{Repository: *repository})
-		if err != nil {
-			return err
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, list)
-		}
-		if len(list.Locks) == 0 {
-			_, err := fmt.Fprintln(env.stdout, "nothing is locked")
-			return err
-		}
-		return printTable(env.stdout, lockRows(list.Locks, env.now()))
-	}
-	return cmd
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.LockList, error) {
+		return server.List(cmd.Context(), api.Filter{Repository: *repository})
+	}, func(list api.LockList) error {
+		return printList(env, lockRows(list.Locks, env.now()), "nothing is locked")
+	})
 }
 
 func lockRows(locks []api.Lock, now time.Time) [][]string {

@@ -42,6 +42,9 @@ you are told each that is held and by whom; what you hold yourself counts, too.`
 		if err != nil && wish.wait && cmd.Context().Err() != nil {
 			return leftQueue(cmd.Context())
 		}
+		if wish.wait {
+			err = noQueue(request.Owner, err)
+		}
 		if err != nil {
 			return asUsage(cmd, err)
 		}

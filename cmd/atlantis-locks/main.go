@@ -19,6 +19,7 @@ func main() {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		getenv:   os.Getenv,
+		environ:  os.Environ,
 		username: currentUser,
 		now:      time.Now,
 	}, os.Args[1:]))
@@ -31,6 +32,7 @@ type environment struct {
 	stdout   io.Writer
 	stderr   io.Writer
 	getenv   func(string) string
+	environ  func() []string // nil for one that has no names
 	username func() (string, error)
 	now      func() time.Time
 }

@@ -22,9 +22,11 @@ func (m *migration) lost(lock *backends.InventoryLock) string {
 		parts = append(parts, "its owner "+enhanced.DescribeOwner(lock.Owner)+", who is no pull request")
 	}
 	for _, key := range slices.Sorted(maps.Keys(lock.Metadata)) {
-		if key == enhanced.MetadataNote {
+		switch key {
+		case enhanced.MetadataNote:
 			parts = append(parts, "its note")
-		} else {
+		case enhanced.MetadataCopiedFrom: // which is stock's own
+		default:
 			parts = append(parts, "its metadata "+strconv.Quote(key))
 		}
 	}

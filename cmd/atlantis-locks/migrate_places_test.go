@@ -192,7 +192,10 @@ func fillOurs(t *testing.T, p *place) {
 	p.ours(t, func(b lockStore, status enhanced.StatusStore) {
 		pull := stockLock("acme/infra", ".", "default", 7).Pull
 		for i, r := range []*enhanced.EnhancedLockRequest{
-			{Pull: &pull, User: models.User{Username: "carol"}, Timeout: enhanced.NoTimeout, Priority: enhanced.PriorityHigh},
+			{
+				Pull: &pull, User: models.User{Username: "carol"}, Timeout: enhanced.NoTimeout, Priority: enhanced.PriorityHigh,
+				Metadata: map[string]string{enhanced.MetadataCopiedFrom: "legacy database"},
+			},
 			{User: models.User{Username: "alice"}, Timeout: enhanced.NoTimeout, Metadata: map[string]string{enhanced.MetadataNote: "moving the state"}},
 			{User: models.User{Username: "bob"}, Timeout: time.Hour, Priority: enhanced.PriorityLow},
 			{User: models.User{Username: "carol"}, Timeout: enhanced.NoTimeout, Resource: enhanced.ResourceIdentifier{

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
 func newModeCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "mode",
 		Short: "Show and set which database decides for all adapters of the store",
 		Long: `Show and set which database decides about locks for all adapters of the store:
@@ -21,18 +22,7 @@ func newModeCommand(env environment) *cobra.Command {
   shadow  Atlantis' own database; the same is done in the store and compared
   read    Atlantis' own database for changes; reads come from the store
   full    the store`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2,
-	}
-	cmd.AddCommand(newModeGetCommand(env), newModeSetCommand(env), newModeForgetCommand(env))
-	return cmd
+	}, newModeGetCommand(env), newModeSetCommand(env), newModeForgetCommand(env))
 }
 
 func newModeGetCommand(env environment) *cobra.Command {
@@ -41,20 +31,9 @@ func newModeGetCommand(env environment) *cobra.Command {
 		Short: "Show the mode, and which adapters have followed it",
 		Args:  wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		fleet, err := server.Mode(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return printFleet(env, fleet, *output)
-	}
-	return cmd
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.Fleet, error) {
+		return server.Mode(cmd.Context())
+	}, func(fleet api.Fleet) error { return printFleet(env, fleet) })
 }
 
 func newModeSetCommand(env environment) *cobra.Command {
@@ -65,38 +44,28 @@ func newModeSetCommand(env environment) *cobra.Command {
 
 The adapters follow within seconds. Until all have, a lock needs the grants of
 both databases, so that nobody is granted what another has. "mode get" tells who is
-missing, and why.`,
+missing, and why. Where the store does not decide any longer, you are told first
+which locks of users have no effect then.`,
 		Example: `  atlantis-locks mode set shadow --reason "phase 2"`,
 		Args:    wantArgs("MODE"),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	reason := cmd.Flags().String("reason", "", "why the mode changes for everybody (required)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (fleet api.Fleet, err error) {
 		actor, err := actorWithReason(cmd, env, *reason, "why the mode changes for everybody")
 		if err != nil {
-			return err
+			return fleet, err
 		}
 		before, err := server.Mode(cmd.Context())
 		if err != nil {
-			return err
+			return fleet, err
 		}
-		fleet, err := server.SetMode(cmd.Context(), api.ModeRequest{Mode: args[0], Actor: actor, Reason: *reason})
-		if err != nil {
-			return asUsage(cmd, err)
+		warnOfUsersLocks(cmd.Context(), env, server, before, args[0])
+		fleet, err = server.SetMode(cmd.Context(), api.ModeRequest{Mode: args[0], Actor: actor, Reason: *reason})
+		if err == nil && before.Epoch == fleet.Epoch {
+			_, err = fmt.Fprintf(env.stderr, "nothing has changed: the mode is %s already\n", printable(fleet.Mode))
 		}
-		if before.Epoch == fleet.Epoch {
-			if _, err := fmt.Fprintf(env.stderr, "nothing has changed: the mode is %s already\n", printable(fleet.Mode)); err != nil {
-				return err
-			}
-		}
-		return printFleet(env, fleet, *output)
-	}
-	return cmd
+		return fleet, asUsage(cmd, err)
+	}, func(fleet api.Fleet) error { return printFleet(env, fleet) })
 }
 
 func newModeForgetCommand(env environment) *cobra.Command {
@@ -109,25 +78,15 @@ asks.`,
 		Example: `  atlantis-locks mode forget atlantis-0 --reason "its machine is gone"`,
 		Args:    wantArgs("ADAPTER"),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	reason := cmd.Flags().String("reason", "", "why it is certain that the adapter does not run (required)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (fleet api.Fleet, err error) {
 		actor, err := actorWithReason(cmd, env, *reason, "why it is certain that the adapter does not run")
 		if err != nil {
-			return err
+			return fleet, err
 		}
-		fleet, err := server.ForgetAdapter(cmd.Context(), api.ForgetRequest{Name: args[0], Actor: actor, Reason: *reason})
-		if err != nil {
-			return asUsage(cmd, err)
-		}
-		return printFleet(env, fleet, *output)
-	}
-	return cmd
+		fleet, err = server.ForgetAdapter(cmd.Context(), api.ForgetRequest{Name: args[0], Actor: actor, Reason: *reason})
+		return fleet, asUsage(cmd, err)
+	}, func(fleet api.Fleet) error { return printFleet(env, fleet) })
 }
 
 // actorWithReason returns who acts, for a command that must say why.
@@ -142,10 +101,7 @@ func actorWithReason(cmd *cobra.Command, env environment, reason, why string) (s
 	return actor, nil
 }
 
-func printFleet(env environment, fleet api.Fleet, output format) error {
-	if output == formatJSON {
-		return printJSON(env.stdout, fleet)
-	}
+func printFleet(env environment, fleet api.Fleet) error {
 	now := env.now()
 	fields := [][]string{{"mode", cmp.Or(fleet.Mode, "none was set")}, {"epoch", strconv.FormatInt(fleet.Epoch, 10)}}
 	if fleet.Since != nil {

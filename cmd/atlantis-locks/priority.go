@@ -3,25 +3,16 @@ package main
 import (
 	"fmt"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
 func newPriorityCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "priority",
 		Short: "Explain the priorities that the server's rules give",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2,
-	}
-	cmd.AddCommand(newPriorityExplainCommand(env))
-	return cmd
+	}, newPriorityExplainCommand(env))
 }
 
 func newPriorityExplainCommand(env environment) *cobra.Command {
@@ -34,27 +25,17 @@ uses the queue (--queue-for).`,
 		Example: `  atlantis-locks priority explain acme/infra envs/prod default --user release-bot`,
 		Args:    wantProject,
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	var who ownerFlags
 	cmd.Flags().StringVar(&who.user, "user", "", "the user who asks, for a pull request who runs the plan (default: you)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Priority, err error) {
 		user, err := who.userName(cmd, env)
 		if err != nil {
-			return err
+			return answer, err
 		}
-		answer, err := server.Priority(cmd.Context(), project.resource(args), user)
-		if err != nil {
-			return asUsage(cmd, err)
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, answer)
-		}
+		answer, err = server.Priority(cmd.Context(), project.resource(args), user)
+		return answer, asUsage(cmd, err)
+	}, func(answer api.Priority) error {
 		why := fmt.Sprintf("by rule %d", answer.Rule)
 		if answer.Rule == 0 {
 			why = "since no rule fits"
@@ -63,8 +44,7 @@ uses the queue (--queue-for).`,
 		if !answer.Queued {
 			use = "it does not use the queue"
 		}
-		_, err = fmt.Fprintf(env.stdout, "%s, %s; %s\n", printable(answer.Priority), why, use)
+		_, err := fmt.Fprintf(env.stdout, "%s, %s; %s\n", printable(answer.Priority), why, use)
 		return err
-	}
-	return cmd
+	})
 }

@@ -6,25 +6,15 @@ import (
 	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
 func newQueueCommand(env environment) *cobra.Command {
-	cmd := &cobra.Command{
+	return grouping(&cobra.Command{
 		Use:   "queue",
 		Short: "Show what waits for locks, move requests and take them out",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-
-		SuggestionsMinimumDistance: 2,
-	}
-	cmd.AddCommand(newQueueListCommand(env), newQueuePositionCommand(env), newQueueMoveCommand(env), newQueueCancelCommand(env))
-	return cmd
+	}, newQueueListCommand(env), newQueuePositionCommand(env), newQueueMoveCommand(env), newQueueCancelCommand(env))
 }
 
 func newQueueListCommand(env environment) *cobra.Command {
@@ -35,28 +25,12 @@ func newQueueListCommand(env environment) *cobra.Command {
   atlantis-locks queue list --repo acme/infra --output json`,
 		Args: wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	repository := cmd.Flags().String("repo", "", "only what waits in this repository")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		list, err := server.Queue(cmd.Context(), *repository)
-		if err != nil {
-			return err
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, list)
-		}
-		if len(list.Waiters) == 0 {
-			_, err := fmt.Fprintln(env.stdout, "nothing waits")
-			return err
-		}
-		return printTable(env.stdout, waiterRows(list.Waiters, env.now()))
-	}
-	return cmd
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.QueueList, error) {
+		return server.Queue(cmd.Context(), *repository)
+	}, func(list api.QueueList) error {
+		return printList(env, waiterRows(list.Waiters, env.now()), "nothing waits")
+	})
 }
 
 func waiterRows(waiters []api.Waiter, now time.Time) [][]string {
@@ -80,36 +54,25 @@ queue. The call that waits ends and says who did it.`,
   atlantis-locks queue cancel acme/infra envs/prod default --pull 5`,
 		Args: wantProject,
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	owner := addOwnerFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Cancelled, err error) {
 		waiter, err := owner.owner(cmd, env)
 		if err != nil {
-			return err
+			return answer, err
 		}
 		actor, err := env.username()
 		if err != nil {
-			return usagef(cmd, "the name of your login is unknown")
+			return answer, usagef(cmd, "the name of your login is unknown")
 		}
 		resource := project.resource(args)
-		answer, err := server.Cancel(cmd.Context(), api.CancelRequest{
+		answer, err = server.Cancel(cmd.Context(), api.CancelRequest{
 			Repository: resource.Repository, Path: resource.Path, Workspace: resource.Workspace, ProjectName: resource.ProjectName,
 			Owner: waiter, Actor: actor,
 		})
-		if err != nil {
-			return notWaiting(env, asUsage(cmd, err))
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, answer)
-		}
-		_, err = fmt.Fprintf(env.stdout, "%s does not wait any longer\n", printable(answer.OwnerID))
+		return answer, notWaiting(env, asUsage(cmd, err))
+	}, func(answer api.Cancelled) error {
+		_, err := fmt.Fprintf(env.stdout, "%s does not wait any longer\n", printable(answer.OwnerID))
 		return err
-	}
-	return cmd
+	})
 }

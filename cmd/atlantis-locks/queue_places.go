@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
@@ -15,26 +16,16 @@ func newQueuePositionCommand(env environment) *cobra.Command {
   atlantis-locks queue position acme/infra envs/prod default --pull 5`,
 		Args: wantProject,
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	owner := addOwnerFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Position, err error) {
 		waiter, err := owner.owner(cmd, env)
 		if err != nil {
-			return err
+			return answer, err
 		}
-		position, err := server.Position(cmd.Context(), project.resource(args), waiter)
-		if err != nil {
-			return asUsage(cmd, err)
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, position)
-		}
+		answer, err = server.Position(cmd.Context(), project.resource(args), waiter)
+		return answer, asUsage(cmd, err)
+	}, func(position api.Position) error {
 		where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
 		if position.Place == 0 {
 			where = "does not wait; " + others(position.Length)
@@ -42,10 +33,9 @@ func newQueuePositionCommand(env environment) *cobra.Command {
 		if what := blockerText(position.Blocker); what != "" {
 			where += ", " + what
 		}
-		_, err = fmt.Fprintf(env.stdout, "%s %s\n", printable(position.OwnerID), where)
+		_, err := fmt.Fprintf(env.stdout, "%s %s\n", printable(position.OwnerID), where)
 		return err
-	}
-	return cmd
+	})
 }
 
 func newQueueMoveCommand(env environment) *cobra.Command {
@@ -58,39 +48,28 @@ which is logged with your name.`,
 		Example: `  atlantis-locks queue move acme/infra envs/prod default --pull 5 --reason "fixes the outage"`,
 		Args:    wantProject,
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	project := addProjectFlag(cmd)
 	owner := addOwnerFlags(cmd)
 	reason := cmd.Flags().String("reason", "", "why others are to wait longer (required)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Moved, err error) {
 		waiter, err := owner.owner(cmd, env)
 		if err != nil {
-			return err
+			return answer, err
 		}
 		actor, err := actorWithReason(cmd, env, *reason, "why others are to wait longer")
 		if err != nil {
-			return err
+			return answer, err
 		}
 		resource := project.resource(args)
-		answer, err := server.Move(cmd.Context(), api.MoveRequest{
+		answer, err = server.Move(cmd.Context(), api.MoveRequest{
 			Repository: resource.Repository, Path: resource.Path, Workspace: resource.Workspace, ProjectName: resource.ProjectName,
 			Owner: waiter, Actor: actor, Reason: *reason,
 		})
-		if err != nil {
-			return notWaiting(env, asUsage(cmd, err))
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, answer)
-		}
-		_, err = fmt.Fprintf(env.stdout, "%s is the next one in the queue\n", printable(answer.OwnerID))
+		return answer, notWaiting(env, asUsage(cmd, err))
+	}, func(answer api.Moved) error {
+		_, err := fmt.Fprintf(env.stdout, "%s is the next one in the queue\n", printable(answer.OwnerID))
 		return err
-	}
-	return cmd
+	})
 }
 
 // others says how many wait, for one who does not.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
@@ -20,29 +21,18 @@ each that is and by whom.`,
   atlantis-locks replace-locks acme/infra default a b c --pull 5`,
 		Args: wantProjects,
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
 	owner := addOwnerFlags(cmd)
 	wish := addWishFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.ReplacedLocks, err error) {
 		request, err := setRequest(cmd, env, args, owner, wish)
 		if err != nil {
-			return err
+			return answer, err
 		}
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		replaced, err := server.ReplaceLocks(cmd.Context(), request)
-		if err != nil {
-			return asUsage(cmd, err)
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, replaced)
-		}
+		answer, err = server.ReplaceLocks(cmd.Context(), request)
+		return answer, asUsage(cmd, err)
+	}, func(replaced api.ReplacedLocks) error {
 		return printReplaced(env, replaced)
-	}
-	return cmd
+	})
 }
 
 func printReplaced(env environment, replaced api.ReplacedLocks) error {

@@ -35,19 +35,9 @@ it. "migrate", "check --store", "verify --file", "audit verify" and "config", bu
 "config reload", need no server: they open stores and files themselves.
 
 ` + exitCodesHelp,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(cmd, args[0])
-		},
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true, // report prints them
 		SilenceUsage:  true,
-
-		SuggestionsMinimumDistance: 2, // letters that a mistyped name may differ by
-
-		Version: readVersion().String(),
+		Version:       readVersion().String(),
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpCommand(newHelpCommand())
@@ -56,7 +46,7 @@ it. "migrate", "check --store", "verify --file", "audit verify" and "config", bu
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return flagError(cmd, err)
 	})
-	root.AddCommand(
+	return grouping(root,
 		newServeCommand(env),
 		newLockCommand(env),
 		newLockAllCommand(env),
@@ -78,7 +68,6 @@ it. "migrate", "check --store", "verify --file", "audit verify" and "config", bu
 		newConfigCommand(env),
 		newVersionCommand(env),
 	)
-	return root
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

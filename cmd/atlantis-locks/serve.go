@@ -58,7 +58,7 @@ There is no authentication yet, so it listens on loopback addresses only.`,
 		if s.configuration, err = s.source.load(); err != nil {
 			return err
 		}
-		if err := s.source.warnings(s.configuration); err != nil {
+		if err := errors.Join(s.source.warnings(s.configuration), warnOfVariables(env)); err != nil {
 			return err
 		}
 		if s.logger, err = logging.NewStructuredLoggerFromLevel(logLevel(s.Values.Server.LogLevel)); err != nil {
@@ -209,6 +209,11 @@ func warnIfOpenToOthers(db *bbolt.DB, logger logging.SimpleLogging) {
 func logEvents(logger logging.SimpleLogging) enhanced.EventCallback {
 	return func(_ context.Context, event *enhanced.ManagerEvent) {
 		log := logger.With("event", event.Type, "lock_id", event.LockID, "owner", event.Owner, "actor", event.Metadata["actor"])
+		for _, name := range []string{"cause", "reason"} {
+			if text := event.Metadata[name]; text != "" {
+				log = log.With(name, text)
+			}
+		}
 		if event.Err != nil {
 			log.Info("%s %s: %v", event.Type, event.Resource, event.Err)
 			return

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -236,6 +237,21 @@ func (c *configuration) redisProblems() (problems []options.Problem) {
 	for _, secret := range []string{"redis_password", "redis_sentinel_password"} {
 		if c.given(secret) && c.given(secret+"_file") {
 			report(secret+"_file", "%v has the password too; give one", c.Origin(c.set.Lookup(secret)))
+		}
+	}
+	return problems
+}
+
+// withoutEffect are settings of Redis that somebody has changed, where the locks are
+// in a file: the backend may have been forgotten.
+func (c *configuration) withoutEffect() (problems []options.Problem) {
+	if c.Values.Locking.Backend == enhanced.BackendRedis {
+		return nil
+	}
+	defaults := c.set.Defaults()
+	for _, o := range c.set.All() {
+		if strings.HasPrefix(o.Name, "redis_") && !reflect.DeepEqual(c.set.Value(o, &c.Values), c.set.Value(o, &defaults)) {
+			problems = append(problems, c.problem(o.Name, "has no effect with the backend %s", c.Values.Locking.Backend))
 		}
 	}
 	return problems

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
 )
 
@@ -15,23 +16,11 @@ func newStatsCommand(env environment) *cobra.Command {
 		Short: "Show the figures of the store and the server",
 		Args:  wantArgs(),
 	}
-	connection := addConnectionFlag(cmd, env)
-	output := addOutputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		server, err := connection.client(cmd)
-		if err != nil {
-			return err
-		}
-		stats, err := server.Stats(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if *output == formatJSON {
-			return printJSON(env.stdout, stats)
-		}
+	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, _ []string) (api.Stats, error) {
+		return server.Stats(cmd.Context())
+	}, func(stats api.Stats) error {
 		return printFields(env.stdout, statsFields(stats))
-	}
-	return cmd
+	})
 }
 
 func statsFields(s api.Stats) [][]string {

@@ -145,6 +145,9 @@ func (s *storeURL) check(cmd *cobra.Command, flag string) error {
 
 // client returns a client of the store's Redis. It does not dial.
 func (s *storeURL) client(cmd *cobra.Command, env environment) (redis.UniversalClient, error) {
+	if err := checkVariables(cmd, env); err != nil {
+		return nil, err
+	}
 	if s.redis.PasswordFile == "" {
 		s.redis.Password = env.getenv(redisPasswordVariable)
 	}

@@ -3,6 +3,7 @@ package options
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -178,7 +179,12 @@ func (o *Option) find(origin Origin, texts []string) *found {
 // a service of that name, such as ATLANTIS_REDIS_PORT=tcp://10.0.0.1:6379. Atlantis
 // passes over them too.
 func isServiceLink(o *Option, text string) bool {
-	return o.kind.Kind() == reflect.Int && (strings.HasPrefix(text, "tcp://") || strings.HasPrefix(text, "udp://"))
+	return o.kind.Kind() == reflect.Int && isServiceAddress(text)
+}
+
+func isServiceAddress(text string) bool {
+	protocol, _, found := strings.Cut(text, "://")
+	return found && slices.Contains([]string{"tcp", "udp", "sctp"}, protocol)
 }
 
 // split separates what one text has for a list: addresses by commas, rules by lines.

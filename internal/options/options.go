@@ -58,6 +58,7 @@ const atlantisPrefix = "ATLANTIS_"
 
 // Set are the options of a struct. It does not change, and is safe for concurrent use.
 type Set[T any] struct {
+	prefix   string
 	list     []*Option
 	defaults T
 }
@@ -65,7 +66,7 @@ type Set[T any] struct {
 // New returns the options of a struct with its defaults. The environment variables
 // start with prefix.
 func New[T any](prefix string, defaults T) *Set[T] {
-	s := &Set[T]{defaults: defaults}
+	s := &Set[T]{prefix: prefix, defaults: defaults}
 	s.walk(prefix, reflect.ValueOf(defaults), nil)
 	return s
 }
@@ -105,6 +106,9 @@ func (s *Set[T]) walk(prefix string, value reflect.Value, at []int) {
 
 // All returns the options in the order of the struct.
 func (s *Set[T]) All() []*Option { return s.list }
+
+// Defaults returns the struct with its defaults.
+func (s *Set[T]) Defaults() T { return s.defaults }
 
 // Lookup returns the option that a name is of: a place in the file, a flag, an
 // environment variable, a setting of Atlantis, or a field of the library; nil if

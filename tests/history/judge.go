@@ -24,6 +24,9 @@ type History struct {
 	Seed uint64 `json:"seed,string"`
 	// Slack widens the bounds within which a lease may end.
 	Slack time.Duration `json:"slack"`
+	// Delay is for how long a resource stays closed to others than its last owner after
+	// the end of a lease, see [enhanced.EnhancedConfig.UncleanReleaseDelay].
+	Delay time.Duration `json:"delay,omitempty"`
 	// Operations are ordered by their calls.
 	Operations []Operation `json:"operations"`
 }
@@ -82,7 +85,7 @@ func (h *History) Judge() *Verdict {
 
 // model returns the model that the history is judged by.
 func (h *History) model() model {
-	m := model{slack: h.Slack, remembered: make(map[string]bool), unexplained: make(map[holder]int64), moments: h.moments()}
+	m := model{slack: h.Slack, delay: h.Delay, remembered: make(map[string]bool), unexplained: make(map[holder]int64), moments: h.moments()}
 	sent := make(map[string]int)
 	for _, op := range h.Operations {
 		if op.Kind == Acquire {
@@ -170,7 +173,7 @@ func (m model) stuck(operations []Operation) string {
 		}
 	}
 	explained := make(map[Operation]struct{})
-	var s state
+	s := m.initial()
 	for _, op := range longest {
 		explained[op.Input.(Operation)] = struct{}{}
 		s, _ = m.step(s, op.Input.(Operation))

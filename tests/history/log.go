@@ -69,7 +69,8 @@ func replay(records []*enhanced.LogRecord) (problems []string) {
 		key := r.Resource.Key()
 		before := held[key]
 		if enhanced.IsQueueEvent(r.Type) {
-			if r.Waiter == "" || r.RequestID == "" || r.Before != nil || r.After != nil {
+			asked := r.RequestID != "" || r.Type == enhanced.EventReservationEnded
+			if r.Waiter == "" || !asked || r.Before != nil || r.After != nil {
 				report("is about a waiter, and says %v", r)
 			}
 			continue
@@ -181,7 +182,8 @@ func wishesOf(operations []Operation, owners map[int64]string, granted map[strin
 	}
 	for _, op := range operations {
 		if op.Answer != Done && op.Answer != Unknown || op.Kind == Lookup ||
-			op.Kind == Transfer && owners[op.Token] == op.Owner { // it has it, nothing changes
+			op.Kind == Transfer && owners[op.Token] == op.Owner || // it has it, nothing changes
+			op.Lock != nil && op.Lock.Closed { // it is no lock any more
 			continue
 		}
 		c := changeBy(op)

@@ -12,6 +12,8 @@ import (
 type model struct {
 	// slack widens the bounds of each lease.
 	slack time.Duration
+	// delay is that of the history.
+	delay time.Duration
 	// remembered are the requests of which an answer says that they were
 	// granted before.
 	remembered map[string]bool
@@ -97,7 +99,7 @@ func (m model) stepUnknown(s state, op Operation) (state, bool) {
 		if !m.remembered[op.Request] && m.unheard(op) <= s.last {
 			return s, false // it would have to stay unseen, see end
 		}
-		free, ok := s.free(op)
+		free, ok := s.open(op, op.Owner)
 		free = m.grant(free, op, &Lock{Owner: op.Owner})
 		free.unseen = !m.remembered[op.Request]
 		return free, ok
@@ -131,12 +133,16 @@ func (m model) acquire(s state, op Operation) (state, bool) {
 		if s.remembers(op.Request) != nil {
 			return s, false
 		}
-		s, ok := s.free(op)
+		s, ok := s.open(op, op.Owner)
 		ok = ok && op.Lock.Token > s.last && (op.Lock.Expires != 0) == (op.Lease != 0)
 		return m.grant(s, op, op.Lock), ok
 	case Held:
 		if current || s.remembers(op.Request) != nil {
 			return s, false
+		}
+		if op.Lock != nil && op.Lock.Closed {
+			s, ok := s.closed(op)
+			return s, ok && op.Lock.Owner != op.Owner
 		}
 		return s.seen(op.Lock)
 	case Expired:
@@ -209,13 +215,19 @@ func (m model) releaseOwned(s state, op Operation) (state, bool) {
 	}
 }
 
+// forceRelease ends a lapse, too. One of unknown outcome does not, since it could not be
+// told whether it has ended that or the lock before: histories with a delay have none.
 func (m model) forceRelease(s state, op Operation) (state, bool) {
-	switch op.Answer {
-	case Done:
+	switch {
+	case op.Answer == Done && op.Lock != nil && op.Lock.Closed:
+		s, ok := s.closed(op)
+		s.lapse = lapse{}
+		return s, ok
+	case op.Answer == Done:
 		s, ok := s.seen(op.Lock)
 		return s.end(released, ok)
-	case Absent:
-		return s.free(op)
+	case op.Answer == Absent:
+		return s.open(op, "")
 	default:
 		return s, false
 	}
@@ -270,11 +282,14 @@ func (m model) lease(s state, op Operation, expires int64) state {
 	return s
 }
 
+// initial is the state that a history begins with.
+func (m model) initial() state { return state{delay: m.delay} }
+
 // porcupine returns the model as the checker takes it.
 func (m model) porcupine() porcupine.Model {
 	seed := maphash.MakeSeed()
 	return porcupine.Model{
-		Init: func() any { return state{} },
+		Init: func() any { return m.initial() },
 		Step: func(before, input, _ any) (bool, any) {
 			after, ok := m.step(before.(state), input.(Operation))
 			return ok, after

@@ -72,6 +72,9 @@ type Lock struct {
 	// Expires is the end of the lease by the store's clock, microseconds, 0
 	// without a lease.
 	Expires int64 `json:"expires,omitempty"`
+	// Closed is set for a lock that has ended, whose resource is still closed to others
+	// than its owner. Expires is the end of that.
+	Closed bool `json:"closed,omitempty"`
 }
 
 // Operation is one call on one resource, and its answer.
@@ -150,7 +153,7 @@ func lockOf(lock *enhanced.EnhancedLock) *Lock {
 	if lock == nil {
 		return nil
 	}
-	l := &Lock{Token: lock.Version, Owner: lock.Owner}
+	l := &Lock{Token: lock.Version, Owner: lock.Owner, Closed: lock.ID == ""}
 	if lock.ExpiresAt != nil {
 		l.Expires = lock.ExpiresAt.UnixMicro()
 	}
@@ -197,6 +200,9 @@ func (op Operation) String() string {
 	fmt.Fprintf(&b, ": %s", op.Answer)
 	if op.Lock != nil {
 		fmt.Fprintf(&b, " (token %d of %s", op.Lock.Token, op.Lock.Owner)
+		if op.Lock.Closed {
+			b.WriteString(", closed")
+		}
 		if op.Lock.Expires != 0 {
 			fmt.Fprintf(&b, " until %s", time.UnixMicro(op.Lock.Expires).UTC().Format("15:04:05.000000"))
 		}

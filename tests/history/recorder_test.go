@@ -153,7 +153,7 @@ func TestEveryCallIsRecorded(t *testing.T) {
 	require.Equal(t, time.Minute, h.Operations[0].Lease)
 	require.Equal(t, alice, h.Operations[0].Owner)
 	require.NotEmpty(t, h.Operations[0].Request)
-	require.Equal(t, &Lock{lock.Version, alice, lock.ExpiresAt.UnixMicro()}, h.Operations[0].Lock)
+	require.Equal(t, &Lock{Token: lock.Version, Owner: alice, Expires: lock.ExpiresAt.UnixMicro()}, h.Operations[0].Lock)
 	require.Equal(t, h.Operations[0].Lock, h.Operations[1].Lock, "the holder")
 	require.Equal(t, bob, h.Operations[5].Lock.Owner, "the holder")
 	require.Equal(t, found.Version, h.Operations[8].Token)

@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -23,6 +24,11 @@ type state struct {
 	// from and until bound the end of the lease in the history's time.
 	from, until int64
 
+	// lapse keeps the resource closed to others than its last owner, zero for none.
+	lapse lapse
+	// delay is for how long, it never changes.
+	delay time.Duration
+
 	// now is the earliest time that this moment can be.
 	now int64
 	// unseen marks a grant that no answer has shown, see end.
@@ -31,6 +37,14 @@ type state struct {
 	ended bool
 	// past are the grants that have ended, the latest first.
 	past *grant
+}
+
+// lapse is what a lease leaves that has ended by itself.
+type lapse struct {
+	owner string
+	token int64 // 0 while no answer has named it
+	// from and until bound its end in the history's time.
+	from, until int64
 }
 
 // grant is what a store remembers of a grant that has ended.
@@ -91,7 +105,43 @@ func (s state) expire(op Operation) (state, bool) {
 		return s, false
 	}
 	s.now = max(s.now, s.from)
-	return s.end(expired, true)
+	left := lapse{owner: s.owner, token: s.token, from: s.from + int64(s.delay), until: s.until}
+	if left.until < math.MaxInt64-int64(s.delay) {
+		left.until += int64(s.delay)
+	}
+	s, ok := s.end(expired, true)
+	if ok && s.delay > 0 {
+		s.lapse = left
+	}
+	return s, ok
+}
+
+// open returns the state after an answer has shown that the resource is free for an
+// owner, whose taking it ends a lapse.
+func (s state) open(op Operation, owner string) (state, bool) {
+	s, ok := s.free(op)
+	if s.lapse.owner != "" && s.lapse.owner != owner {
+		s.now = max(s.now, s.lapse.from)
+		ok = ok && s.now <= op.Return
+	}
+	s.lapse = lapse{}
+	return s, ok
+}
+
+// closed returns the state after an answer has shown the lock whose lapse keeps the
+// resource closed.
+func (s state) closed(op Operation) (state, bool) {
+	if s.held && s.token == 0 && s.owner == op.Lock.Owner && op.Lock.Token > s.last {
+		// Only the answer to this shows that grant.
+		s.token, s.last, s.unseen = op.Lock.Token, op.Lock.Token, false
+	}
+	s, ok := s.free(op)
+	l := s.lapse
+	if !ok || l.owner == "" || l.owner != op.Lock.Owner || s.now > l.until || l.token != 0 && l.token != op.Lock.Token {
+		return s, false
+	}
+	s.lapse.token = op.Lock.Token
+	return s, true
 }
 
 // end ends the grant. One that no answer has shown is not ended: it need not
@@ -169,6 +219,10 @@ func (s state) equal(other state) bool {
 
 func (s state) String() string {
 	if !s.held {
+		if s.lapse.owner != "" {
+			return fmt.Sprintf("closed to others than %s until %v to %v, last token %d",
+				s.lapse.owner, time.Duration(s.lapse.from), time.Duration(s.lapse.until), s.last)
+		}
 		return fmt.Sprintf("free, last token %d", s.last)
 	}
 	text := fmt.Sprintf("%s, token %d", s.owner, s.token)

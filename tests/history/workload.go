@@ -27,6 +27,8 @@ type Workload struct {
 	CancelWithin time.Duration
 	// NoLeases has no lock end by itself, whatever the clock shows.
 	NoLeases bool
+	// Delay is the stores' UncleanReleaseDelay.
+	Delay time.Duration
 }
 
 const host = "github.com"
@@ -79,7 +81,7 @@ func (w Workload) Run(ctx context.Context, stores ...enhanced.Backend) (*History
 		actors[0].expect(err, enhanced.ErrLockNotFound)
 	}
 	h := recorder.History()
-	h.Seed = w.Seed
+	h.Seed, h.Delay = w.Seed, w.Delay
 	var errs []error
 	for _, a := range actors {
 		errs = append(errs, a.errs...)
@@ -144,6 +146,9 @@ func (a *actor) step(ctx context.Context) {
 		_, err := a.client.ReleaseOwned(ctx, resource, a.request(resource).Owner().String())
 		a.expect(err, enhanced.ErrLockNotFound, enhanced.ErrPermissionDenied)
 	case n < 96:
+		if a.Delay > 0 {
+			ctx = context.WithoutCancel(ctx) // see model.forceRelease
+		}
 		_, err := a.client.ForceRelease(ctx, resource, enhanced.UserOwner("admin").String())
 		a.expect(err, enhanced.ErrLockNotFound)
 	default:
@@ -199,7 +204,7 @@ func (a *actor) usePast(ctx context.Context) {
 }
 
 func (a *actor) remember(lock *enhanced.EnhancedLock) {
-	if lock == nil {
+	if lock == nil || lock.ID == "" {
 		return
 	}
 	if a.past = append(a.past, lock); len(a.past) > maxPast {
