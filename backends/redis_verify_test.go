@@ -102,6 +102,9 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 		"an owner too many": {plant: func(d *damaged) error {
 			return d.client.ZAdd(ctx, d.key("queue"), redis.Z{Member: member(d.ended)}).Err()
 		}, rule: enhanced.RuleOwnerStray},
+		"an owner too many, with a score": {plant: func(d *damaged) error {
+			return d.client.ZAdd(ctx, d.key("queue"), redis.Z{Member: member(d.ended), Score: 5}).Err()
+		}, rule: enhanced.RuleOwnerStray},
 		"no deadline": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("deadlines"), d.leased.Resource.Key()).Err() },
 			rule: enhanced.RuleDeadlineMissing},
 		"a deadline too many": {plant: func(d *damaged) error {
