@@ -20,8 +20,8 @@ import (
 // BoltBackend is an [enhanced.Backend] in a bbolt file. It shares the file
 // with stock Atlantis' boltdb: locks that stock has put there are honoured from
 // the first call, and with PreserveLegacyFormat stock can read what it takes.
-// One process can have the file open. Make it with [NewBoltBackend]; all
-// methods are safe for concurrent use.
+// One process can have the file open; it can have several backends on it. Make it with
+// [NewBoltBackend]; all methods are safe for concurrent use.
 type BoltBackend struct {
 	db *bbolt.DB
 	// opened is how the file was found at the start, nil if it was not.
@@ -35,8 +35,8 @@ type BoltBackend struct {
 	clean     cleanState
 	turns     *turns
 	sets      setMembers
-	// memories are of the repositories that this process has used, by their
-	// tags. Only steps use them.
+	// memories are of the repositories that this backend has used, by their
+	// tags, while no other one has written. Only steps use them.
 	memories map[string]*memory
 	// grants are the latest ones. Only steps use them.
 	grants grants
@@ -183,7 +183,7 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 	root := batch.tx.Bucket(rootBucket())
 	if batch.now == 0 {
 		if b.last.txid != batch.txid-1 { // somebody else has written since
-			b.last = stored{now: number(root.Get(clockKey())), token: number(root.Get(tokenKey()))}
+			b.readStored(root)
 		}
 		batch.now, batch.token = b.clock.begin(b.last.now), b.last.token
 	}
@@ -196,7 +196,8 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 	if err != nil && !isDecision(err) || !batch.dirty {
 		return err
 	}
-	if putErr := root.Put(clockKey(), appendNumber(nil, batch.now)); putErr != nil {
+	putErr := errors.Join(root.SetSequence(b.last.writes+1), root.Put(clockKey(), appendNumber(nil, batch.now)))
+	if putErr != nil {
 		return errors.Join(err, putErr)
 	}
 	if batch.token == b.last.token {
@@ -209,6 +210,18 @@ func (b *BoltBackend) runStep(batch *batch, step func(*batch) error) error {
 type stored struct {
 	txid       int
 	now, token int64
+	// writes counts the transactions of all backends on the file, not those of stock.
+	writes uint64
+}
+
+// readStored finds what others have left there. Where another backend on the same open
+// file has written, the memories no longer follow from the file.
+func (b *BoltBackend) readStored(root *bbolt.Bucket) {
+	writes := root.Sequence()
+	if writes != b.last.writes {
+		clear(b.memories)
+	}
+	b.last = stored{now: number(root.Get(clockKey())), token: number(root.Get(tokenKey())), writes: writes}
 }
 
 // nextToken returns a fencing token: the store's clock in microseconds, or one
@@ -221,7 +234,7 @@ func (b *batch) nextToken() int64 {
 
 // committed runs after each commit, in order, before the callers are answered.
 func (b *BoltBackend) committed(batch *batch) {
-	b.last = stored{batch.txid, batch.now, batch.token}
+	b.last = stored{batch.txid, batch.now, batch.token, b.last.writes + 1}
 	if !batch.stock {
 		b.clean.extend(batch.txid)
 	}
