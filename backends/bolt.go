@@ -20,8 +20,8 @@ import (
 // BoltBackend is an [enhanced.Backend] in a bbolt file. It shares the file
 // with stock Atlantis' boltdb: locks that stock has put there are honoured from
 // the first call, and with PreserveLegacyFormat stock can read what it takes.
-// One process can have the file open; it can have several backends on it. Make it with
-// [NewBoltBackend]; all methods are safe for concurrent use.
+// One process can have the file open. Make it with [NewBoltBackend]; all
+// methods are safe for concurrent use.
 type BoltBackend struct {
 	db *bbolt.DB
 	// opened is how the file was found at the start, nil if it was not.
