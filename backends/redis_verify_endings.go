@@ -29,8 +29,8 @@ func (c *redisInspection) checkEndings() {
 		case !ok || n <= forgotten || n > c.ended:
 			detail = "it is out of the order in which locks are forgotten"
 		case isEnded:
-			if c.timed[token] = true; !c.isPast(at) {
-				c.report(enhanced.RuleForgetLate, "state", "e"+text, "it is of a time that has not come: what ended after it is not forgotten before").
+			if c.timed[token] = true; c.isFarAhead(at) {
+				c.report(enhanced.RuleForgetLate, "state", "e"+text, "it is of a time far ahead: what ended after it is not forgotten before").
 					repairs("have it be of now", redisChange{"HSET", "state", "e" + text, strconv.FormatInt(c.now, 10) + " " + token})
 			}
 			continue
@@ -38,6 +38,13 @@ func (c *redisInspection) checkEndings() {
 		c.report(enhanced.RuleForgetStray, "state", "e"+text, "%s", detail).
 			repairs("remove it", redisChange{"HDEL", "state", "e" + text, ""})
 	}
+}
+
+// isFarAhead reports whether a text is no time, or one that is further ahead than a clock
+// that was set right explains: that keeps endings no longer than twice their time.
+func (c *redisInspection) isFarAhead(text string) bool {
+	at, err := strconv.ParseInt(text, 10, 64)
+	return err != nil || at <= 0 || at > c.now+memoryTime.Microseconds()
 }
 
 // checkEndingCounts checks the number of the last entry of what to forget, and of the
