@@ -99,8 +99,10 @@ func (b *BoltBackend) repairWork(ctx context.Context, operation string) (map[str
 // repair repairs the repository and the records of stock's with the keys, and
 // logs what it did. It returns what it repaired.
 func (s *repositoryStep) repair(stockKeys []string, by change) ([]enhanced.Violation, error) {
-	// What was repaired may change what is remembered.
+	// It goes by the file, and what was repaired may change what is remembered.
+	delete(s.backend.memories, s.tag)
 	defer delete(s.backend.memories, s.tag)
+	s.reopen()
 	var repaired []enhanced.Violation
 	state := readStoreState(s.tx)
 	for range repairRounds {
