@@ -17,7 +17,7 @@ type LegacyRecords interface {
 	Delete(key string) error
 	// Each calls see for the records whose keys begin so, in the order of their keys,
 	// until it returns an error.
-	Each(prefix string, see func(value []byte) error) error
+	Each(prefix string, see func(key string, value []byte) error) error
 }
 
 // recordLocks decides as stock's boltdb does, by its records and its rules, in
@@ -52,9 +52,9 @@ func (l recordLocks) read(read func(LegacyRecords) error) error {
 	return l.store.ReadLegacyRecords(ctx, read)
 }
 
-func decodeRecord(value []byte) (lock models.ProjectLock, err error) {
+func decodeRecord(key string, value []byte) (lock models.ProjectLock, err error) {
 	if err := json.Unmarshal(value, &lock); err != nil {
-		return models.ProjectLock{}, fmt.Errorf("a lock of Atlantis' own database: %w", ErrCorruptRecord)
+		return models.ProjectLock{}, fmt.Errorf("the lock %q of Atlantis' own database: %w", key, ErrCorruptRecord)
 	}
 	// As stock does, see https://go.dev/issue/19486.
 	lock.Time = lock.Time.Local()
@@ -74,7 +74,7 @@ func (l recordLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLo
 			holder = newLock
 			return records.Put(key, value)
 		}
-		holder, err = decodeRecord(held)
+		holder, err = decodeRecord(key, held)
 		return err
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func (l recordLocks) unlock(project models.Project, workspace string, frees func
 		if value == nil {
 			return nil
 		}
-		held, err := decodeRecord(value)
+		held, err := decodeRecord(key, value)
 		if err != nil || !frees(held) {
 			return err
 		}
@@ -119,8 +119,8 @@ func (l recordLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.Pr
 	var freed []models.ProjectLock
 	err := l.change(func(records LegacyRecords) error {
 		freed = nil
-		err := records.Each(repoFullName, func(value []byte) error {
-			held, err := decodeRecord(value)
+		err := records.Each(repoFullName, func(key string, value []byte) error {
+			held, err := decodeRecord(key, value)
 			if err == nil && held.Pull.Num == pullNum {
 				freed = append(freed, held)
 			}
@@ -142,8 +142,8 @@ func (l recordLocks) UnlockByPull(repoFullName string, pullNum int) ([]models.Pr
 func (l recordLocks) List() ([]models.ProjectLock, error) {
 	var locks []models.ProjectLock
 	err := l.read(func(records LegacyRecords) error {
-		return records.Each("", func(value []byte) error {
-			held, err := decodeRecord(value)
+		return records.Each("", func(key string, value []byte) error {
+			held, err := decodeRecord(key, value)
 			locks = append(locks, held)
 			return err
 		})
@@ -155,13 +155,14 @@ func (l recordLocks) List() ([]models.ProjectLock, error) {
 }
 
 func (l recordLocks) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
+	key := models.GenerateLockKey(project, workspace)
 	var lock *models.ProjectLock
 	err := l.read(func(records LegacyRecords) error {
-		value := records.Get(models.GenerateLockKey(project, workspace))
+		value := records.Get(key)
 		if value == nil {
 			return nil
 		}
-		held, err := decodeRecord(value)
+		held, err := decodeRecord(key, value)
 		lock = &held
 		return err
 	})

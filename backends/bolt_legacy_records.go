@@ -49,10 +49,10 @@ func (r legacyRecords) changed() {
 	}
 }
 
-func (r legacyRecords) Each(prefix string, see func(value []byte) error) error {
+func (r legacyRecords) Each(prefix string, see func(key string, value []byte) error) error {
 	cursor := r.bucket.Cursor()
 	for key, value := cursor.Seek([]byte(prefix)); key != nil && bytes.HasPrefix(key, []byte(prefix)); key, value = cursor.Next() {
-		if err := see(value); err != nil {
+		if err := see(string(key), value); err != nil {
 			return err
 		}
 	}

@@ -134,12 +134,21 @@ func TestModesBadRecordInOneFile(t *testing.T) {
 		return tx.Bucket([]byte("runLocks")).Put([]byte(models.GenerateLockKey(bad.Project, bad.Workspace)), []byte("{"))
 	}))
 	a := f.adapters[0]
+	requireNamed := func(err error) {
+		t.Helper()
+		require.ErrorIs(t, err, enhanced.ErrCorruptRecord)
+		require.ErrorContains(t, err, models.GenerateLockKey(bad.Project, bad.Workspace))
+	}
 	_, _, err := a.TryLock(bad)
-	require.ErrorIs(t, err, enhanced.ErrCorruptRecord)
+	requireNamed(err)
 	_, err = a.Unlock(bad.Project, bad.Workspace)
-	require.ErrorIs(t, err, enhanced.ErrCorruptRecord)
+	requireNamed(err)
 	_, err = a.List()
-	require.ErrorIs(t, err, enhanced.ErrCorruptRecord)
+	requireNamed(err)
+	_, err = a.UnlockByPull(project, 1)
+	requireNamed(err)
+	_, err = a.GetLock(bad.Project, bad.Workspace)
+	requireNamed(err)
 	take(t, a, lockOf(project, 1, "good"))
 	f.requireHolders(t, "good", 1, 1)
 }
