@@ -129,7 +129,7 @@ func TestHandleThroughACutNetwork(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, server.Addr)
 	client := redis.NewClient(&redis.Options{
-		Addr: proxy.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: 500 * time.Millisecond, ReadTimeout: 500 * time.Millisecond,
+		Addr: proxy.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond,
 	})
 	defer client.Close()
 	behind := backends.NewRedisBackend(client, nil, nil)
@@ -147,7 +147,9 @@ func TestHandleThroughACutNetwork(t *testing.T) {
 	require.NoError(t, err)
 	for range 2 {
 		proxy.Cut()
-		<-time.After(request.Timeout / 2) // a renewal is due within it
+		// A renewal is due within it, at a third. Its repetitions, and the waits between them,
+		// take up to a sixth each, of what is left.
+		<-time.After(2 * request.Timeout / 5)
 		require.Positive(t, proxy.Dropped.Load())
 		proxy.Heal()
 		expires := lookup().ExpiresAt
