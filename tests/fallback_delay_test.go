@@ -16,7 +16,7 @@ func TestFallbackKeepsWhatIsClosed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	s.config.UncleanReleaseDelay = time.Hour
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
+	s.other = s.direct(t)
 	adapter := s.ready(t)
 	has := func(path string, number int) {
 		t.Helper()
@@ -40,7 +40,7 @@ func TestFallbackKeepsWhatIsClosed(t *testing.T) {
 		require.Equal(t, 5, s.inLegacy(t, "lease"))
 	}
 	refused()
-	s.proxy.Cut()
+	s.cut()
 	refused()
 	require.Equal(t, enhanced.FallbackOpen, adapter.Fallback().State)
 	s.heal(t, adapter)

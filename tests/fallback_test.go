@@ -2,8 +2,11 @@ package tests
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,8 +52,9 @@ type site struct {
 	// network that stays.
 	other *backends.RedisBackend
 
-	mu     sync.Mutex // protects below
-	events []*enhanced.ManagerEvent
+	mu          sync.Mutex // protects below
+	events      []*enhanced.ManagerEvent
+	connections []*cuttable
 }
 
 func fallbackConfig() *enhanced.EnhancedConfig {
@@ -64,23 +68,29 @@ func fallbackConfig() *enhanced.EnhancedConfig {
 func newSite(t *testing.T, server *redistest.Server) *site {
 	t.Helper()
 	s := &site{server: server, proxy: redistest.StartProxy(t, server.Addr), legacy: legacyFile(t), config: fallbackConfig()}
-	s.other = s.patient(t, server.Addr, 10*time.Second)
+	s.other = s.direct(t)
 	return s
 }
 
-// backend is a client of the store that gives up on it soon.
-func (s *site) backend(t *testing.T, addr string) *backends.RedisBackend {
+// backend is the adapter's client of the store. It gives up on it soon once the
+// network is cut, and only then: on a busy machine an answer is late, too.
+func (s *site) backend(t *testing.T) *backends.RedisBackend {
 	t.Helper()
-	return s.patient(t, addr, 150*time.Millisecond)
+	return s.client(t, &redis.Options{Addr: s.proxy.Addr, Dialer: s.dial})
 }
 
-// patient is a client of the store that gives up on it after a while.
-func (s *site) patient(t *testing.T, addr string, patience time.Duration) *backends.RedisBackend {
+// direct is a client of the store on a network that is never cut.
+func (s *site) direct(t *testing.T) *backends.RedisBackend {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{
-		Addr: addr, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
-		MaxRetries: -1, DisableIdentity: true,
-	})
+	return s.client(t, &redis.Options{Addr: s.server.Addr})
+}
+
+func (s *site) client(t *testing.T, options *redis.Options) *backends.RedisBackend {
+	t.Helper()
+	const patience = 10 * time.Second
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = patience, patience, patience
+	options.MaxRetries, options.DisableIdentity = -1, true
+	client := redis.NewClient(options)
 	b := backends.NewRedisBackend(client, s.config, nil)
 	t.Cleanup(func() {
 		require.NoError(t, b.Close())
@@ -89,11 +99,57 @@ func (s *site) patient(t *testing.T, addr string, patience time.Duration) *backe
 	return b
 }
 
+// cutPatience is how long the adapter's client waits for an answer that can't come.
+const cutPatience = 150 * time.Millisecond
+
+// cuttable is a connection that passes the site's network.
+type cuttable struct {
+	*net.TCPConn
+	network *redistest.Proxy
+	asked   atomic.Bool // its client waits for an answer, and not for a message
+}
+
+func (c *cuttable) SetReadDeadline(deadline time.Time) error {
+	c.asked.Store(!deadline.IsZero())
+	if c.asked.Load() && c.network.IsCut() {
+		deadline = time.Now().Add(cutPatience)
+	}
+	return c.TCPConn.SetReadDeadline(deadline)
+}
+
+func (s *site) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := connection.(*net.TCPConn)
+	if !ok {
+		return nil, fmt.Errorf("dialled a %T", connection)
+	}
+	c := &cuttable{TCPConn: tcp, network: s.proxy}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connections = append(s.connections, c)
+	return c, nil
+}
+
+// cut lets the adapter not reach the store any more, without telling it.
+func (s *site) cut() {
+	s.proxy.Cut()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.connections {
+		if c.asked.Load() {
+			_ = c.TCPConn.SetReadDeadline(time.Now().Add(cutPatience)) //nolint:errcheck // it is closed
+		}
+	}
+}
+
 // start starts an adapter: on the site's legacy database, or another one.
 func (s *site) start(t *testing.T, legacy db.Database) *enhanced.LockingAdapter {
 	t.Helper()
-	b := s.backend(t, s.proxy.Addr)
-	return s.startOn(t, b, legacy)
+	return s.startOn(t, s.backend(t), legacy)
 }
 
 func (s *site) startOn(t *testing.T, b enhanced.Backend, legacy db.Database) *enhanced.LockingAdapter {
