@@ -2,11 +2,8 @@ package tests
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,9 +49,10 @@ type site struct {
 	// network that stays.
 	other *backends.RedisBackend
 
-	mu          sync.Mutex // protects below
-	events      []*enhanced.ManagerEvent
-	connections []*cuttable
+	patience *redistest.Patience // of the adapter, while the network is cut
+
+	mu     sync.Mutex // protects below
+	events []*enhanced.ManagerEvent
 }
 
 func fallbackConfig() *enhanced.EnhancedConfig {
@@ -68,15 +66,16 @@ func fallbackConfig() *enhanced.EnhancedConfig {
 func newSite(t *testing.T, server *redistest.Server) *site {
 	t.Helper()
 	s := &site{server: server, proxy: redistest.StartProxy(t, server.Addr), legacy: legacyFile(t), config: fallbackConfig()}
+	s.patience = &redistest.Patience{Away: s.proxy.IsCut, Wait: 150 * time.Millisecond}
 	s.other = s.direct(t)
 	return s
 }
 
 // backend is the adapter's client of the store. It gives up on it soon once the
-// network is cut, and only then: on a busy machine an answer is late, too.
+// network is cut.
 func (s *site) backend(t *testing.T) *backends.RedisBackend {
 	t.Helper()
-	return s.client(t, &redis.Options{Addr: s.proxy.Addr, Dialer: s.dial})
+	return s.client(t, &redis.Options{Addr: s.proxy.Addr, Dialer: s.patience.Dial})
 }
 
 // direct is a client of the store on a network that is never cut.
@@ -99,51 +98,10 @@ func (s *site) client(t *testing.T, options *redis.Options) *backends.RedisBacke
 	return b
 }
 
-// cutPatience is how long the adapter's client waits for an answer that can't come.
-const cutPatience = 150 * time.Millisecond
-
-// cuttable is a connection that passes the site's network.
-type cuttable struct {
-	*net.TCPConn
-	network *redistest.Proxy
-	asked   atomic.Bool // its client waits for an answer, and not for a message
-}
-
-func (c *cuttable) SetReadDeadline(deadline time.Time) error {
-	c.asked.Store(!deadline.IsZero())
-	if c.asked.Load() && c.network.IsCut() {
-		deadline = time.Now().Add(cutPatience)
-	}
-	return c.TCPConn.SetReadDeadline(deadline)
-}
-
-func (s *site) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var dialer net.Dialer
-	connection, err := dialer.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	tcp, ok := connection.(*net.TCPConn)
-	if !ok {
-		return nil, fmt.Errorf("dialled a %T", connection)
-	}
-	c := &cuttable{TCPConn: tcp, network: s.proxy}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.connections = append(s.connections, c)
-	return c, nil
-}
-
 // cut lets the adapter not reach the store any more, without telling it.
 func (s *site) cut() {
 	s.proxy.Cut()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.connections {
-		if c.asked.Load() {
-			_ = c.TCPConn.SetReadDeadline(time.Now().Add(cutPatience)) //nolint:errcheck // it is closed
-		}
-	}
+	s.patience.End()
 }
 
 // start starts an adapter: on the site's legacy database, or another one.
@@ -248,4 +206,16 @@ func (s *site) takeElsewhere(t *testing.T, number int, path string, lease time.D
 	require.NoError(t, err)
 	require.True(t, acquired)
 	return taken
+}
+
+// endLease has the lease of a lock end now: one that is short from the start can end
+// before the adapter has heard of it.
+func (s *site) endLease(t *testing.T, lock *enhanced.EnhancedLock) {
+	t.Helper()
+	require.NoError(t, s.other.RefreshLock(t.Context(), lock.ID, time.Millisecond))
+	backendtest.Eventually(t, "the lease ends", func() bool {
+		n, err := s.other.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		return n == 1
+	})
 }
