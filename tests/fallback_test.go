@@ -59,7 +59,7 @@ func fallbackConfig() *enhanced.EnhancedConfig {
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.Backend, config.EnableEvents = true, enhanced.BackendRedis, true
 	config.FallbackSingleReplica, config.PreserveLegacyFormat = true, false
-	config.OperationTimeout = 3 * time.Second
+	config.OperationTimeout = 20 * time.Second // a busy machine is no failure of a store
 	return config
 }
 

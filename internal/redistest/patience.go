@@ -63,9 +63,11 @@ type patient struct {
 
 // SetReadDeadline is what the client does when it begins to wait.
 func (c *patient) SetReadDeadline(deadline time.Time) error {
-	c.asked.Store(!deadline.IsZero())
-	if c.asked.Load() && c.patience.Away() {
-		deadline = time.Now().Add(c.patience.Wait)
+	asked := !deadline.IsZero()
+	c.asked.Store(asked)
+	err := c.TCPConn.SetReadDeadline(deadline)
+	if asked && c.patience.Away() { // looked at last: it may just have gone
+		err = c.TCPConn.SetReadDeadline(time.Now().Add(c.patience.Wait))
 	}
-	return c.TCPConn.SetReadDeadline(deadline)
+	return err
 }
