@@ -26,7 +26,7 @@ func switched(on bool) *enhanced.EnhancedConfig {
 // patientOn starts an adapter of the site that waits for a slow server.
 func patientOn(t *testing.T, s *site, legacy db.Database) *enhanced.LockingAdapter {
 	t.Helper()
-	return s.startOn(t, s.patient(t, s.server.Addr, 10*time.Second), legacy)
+	return s.startOn(t, s.direct(t), legacy)
 }
 
 // What the legacy database decides while the store is off is right when it is on
@@ -223,8 +223,8 @@ func TestFallbackAndWhatNobodyWasTold(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	s.config.EnablePriorityQueue, s.config.MaxQueueSize = true, 10
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
-	adapter := s.startOn(t, s.patient(t, s.proxy.Addr, time.Second), s.legacy)
+	s.other = s.direct(t)
+	adapter := s.startOn(t, s.backend(t), s.legacy)
 	unlock := func(path string, number int) {
 		t.Helper()
 		released, err := adapter.UnlockIfOwnedByPull(models.NewProject(fallbackRepo, path, ""), "default", number)
@@ -270,7 +270,7 @@ func TestFallbackAndWhatNobodyWasTold(t *testing.T) {
 	require7("kept", "granted", "later")
 
 	// The same after an outage.
-	s.proxy.Cut()
+	s.cut()
 	unlock("failed", 5)
 	elsewhere("failed")
 	take(t, adapter, lockOf(fallbackRepo, 7, "failed"))
@@ -338,7 +338,7 @@ func (m slowManager) LockWithPriority(ctx context.Context, project models.Projec
 func TestFallbackOffBeforeACallIsTold(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	backend := s.patient(t, s.server.Addr, 10*time.Second)
+	backend := s.direct(t)
 	manager := slowManager{enhanced.NewEnhancedLockManager(backend, s.config, nil), make(chan struct{}), make(chan struct{})}
 	adapter := enhanced.NewLockingAdapter(manager, backend, s.config, s.legacy, nil)
 	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
