@@ -150,18 +150,20 @@ func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
 	backendtest.Eventually(t, "calls wait for the change", func() bool {
 		answered := make(chan error, 1)
 		go func() {
-			_, err := adapter.List()
+			_, err := adapter.UnlockByPull("org/none", 1)
 			answered <- err
 		}()
 		select {
 		case err := <-answered:
 			require.NoError(t, err)
 			return false
-		case <-time.After(poll):
+		case <-time.After(10 * poll):
 			return true
 		}
 	})
 	require.False(t, adapter.IsEnhancedModeEnabled())
+	_, err := adapter.List() // as an authorizer may, within a call
+	require.NoError(t, err)
 	close(legacy.letGo)
 	require.True(t, <-granted)
 	require.NoError(t, <-updated)
@@ -355,4 +357,39 @@ func TestFallbackOffBeforeACallIsTold(t *testing.T) {
 	require.ErrorContains(t, <-answers, "enabled: false")
 	require.Empty(t, s.inStore(t, "x"))
 	require.Zero(t, s.inLegacy(t, "x"))
+}
+
+// A set that waits for one lock, and for which another is kept, has to wait for it again
+// where the legacy database has granted that one.
+func TestFallbackAndWhatIsKeptForASet(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, redistest.Start(t, redistest.Options{}))
+	s.config.EnablePriorityQueue, s.config.MaxQueueSize, s.config.SetReserveAfter = true, 10, time.Millisecond
+	s.other = s.patient(t, s.server.Addr, 10*time.Second)
+	adapter := patientOn(t, s, s.legacy)
+	take(t, adapter, lockOf(fallbackRepo, 5, "busy"))
+	answers := make(chan error)
+	go func() {
+		_, err := adapter.LockAll(t.Context(), []*enhanced.EnhancedLockRequest{
+			{Resource: fallbackResource("busy"), User: models.User{Username: "bob"}},
+			{Resource: fallbackResource("kept"), User: models.User{Username: "bob"}},
+		})
+		answers <- err
+	}()
+	backendtest.Eventually(t, "it is kept for the set", func() bool {
+		lock, acquired, err := s.other.TryAcquireLock(t.Context(), &enhanced.EnhancedLockRequest{Resource: fallbackResource("kept"), User: models.User{Username: "ann"}})
+		require.NoError(t, err)
+		if acquired {
+			require.NoError(t, s.other.ReleaseLock(t.Context(), lock.ID))
+		}
+		return !acquired && lock.ID == ""
+	})
+	off := *s.config
+	off.Enabled = false
+	require.NoError(t, adapter.UpdateConfiguration(&off))
+	take(t, adapter, lockOf(fallbackRepo, 7, "kept"))
+	require.NoError(t, adapter.UpdateConfiguration(s.config))
+	refused(t, adapter, lockOf(fallbackRepo, 8, "kept"), 7)
+	require.Equal(t, pullText(7), s.inStore(t, "kept"))
+	require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
 }
