@@ -365,7 +365,7 @@ func TestFallbackAndWhatIsKeptForASet(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	s.config.EnablePriorityQueue, s.config.MaxQueueSize, s.config.SetReserveAfter = true, 10, time.Millisecond
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
+	s.other = s.direct(t)
 	adapter := patientOn(t, s, s.legacy)
 	take(t, adapter, lockOf(fallbackRepo, 5, "busy"))
 	answers := make(chan error)
