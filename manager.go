@@ -129,7 +129,7 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 		if config.RetryLockExists {
 			retryable = mayPassOrBeFreed(request)
 		}
-		renew := request.renewID
+		renew := func(context.Context) error { return request.renewID() }
 		if named {
 			renew = nil
 		}

@@ -63,7 +63,7 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 	how := make(map[string]string, len(parts))
 	for _, repository := range slices.Sorted(maps.Keys(parts)) {
 		hearing, got := m.hearGrant(ctx)
-		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
+		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(m.renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
 			return locker.AcquireAll(ctx, parts[repository], wait)
 		}))
 		if err != nil {
@@ -87,12 +87,17 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 }
 
 // renewal gives the requests of a set new IDs; it is nil where one that was asked for
-// had its own.
-func renewal(asked, set []*EnhancedLockRequest) func() error {
+// had its own. An attempt whose outcome is unknown can have got the set, of which a part
+// has ended since. Nobody was told of the rest, which would be in the way of the next
+// attempt: so that is released first.
+func (m *EnhancedLockManager) renewal(asked, set []*EnhancedLockRequest) func(context.Context) error {
 	if slices.ContainsFunc(asked, func(r *EnhancedLockRequest) bool { return r.ID != "" }) {
 		return nil
 	}
-	return func() error {
+	return func(ctx context.Context) error {
+		if err := m.giveBackRest(ctx, set); err != nil {
+			return err
+		}
 		for _, r := range set {
 			if err := r.renewID(); err != nil {
 				return err
@@ -100,6 +105,25 @@ func renewal(asked, set []*EnhancedLockRequest) func() error {
 		}
 		return nil
 	}
+}
+
+// giveBackRest releases what the requests of a set have got and still have. It is not
+// repeated: who repeats the call does that.
+func (m *EnhancedLockManager) giveBackRest(ctx context.Context, set []*EnhancedLockRequest) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.state.Load().config.OperationTimeout)
+	defer cancel()
+	for _, r := range set {
+		// The store answers with what the request has got, and a request whose lock has
+		// ended gets none.
+		lock, acquired, err := m.backend.TryAcquireLock(ctx, r)
+		if err == nil && acquired {
+			_, err = m.backend.Release(ctx, ReleaseRequest{LockID: lock.ID, Owner: lock.Owner, Reason: "another lock of its set has ended"})
+		}
+		if errors.Is(err, ErrBackend) || errors.Is(err, ErrTimeout) {
+			return NewBackendError("giving back what is left of a set", errors.Join(ErrOutcomeUnknown, err))
+		}
+	}
+	return nil
 }
 
 // prepareSet returns what takes a set, and the set as it is to be taken.

@@ -21,6 +21,7 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsReplaceQueue(t, newBackend)
 	testSetsAgain(t, newBackend)
 	testSetsShareAnID(t, newBackend)
+	testSetsLostAnswer(t, newBackend)
 	testSetsAlike(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
 }
