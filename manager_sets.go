@@ -60,20 +60,20 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 		retryable = mayPassOrBeFreed(set[0])
 	}
 	taken := make(map[ResourceIdentifier]*EnhancedLock, len(set))
-	how := make(map[string]string, len(parts))
+	heard := make(map[string]*heardGrants, len(parts))
 	for _, repository := range slices.Sorted(maps.Keys(parts)) {
-		hearing, got := m.hearGrant(ctx)
+		hearing, how := m.hearGrant(ctx)
 		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(m.renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
 			return locker.AcquireAll(ctx, parts[repository], wait)
 		}))
 		if err != nil {
 			err = m.giveBack(ctx, slices.Collect(maps.Values(taken)), err)
 			for _, r := range set {
-				m.publishAcquire(r, nil, "", false, err)
+				m.publishAcquire(r, nil, nil, false, err)
 			}
 			return nil, err
 		}
-		how[repository] = got()
+		heard[repository] = how
 		for _, lock := range locks {
 			taken[lock.Resource] = lock
 		}
@@ -81,7 +81,7 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 	locks := make([]*EnhancedLock, len(set))
 	for i, r := range set {
 		locks[i] = taken[r.Resource]
-		m.publishAcquire(r, locks[i], how[r.Resource.Namespace], true, nil)
+		m.publishAcquire(r, locks[i], heard[r.Resource.Namespace], true, nil)
 	}
 	return locks, nil
 }
@@ -201,18 +201,19 @@ func (m *EnhancedLockManager) ReplaceLocks(ctx context.Context, owner Owner, wan
 	if err := m.authorizeFreed(ctx, repository, owner, set); err != nil {
 		return nil, err
 	}
-	replaced, err := repeated(ctx, &m.repeat, mayPass, func(ctx context.Context) (*ReplacedLocks, error) {
+	hearing, heard := m.hearGrant(ctx)
+	replaced, err := repeated(hearing, &m.repeat, mayPass, func(ctx context.Context) (*ReplacedLocks, error) {
 		return locker.ReplaceAll(ctx, repository, owner, set)
 	})
 	if err != nil {
 		for _, r := range set {
-			m.publishAcquire(r, nil, "", false, err)
+			m.publishAcquire(r, nil, nil, false, err)
 		}
 		return nil, err
 	}
 	for _, lock := range replaced.Taken {
 		at := slices.IndexFunc(set, func(r *EnhancedLockRequest) bool { return r.Resource == lock.Resource })
-		m.publishAcquire(set[at], lock, EventAcquired, true, nil)
+		m.publishAcquire(set[at], lock, heard, true, nil)
 	}
 	for _, lock := range replaced.Freed {
 		m.publishRelease(lock, ReleaseRequest{})
