@@ -312,24 +312,12 @@ func (s *repositoryStep) free(owner enhanced.Owner, resources []enhanced.Resourc
 	}
 	var given []enhanced.ResourceIdentifier
 	if owner.Kind == enhanced.OwnerPull {
-		given = s.reservedBy(reservesKey(owner, ""), maxStep)
-	}
-	for _, resource := range given {
-		if err := s.endReservation(resource, c); err != nil {
+		var err error
+		if given, err = s.giveUp(reservesKey(owner, ""), c); err != nil {
 			return nil, err
 		}
 	}
-	for i := range ended {
-		if err := s.succeed(&ended[i], c); err != nil {
-			return nil, err
-		}
-	}
-	for _, resource := range given {
-		if err := s.serve(resource); err != nil {
-			return nil, err
-		}
-	}
-	return locks, nil
+	return locks, s.succeedAll(ended, given, c)
 }
 
 // unwanted returns what an owner holds beside a set.

@@ -23,6 +23,7 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsShareAnID(t, newBackend)
 	testSetsLostAnswer(t, newBackend)
 	testSetsAlike(t, newBackend)
+	testSetsTogether(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
 }
 

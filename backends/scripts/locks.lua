@@ -157,6 +157,14 @@ local function serve(resource, mirror, old)
   if S.waiters > 0 then settle(resource, nil, nil, mirror, old) end
 end
 
+-- serveTogether is serve for one of several resources. Where sets wait, it does that at the
+-- end of the step, when all are free: a set that waits for some of them can have them then.
+local function serveTogether(resource, mirror, old)
+  if S.sets == 0 then return serve(resource, mirror, old) end
+  S.unserved = S.unserved or {}
+  S.unserved[#S.unserved + 1] = { resource = resource, stock = { mirror, old } }
+end
+
 -- isOwner reports whether both are one owner. A pull request from before
 -- Atlantis stored the host is any host's.
 local function isOwner(a, b)

@@ -136,7 +136,7 @@ S.runs = function()
     local r = read(resource)
     if r and 's' .. ownerEntry(r.owner, resource) == member then
       R.stop(resource, r, actor, cause, '')
-      serve(resource, mirror, old)
+      serveTogether(resource, mirror, old)
       return r.owner
     end
     call('ZREM', KEYS[4], member)
