@@ -102,7 +102,7 @@ end
 local function vacate(resource, mirror)
   local kept = S.kept > 0 and S.runs().reservation(resource)
   if kept then return 'reserved', kept end
-  local r = S.waiters > 0 and S.queue().handOver(resource, mirror)
+  local r = S.waiters > 0 and S.turns().handOver(resource, mirror)
   if not r then return 'free' end
   return 'held', r, r.flag == 'm' and formOf(r)
 end
