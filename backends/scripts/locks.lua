@@ -157,10 +157,10 @@ local function serve(resource, mirror, old)
   if S.waiters > 0 then settle(resource, nil, nil, mirror, old) end
 end
 
--- serveTogether is serve for one of several resources. Where sets wait, it does that at the
--- end of the step, when all are free: a set that waits for some of them can have them then.
-local function serveTogether(resource, mirror, old)
-  if S.sets == 0 then return serve(resource, mirror, old) end
+-- leaveFree has a resource whose lock has just ended handed over at the end of the step,
+-- when all that the step frees is free: a set that waits for some of it can have it then.
+local function leaveFree(resource, mirror, old)
+  if S.waiters == 0 then return end
   S.unserved = S.unserved or {}
   S.unserved[#S.unserved + 1] = { resource = resource, stock = { mirror, old } }
 end
