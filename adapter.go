@@ -27,6 +27,11 @@ type LockingAdapter struct {
 	store   *storeLocks
 	member  *member    // nil for an adapter of no fleet
 	updates sync.Mutex // serialises UpdateConfiguration
+	// under is held for reading by each operation on project locks under way, so that
+	// another database decides only when none is.
+	under sync.RWMutex
+	// noted is set once the legacy database has what legacyIsAlone or legacyIsLeft note.
+	noted atomic.Bool
 
 	fallbackMu sync.Mutex // protects below
 	fallback   *fallback  // nil while there is none
@@ -76,9 +81,13 @@ func (a *LockingAdapter) IsEnhancedModeEnabled() bool {
 }
 
 // UpdateConfiguration replaces the configuration of the adapter, its manager
-// and its backend. Calls in progress finish with the one they started with. An
-// invalid configuration is refused with INVALID_REQUEST and changes nothing, and
-// so is Enabled: false where there is no legacy database to go back to.
+// and its backend. Calls in progress finish with the one they started with; where
+// others decide on project locks from then on (Enabled, the fallback) it waits for
+// those on them, and has new ones wait meanwhile. A call that waits for a lock is not
+// waited for. With Enabled: false the legacy database is given what the store holds
+// first, if there is a fallback. An invalid configuration is refused with
+// INVALID_REQUEST and changes nothing, and so is Enabled: false where there is no
+// legacy database to go back to.
 func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if err := config.Validate(); err != nil {
 		return err
@@ -97,10 +106,14 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if err := a.mayEndFallback(config); err != nil {
 		return err
 	}
+	if before := a.state.Load().config; before.Enabled != config.Enabled || a.hasFallback(before) != a.hasFallback(config.WithDefaults()) {
+		a.under.Lock()
+		defer a.under.Unlock()
+	}
 	if err := a.replaceConfiguration(config); err != nil {
 		return err
 	}
-	a.endFallback(config)
+	a.endFallback(config.WithDefaults())
 	return nil
 }
 
@@ -218,14 +231,9 @@ func (a *LockingAdapter) lockInStore(ctx context.Context, project models.Project
 	if err != nil {
 		return nil, err
 	}
-	if err := a.requireStore(ctx); err != nil {
-		// The mode was switched while the call waited for the lock.
-		ctx, cancel := a.operationContext()
-		defer cancel()
-		_, undo := a.manager.Release(ctx, ReleaseRequest{Resource: ProjectResource(project, workspace), Owner: UserOwner(user.Username).String()})
-		return nil, errors.Join(err, undo)
+	if err := a.keepTaken(ctx, takenLock{resource: ProjectResource(project, workspace), owner: UserOwner(user.Username)}); err != nil {
+		return nil, err
 	}
-	a.tellFallback(ctx, ProjectResource(project, workspace))
 	return lock, nil
 }
 

@@ -12,10 +12,11 @@ import (
 // unless LegacyLockTimeout is set. With the queue on, who is refused has a place
 // in it, and is given the lock in its turn: the next TryLock claims it.
 func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.begin()
 	if err != nil {
 		return false, models.ProjectLock{}, err
 	}
+	defer a.under.RUnlock()
 	return locks.TryLock(newLock)
 }
 
@@ -27,10 +28,11 @@ func (a *LockingAdapter) TryLock(newLock models.ProjectLock) (bool, models.Proje
 // ambiguous. When nothing is held on the project as given, the other projects
 // with the same key are looked at; if several are held it refuses and names them.
 func (a *LockingAdapter) Unlock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.begin()
 	if err != nil {
 		return nil, err
 	}
+	defer a.under.RUnlock()
 	return locks.Unlock(project, workspace)
 }
 
@@ -39,17 +41,18 @@ func (a *LockingAdapter) Unlock(project models.Project, workspace string) (*mode
 // lock that others wait for is reserved for the pull request, which is about to
 // plan again, see [ReleaseRequest].
 func (a *LockingAdapter) UnlockIfOwnedByPull(project models.Project, workspace string, pullNum int) (*models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.begin()
 	if err != nil {
 		return nil, err
 	}
+	defer a.under.RUnlock()
 	return locks.UnlockIfOwnedByPull(project, workspace, pullNum)
 }
 
 // List returns all held locks in the order of their keys. A record that cannot
 // be read is left out and logged.
 func (a *LockingAdapter) List() ([]models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.reading()
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +62,7 @@ func (a *LockingAdapter) List() ([]models.ProjectLock, error) {
 // GetLock returns the lock on the project, nil if there is none. Like Unlock it
 // looks at the other projects with the same key.
 func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.reading()
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +74,23 @@ func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*mod
 // have the number and hold locks, it refuses and names them. It never frees a
 // user's lock. DenySystemUnlock refuses it.
 func (a *LockingAdapter) UnlockByPull(repoFullName string, pullNum int) ([]models.ProjectLock, error) {
-	locks, err := a.locks()
+	locks, err := a.begin()
 	if err != nil {
 		return nil, err
 	}
+	defer a.under.RUnlock()
 	return locks.UnlockByPull(repoFullName, pullNum)
+}
+
+// begin begins an operation and returns what decides who holds a project. Without an
+// error that stays so until the caller unlocks a.under for reading.
+func (a *LockingAdapter) begin() (projectLocks, error) {
+	a.under.RLock()
+	locks, err := a.locks()
+	if err != nil {
+		a.under.RUnlock()
+	}
+	return locks, err
 }
 
 // locks returns what decides who holds a project.
@@ -85,12 +100,34 @@ func (a *LockingAdapter) locks() (projectLocks, error) {
 	case err != nil:
 		return nil, err
 	case config == nil:
+		a.legacyIsAlone()
 		return a.legacy, nil
 	}
+	if a.member == nil {
+		if f := a.fallbackFor(config); f != nil {
+			return f, nil
+		}
+	}
+	a.legacyIsLeft()
 	if a.member != nil {
 		return memberLocks{a.member}, nil
 	}
-	if f := a.fallbackFor(config); f != nil {
+	return a.store, nil
+}
+
+// reading returns what says who holds a project. A change of who decides does not wait
+// for those who read: an [Authorizer] can, within an operation.
+func (a *LockingAdapter) reading() (projectLocks, error) {
+	config, err := a.enhancedConfig()
+	switch {
+	case err != nil:
+		return nil, err
+	case config == nil:
+		return a.legacy, nil
+	case a.member != nil:
+		return memberLocks{a.member}, nil
+	}
+	if f := a.runningFallback(); f != nil {
 		return f, nil
 	}
 	return a.store, nil

@@ -1,7 +1,6 @@
 package enhanced
 
 import (
-	"context"
 	"errors"
 	"fmt"
 )
@@ -41,6 +40,8 @@ func (a *LockingAdapter) noFallback(config *EnhancedConfig) error {
 	}
 }
 
+func (a *LockingAdapter) hasFallback(config *EnhancedConfig) bool { return a.noFallback(config) == nil }
+
 // fallbackFor returns the fallback, which it starts if there is to be one; nil
 // for none.
 func (a *LockingAdapter) fallbackFor(config *EnhancedConfig) *fallback {
@@ -77,19 +78,28 @@ func (a *LockingAdapter) mayEndFallback(config *EnhancedConfig) error {
 	return nil
 }
 
-// endFallback ends the fallback if there is to be none with a configuration.
+// endFallback ends the fallback if there is to be none with a configuration. No
+// operation is under way then. If the legacy database decides from now on, it gets what
+// the store holds.
 func (a *LockingAdapter) endFallback(config *EnhancedConfig) {
 	a.fallbackMu.Lock()
 	f := a.fallback
-	if f == nil || a.noFallback(config.WithDefaults()) == nil {
+	if f == nil || a.hasFallback(config) {
 		f = nil
 	} else {
 		a.fallback = nil
 	}
 	a.warned = false
 	a.fallbackMu.Unlock()
-	if f != nil {
-		f.stop()
+	a.noted.Store(false)
+	if f == nil {
+		return
+	}
+	f.stop()
+	if !config.Enabled {
+		ctx, cancel := a.operationContext()
+		defer cancel()
+		f.handOver(ctx)
 	}
 }
 
@@ -101,17 +111,5 @@ func (a *LockingAdapter) closeFallback() {
 	a.fallbackMu.Unlock()
 	if f != nil {
 		f.stop()
-	}
-}
-
-// tellFallback has the legacy database follow a change that this adapter has made
-// in the store. The log would tell, too, but later.
-func (a *LockingAdapter) tellFallback(ctx context.Context, resource ResourceIdentifier) {
-	config, err := a.enhancedConfig()
-	if err != nil || config == nil {
-		return
-	}
-	if f := a.fallbackFor(config); f != nil {
-		f.told(ctx, resource)
 	}
 }

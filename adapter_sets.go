@@ -11,7 +11,14 @@ func (a *LockingAdapter) LockAll(ctx context.Context, requests []*EnhancedLockRe
 	if err != nil {
 		return nil, err
 	}
-	return sets.LockAll(ctx, requests)
+	locks, err := sets.LockAll(ctx, requests)
+	if err == nil {
+		err = a.keepTaken(ctx, takenLocks(locks)...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return locks, nil
 }
 
 // ReplaceLocks makes the wanted locks all that an owner holds. See
@@ -21,7 +28,17 @@ func (a *LockingAdapter) ReplaceLocks(ctx context.Context, owner Owner, wanted [
 	if err != nil {
 		return nil, err
 	}
-	return sets.ReplaceLocks(ctx, owner, wanted)
+	replaced, err := sets.ReplaceLocks(ctx, owner, wanted)
+	if err == nil {
+		for _, lock := range replaced.Freed {
+			a.tellFallback(ctx, lock.Resource)
+		}
+		err = a.keepTaken(ctx, takenLocks(replaced.Taken)...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return replaced, nil
 }
 
 func (a *LockingAdapter) sets(ctx context.Context) (SetManager, error) {

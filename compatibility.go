@@ -82,7 +82,9 @@ func NewCompatibilityChecker(adapter db.Database, logger logging.SimpleLogging) 
 		// A fallback would count with nobody else in the legacy database, which the
 		// adapter itself still decides by.
 		config.Enabled, config.LegacyFallback = true, false
-		adapter = NewLockingAdapter(a.manager, a.backend, config, a.legacy, a.logger)
+		trial := NewLockingAdapter(a.manager, a.backend, config, a.legacy, a.logger)
+		trial.noted.Store(true) // the adapter itself goes on
+		adapter = trial
 	}
 	return &CompatibilityChecker{database: adapter, logger: LoggerOrNoop(logger)}
 }

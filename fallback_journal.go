@@ -43,8 +43,9 @@ func ownPull(number int) models.PullRequest {
 }
 
 const (
-	journalPull = 1
-	probePull   = 2
+	journalPull  = 1
+	probePull    = 2
+	standingPull = 3
 )
 
 // load reads the journal, once.
@@ -77,6 +78,10 @@ func (j *journal) change(key string, entry *journalEntry) error {
 	} else {
 		after[key] = *entry
 	}
+	return j.store(after)
+}
+
+func (j *journal) store(after map[string]journalEntry) error {
 	pull := ownPull(journalPull)
 	var err error
 	if len(after) == 0 {
@@ -93,6 +98,18 @@ func (j *journal) change(key string, entry *journalEntry) error {
 	}
 	j.entries = after
 	return nil
+}
+
+// replace notes several resources at once, in place of what is known of them.
+func (j *journal) replace(entries map[string]journalEntry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	after := maps.Clone(j.entries)
+	maps.Copy(after, entries)
+	return j.store(after)
 }
 
 // granted notes that an owner has been told that it holds a resource.

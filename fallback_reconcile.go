@@ -49,6 +49,9 @@ func (f *fallback) reconcile(ctx context.Context, needed func() bool) error {
 	}
 	start := time.Now()
 	reason, err := f.agree(ctx, atStart)
+	if err == nil {
+		err = f.standsBy()
+	}
 	if err != nil {
 		return err
 	}
@@ -122,6 +125,11 @@ func (f *fallback) agree(ctx context.Context, atStart bool) (reason, err error) 
 	for _, key := range f.journal.keys() {
 		if entry, is := f.journal.entry(key); is {
 			at(entry.Resource)
+		}
+	}
+	if atStart {
+		if err := f.learnDecided(all); err != nil {
+			return nil, err
 		}
 	}
 	past := &history{backend: f.store.backend, ends: make(map[string]map[ending]time.Time)}
@@ -208,14 +216,21 @@ func (f *fallback) agreeOn(ctx context.Context, sides *bothSides, past *history,
 	case holder == nil:
 		// The store does not know of it: it has lost it, or the lock is from
 		// before. If somebody is faster, that one counts, since it was told so.
-		_, err := f.takeInStore(ctx, *record)
+		holder, err := f.takeInStore(ctx, *record)
+		if err == nil && holder != nil && holder.State == LockStatePending {
+			err = f.giveOrFreeze(ctx, holder, legacyOwner(*record))
+		}
+		if err != nil && !isStoreFailure(err) {
+			// It counts as locked until the store takes it, or a person gives it up.
+			return errors.Join(err, f.journal.granted(legacyResource(*record), legacyOwner(*record).String()))
+		}
 		return errors.Join(err, f.follow(ctx, sides.resource))
 	case atStart && record.Pull.BaseRepo.CloneURL == "":
 		// Written here, by a process that ended before the store had answered:
 		// records that stock writes have a URL. Nobody was told of it.
 		return f.adopt(sides.resource, sides.store)
 	default:
-		return f.freeze(ctx, holder, legacyOwner(*record))
+		return f.giveOrFreeze(ctx, holder, legacyOwner(*record))
 	}
 }
 
@@ -299,7 +314,7 @@ func (f *fallback) replay(ctx context.Context, entry journalEntry, sides *bothSi
 	if holder == nil || sameOwner(holder.Owner, owner) {
 		return nil
 	}
-	return f.freeze(ctx, holder, owner)
+	return f.giveOrFreeze(ctx, holder, owner)
 }
 
 // takeInStore acquires in the store, without a lease, what the legacy database
@@ -317,11 +332,43 @@ func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (
 	if err != nil {
 		return nil, err
 	}
-	lock, acquired, err := f.store.backend.TryAcquireLock(ctx, request)
-	if err != nil || acquired || sameOwner(lock.Owner, owner) {
-		return nil, err
+	var lock *EnhancedLock
+	for range 3 {
+		var acquired bool
+		lock, acquired, err = f.store.backend.TryAcquireLock(ctx, request)
+		switch {
+		case err != nil || acquired || sameOwner(lock.Owner, owner):
+			return nil, err
+		case lock.ID != "" || lock.State != LockStatePending:
+			return lock, nil
+		}
+		if err = f.endKeeping(ctx, lock, "the legacy database has granted it to "+owner.Describe()); err != nil {
+			return nil, err
+		}
 	}
-	return lock, nil
+	return nil, NewHeldError(request.Resource, lock)
+}
+
+// endKeeping ends what the store keeps a resource for, which nobody was told to hold: a
+// plan of a pull request, or a set that waits for others.
+func (f *fallback) endKeeping(ctx context.Context, kept *EnhancedLock, reason string) error {
+	_, err := f.store.backend.Release(ctx, ReleaseRequest{Resource: kept.Resource, Force: true, Actor: SystemAtlantis, Reason: reason})
+	if errors.Is(err, ErrLockNotFound) {
+		err = f.store.backend.CancelRequest(ctx, kept.Resource, kept.Owner, SystemAtlantis)
+	}
+	if errors.Is(err, ErrLockNotFound) {
+		return nil // it has ended by itself
+	}
+	return err
+}
+
+// giveOrFreeze is for what the store holds and the legacy database has granted to a
+// rival. Who waited for it in the store, and has not claimed it, was not told.
+func (f *fallback) giveOrFreeze(ctx context.Context, holder *EnhancedLock, rival Owner) error {
+	if holder.ID != "" && holder.State == LockStatePending {
+		return f.store.backend.TransferLock(ctx, holder.ID, rival.String())
+	}
+	return f.freeze(ctx, holder, rival)
 }
 
 // frozenPrefix begins the name of the user that holds a frozen resource.
@@ -353,44 +400,4 @@ func (f *fallback) freeze(ctx context.Context, holder *EnhancedLock, rival Owner
 		return err
 	}
 	return f.adopt(holder.Resource, locks)
-}
-
-// history tells, from the store's log, whether locks have ended.
-type history struct {
-	backend Backend
-	ends    map[string]map[ending]time.Time // by repository
-}
-
-type ending struct {
-	resource ResourceIdentifier
-	owner    string
-}
-
-// historyPage is how many records are read at a time.
-const historyPage = 1000
-
-// hasEnded reports whether the lock that a record of the legacy database is of
-// has ended in the store. A lock that is younger than its owner's last end there
-// has not.
-func (h *history) hasEnded(ctx context.Context, record models.ProjectLock) (bool, error) {
-	resource := legacyResource(record)
-	if h.ends[resource.Namespace] == nil {
-		ends := make(map[ending]time.Time)
-		for after, more := uint64(0), true; more; {
-			page, err := h.backend.ReadLog(ctx, resource.Namespace, after, historyPage)
-			if err != nil {
-				return false, err
-			}
-			for _, r := range page.Records {
-				after = r.Sequence
-				if r.Before != nil && (r.After == nil || r.After.Owner != r.Before.Owner) {
-					ends[ending{r.Resource, r.Before.Owner}] = r.Time
-				}
-			}
-			more = page.More && len(page.Records) > 0
-		}
-		h.ends[resource.Namespace] = ends
-	}
-	end, known := h.ends[resource.Namespace][ending{resource, legacyOwner(record).String()}]
-	return known && end.After(record.Time), nil
 }

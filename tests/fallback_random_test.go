@@ -46,12 +46,13 @@ type life struct {
 	// not know: on them two can be told the same, which has to be found out.
 	shaken map[string]bool
 	story  []string
-	// opened, crashed and conflicts count what has happened.
-	opened, crashed, conflicts int
+	// opened, crashed, conflicts and switched count what has happened.
+	opened, crashed, conflicts, switched int
 }
 
 // Outages, locks, releases, leases that end elsewhere, another client of the store,
-// crashes between two writes and restarts follow each other at random. Nobody is
+// crashes between two writes, restarts and times without the store follow each other
+// at random. Nobody is
 // told that it has what somebody else was told to have, and nothing is lost.
 func TestFallbackAtRandom(t *testing.T) {
 	t.Parallel()
@@ -77,7 +78,8 @@ func TestFallbackAtRandom(t *testing.T) {
 		}
 	}
 	l.back()
-	t.Logf("%d rounds: the fallback was opened %d times, %d processes have crashed, %d conflicts were frozen", rounds, l.opened, l.crashed, l.conflicts)
+	l.off()
+	t.Logf("%d rounds: the fallback was opened %d times, %d processes have crashed, %d conflicts were frozen, the store was off %d times", rounds, l.opened, l.crashed, l.conflicts, l.switched)
 	require.Positive(t, l.opened)
 	require.Positive(t, l.crashed)
 }
@@ -126,11 +128,50 @@ func (l *life) step() {
 		if !l.away {
 			l.goesAway()
 		}
+	case n < 97:
+		l.off()
 	default:
 		if l.away {
 			l.back()
 		}
 	}
+}
+
+// off switches the store off for a while, by a reload or a restart, when it has what the
+// legacy database has, or that one decides already.
+func (l *life) off() {
+	if !l.away {
+		l.back()
+	} else if l.adapter.Fallback().State != enhanced.FallbackOpen {
+		return
+	}
+	l.configure(switched(false))
+	for range l.random.IntN(8) {
+		switch l.random.IntN(4) {
+		case 0, 1:
+			l.try(l.number(), l.path())
+		case 2:
+			l.unlock(l.path())
+		default:
+			l.unlockByPull(l.number())
+		}
+	}
+	l.configure(switched(true))
+	if !l.away {
+		l.back() // others in the store know nothing before
+	}
+	l.switched++
+}
+
+func (l *life) configure(config *enhanced.EnhancedConfig) {
+	l.config = config
+	if l.random.IntN(2) == 0 {
+		l.end()
+		l.begin()
+	} else {
+		require.NoError(l.t, l.adapter.UpdateConfiguration(config))
+	}
+	l.note("enabled: %v", config.Enabled)
 }
 
 // settledDown waits until the legacy database has what the store has.

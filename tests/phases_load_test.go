@@ -45,12 +45,23 @@ type pullCounts struct {
 
 func startPullLoad(t *testing.T, workers int, databases ...db.Database) *pullLoad {
 	t.Helper()
+	return startLoad(t, loadPause(), workers, databases...)
+}
+
+// startEagerLoad is startPullLoad with next to no pause.
+func startEagerLoad(t *testing.T, workers int, databases ...db.Database) *pullLoad {
+	t.Helper()
+	return startLoad(t, time.Microsecond, workers, databases...)
+}
+
+func startLoad(t *testing.T, pause time.Duration, workers int, databases ...db.Database) *pullLoad {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &pullLoad{cancel: cancel, holders: make([]atomic.Int64, 3)}
 	t.Cleanup(l.stop)
 	for worker := range workers {
 		l.workers.Go(func() {
-			turn := time.NewTicker(loadPause())
+			turn := time.NewTicker(pause)
 			defer turn.Stop()
 			for ctx.Err() == nil {
 				<-turn.C
