@@ -218,7 +218,13 @@ func (f *fallback) agreeOn(ctx context.Context, sides *bothSides, past *history,
 		// before. If somebody is faster, that one counts, since it was told so.
 		holder, err := f.takeInStore(ctx, *record)
 		if err == nil && holder != nil && holder.State == LockStatePending {
-			err = f.giveOrFreeze(ctx, holder, legacyOwner(*record))
+			if err = f.giveOrFreeze(ctx, holder, legacyOwner(*record)); err != nil && !isStoreFailure(err) {
+				// It counts as locked until the store lets it be taken.
+				return errors.Join(err, f.journal.granted(sides.resource, legacyOwner(*record).String()))
+			}
+		}
+		if isStoreFailure(err) {
+			return err // to follow what the store has not decided would forget the lock
 		}
 		return errors.Join(err, f.follow(ctx, sides.resource))
 	case atStart && record.Pull.BaseRepo.CloneURL == "":
@@ -313,6 +319,10 @@ func (f *fallback) replay(ctx context.Context, entry journalEntry, sides *bothSi
 	return f.giveOrFreeze(ctx, holder, owner)
 }
 
+// takeAttempts bounds how often what the store keeps for somebody is taken from him:
+// what it keeps for a set that waits can't be.
+const takeAttempts = 3
+
 // takeInStore acquires in the store, without a lease, what the legacy database
 // holds. It returns who has it if that is somebody else.
 func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (*EnhancedLock, error) {
@@ -328,12 +338,12 @@ func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (
 	if err != nil {
 		return nil, err
 	}
-	for {
+	for attempts := 1; ; attempts++ {
 		lock, acquired, err := f.store.backend.TryAcquireLock(ctx, request)
 		switch {
 		case err != nil || acquired || sameOwner(lock.Owner, owner):
 			return nil, err
-		case lock.ID != "" || lock.State != LockStatePending:
+		case lock.ID != "" || lock.State != LockStatePending || attempts == takeAttempts:
 			return lock, nil
 		}
 		// It is kept for somebody who was not told that it is his.
