@@ -52,22 +52,20 @@ func (a *LockingAdapter) UnlockIfOwnedByPull(project models.Project, workspace s
 // List returns all held locks in the order of their keys. A record that cannot
 // be read is left out and logged.
 func (a *LockingAdapter) List() ([]models.ProjectLock, error) {
-	locks, err := a.begin()
+	locks, err := a.reading()
 	if err != nil {
 		return nil, err
 	}
-	defer a.under.RUnlock()
 	return locks.List()
 }
 
 // GetLock returns the lock on the project, nil if there is none. Like Unlock it
 // looks at the other projects with the same key.
 func (a *LockingAdapter) GetLock(project models.Project, workspace string) (*models.ProjectLock, error) {
-	locks, err := a.begin()
+	locks, err := a.reading()
 	if err != nil {
 		return nil, err
 	}
-	defer a.under.RUnlock()
 	return locks.GetLock(project, workspace)
 }
 
@@ -115,6 +113,24 @@ func (a *LockingAdapter) locks() (projectLocks, error) {
 	}
 	if a.member != nil {
 		return memberLocks{a.member}, nil
+	}
+	return a.store, nil
+}
+
+// reading returns what says who holds a project. A change of who decides does not wait
+// for those who read: an [Authorizer] can, within an operation.
+func (a *LockingAdapter) reading() (projectLocks, error) {
+	config, err := a.enhancedConfig()
+	switch {
+	case err != nil:
+		return nil, err
+	case config == nil:
+		return a.legacy, nil
+	case a.member != nil:
+		return memberLocks{a.member}, nil
+	}
+	if f := a.runningFallback(); f != nil {
+		return f, nil
 	}
 	return a.store, nil
 }

@@ -218,15 +218,16 @@ func (f *fallback) agreeOn(ctx context.Context, sides *bothSides, past *history,
 		// before. If somebody is faster, that one counts, since it was told so.
 		holder, err := f.takeInStore(ctx, *record)
 		if err == nil && holder != nil && holder.State == LockStatePending {
-			if err = f.giveOrFreeze(ctx, holder, legacyOwner(*record)); err != nil && !isStoreFailure(err) {
-				// It counts as locked until the store lets it be taken.
-				return errors.Join(err, f.journal.granted(sides.resource, legacyOwner(*record).String()))
-			}
+			err = f.giveOrFreeze(ctx, holder, legacyOwner(*record))
 		}
-		if isStoreFailure(err) {
-			return err // to follow what the store has not decided would forget the lock
+		switch {
+		case isStoreFailure(err):
+			return err // it has not decided: to follow it would forget the lock
+		case err != nil:
+			// It counts as locked until the store takes it, or a person gives it up.
+			return errors.Join(err, f.journal.granted(legacyResource(*record), legacyOwner(*record).String()))
 		}
-		return errors.Join(err, f.follow(ctx, sides.resource))
+		return f.follow(ctx, sides.resource)
 	case atStart && record.Pull.BaseRepo.CloneURL == "":
 		// Written here, by a process that ended before the store had answered:
 		// records that stock writes have a URL. Nobody was told of it.
@@ -319,10 +320,6 @@ func (f *fallback) replay(ctx context.Context, entry journalEntry, sides *bothSi
 	return f.giveOrFreeze(ctx, holder, owner)
 }
 
-// takeAttempts bounds how often what the store keeps for somebody is taken from him:
-// what it keeps for a set that waits can't be.
-const takeAttempts = 3
-
 // takeInStore acquires in the store, without a lease, what the legacy database
 // holds. It returns who has it if that is somebody else.
 func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (*EnhancedLock, error) {
@@ -338,22 +335,34 @@ func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (
 	if err != nil {
 		return nil, err
 	}
-	for attempts := 1; ; attempts++ {
-		lock, acquired, err := f.store.backend.TryAcquireLock(ctx, request)
+	var lock *EnhancedLock
+	for range 3 {
+		var acquired bool
+		lock, acquired, err = f.store.backend.TryAcquireLock(ctx, request)
 		switch {
 		case err != nil || acquired || sameOwner(lock.Owner, owner):
 			return nil, err
-		case lock.ID != "" || lock.State != LockStatePending || attempts == takeAttempts:
+		case lock.ID != "" || lock.State != LockStatePending:
 			return lock, nil
 		}
-		// It is kept for somebody who was not told that it is his.
-		_, err = f.store.backend.Release(ctx, ReleaseRequest{
-			Resource: request.Resource, Force: true, Actor: SystemAtlantis, Reason: "the legacy database has granted it to " + owner.Describe(),
-		})
-		if err != nil && !errors.Is(err, ErrLockNotFound) {
+		if err = f.endKeeping(ctx, lock, "the legacy database has granted it to "+owner.Describe()); err != nil {
 			return nil, err
 		}
 	}
+	return nil, NewHeldError(request.Resource, lock)
+}
+
+// endKeeping ends what the store keeps a resource for, which nobody was told to hold: a
+// plan of a pull request, or a set that waits for others.
+func (f *fallback) endKeeping(ctx context.Context, kept *EnhancedLock, reason string) error {
+	_, err := f.store.backend.Release(ctx, ReleaseRequest{Resource: kept.Resource, Force: true, Actor: SystemAtlantis, Reason: reason})
+	if errors.Is(err, ErrLockNotFound) {
+		err = f.store.backend.CancelRequest(ctx, kept.Resource, kept.Owner, SystemAtlantis)
+	}
+	if errors.Is(err, ErrLockNotFound) {
+		return nil // it has ended by itself
+	}
+	return err
 }
 
 // giveOrFreeze is for what the store holds and the legacy database has granted to a

@@ -46,6 +46,8 @@ func TestStatusWaitsNoLongerThanItMay(t *testing.T) {
 	} {
 		require.ErrorIs(t, inTime(t, name, call), enhanced.ErrTimeout, name)
 	}
+	// On a busy machine a read takes as long by itself.
+	require.NoError(t, s.ours.UpdateConfiguration(enhanced.DefaultConfig()))
 	for name, call := range map[string]func() error{
 		"GetPullStatus":    func() error { _, err := s.ours.GetPullStatus(pull); return err },
 		"CheckCommandLock": func() error { _, err := s.ours.CheckCommandLock(command.Apply); return err },

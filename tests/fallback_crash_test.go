@@ -131,7 +131,7 @@ func (s *site) mortal(t *testing.T) (*enhanced.LockingAdapter, *crash) {
 	c := &crash{}
 	legacy, ok := s.legacy.(kept)
 	require.True(t, ok)
-	return s.startOn(t, dyingStore{s.backend(t, s.proxy.Addr), c}, dyingLegacy{legacy, c}), c
+	return s.startOn(t, dyingStore{s.backend(t), c}, dyingLegacy{legacy, c}), c
 }
 
 // What becomes of a process that ends between its writes: the next one makes both
@@ -183,7 +183,7 @@ func TestFallbackCrashPoints(t *testing.T) {
 				c.before(t, adapter)
 			}
 			if c.cut {
-				s.proxy.Cut()
+				s.cut()
 			}
 			crash.arm(c.point, 0)
 			err := c.acts(adapter)
@@ -237,7 +237,7 @@ func TestFallbackCrashWhileReconciling(t *testing.T) {
 			for _, path := range []string{"kept", "given back", "passed on"} {
 				take(t, adapter, lockOf(fallbackRepo, 5, path))
 			}
-			s.proxy.Cut()
+			s.cut()
 			for _, path := range []string{"given back", "passed on"} {
 				_, err := adapter.Unlock(models.NewProject(fallbackRepo, path, ""), "default")
 				require.NoError(t, err)

@@ -16,19 +16,15 @@ func TestFallbackKeepsWhatIsClosed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	s.config.UncleanReleaseDelay = time.Hour
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
+	s.other = s.direct(t)
 	adapter := s.ready(t)
 	has := func(path string, number int) {
 		t.Helper()
 		backendtest.Eventually(t, "the legacy database follows", func() bool { return s.inLegacy(t, path) == number })
 	}
-	s.takeElsewhere(t, 5, "lease", 300*time.Millisecond)
+	lease := s.takeElsewhere(t, 5, "lease", time.Hour)
 	has("lease", 5)
-	backendtest.Eventually(t, "the lease ends", func() bool {
-		n, err := s.other.CleanupExpiredLocks(t.Context())
-		require.NoError(t, err)
-		return n == 1
-	})
+	s.endLease(t, lease)
 	s.takeElsewhere(t, 7, "later", enhanced.NoTimeout)
 	has("later", 7) // and what was before
 	require.Equal(t, 5, s.inLegacy(t, "lease"))
@@ -40,7 +36,7 @@ func TestFallbackKeepsWhatIsClosed(t *testing.T) {
 		require.Equal(t, 5, s.inLegacy(t, "lease"))
 	}
 	refused()
-	s.proxy.Cut()
+	s.cut()
 	refused()
 	require.Equal(t, enhanced.FallbackOpen, adapter.Fallback().State)
 	s.heal(t, adapter)

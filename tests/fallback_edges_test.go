@@ -52,10 +52,10 @@ func TestFallbackFromAFile(t *testing.T) {
 func TestFallbackUnsettled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	refusing := &refusingStore{RedisBackend: s.backend(t, s.proxy.Addr)}
+	refusing := &refusingStore{RedisBackend: s.backend(t)}
 	adapter := s.startOn(t, refusing, s.legacy)
 	take(t, adapter, lockOf("org/warm", 1, "."))
-	s.proxy.Cut()
+	s.cut()
 	for _, path := range []string{"x", "y"} {
 		acquired, _ := tryFor(t, adapter, 5, path)
 		require.True(t, acquired)
@@ -115,7 +115,7 @@ func TestFallbackOfOneKey(t *testing.T) {
 	require.True(t, acquired)
 	s.takeElsewhere(t, 7, "later", enhanced.NoTimeout)
 	backendtest.Eventually(t, "the log is followed", func() bool { return s.inLegacy(t, "later") == 7 })
-	s.proxy.Cut()
+	s.cut()
 	_, err = adapter.Unlock(models.NewProject("org/app", "a", ""), "b/c")
 	require.ErrorContains(t, err, "not up to date on it")
 	acquired, _ = tryFor(t, adapter, 8, "x")

@@ -26,7 +26,7 @@ func switched(on bool) *enhanced.EnhancedConfig {
 // patientOn starts an adapter of the site that waits for a slow server.
 func patientOn(t *testing.T, s *site, legacy db.Database) *enhanced.LockingAdapter {
 	t.Helper()
-	return s.startOn(t, s.patient(t, s.server.Addr, 10*time.Second), legacy)
+	return s.startOn(t, s.direct(t), legacy)
 }
 
 // What the legacy database decides while the store is off is right when it is on
@@ -132,6 +132,25 @@ func (l slowLegacy) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, 
 	return l.kept.TryLock(lock)
 }
 
+// requireCallsWait waits until a change of who decides has calls wait.
+func requireCallsWait(t *testing.T, adapter *enhanced.LockingAdapter) {
+	t.Helper()
+	backendtest.Eventually(t, "calls wait for the change", func() bool {
+		answered := make(chan error, 1)
+		go func() {
+			_, err := adapter.UnlockByPull("org/none", 1)
+			answered <- err
+		}()
+		select {
+		case err := <-answered:
+			require.NoError(t, err)
+			return false
+		case <-time.After(10 * poll):
+			return true
+		}
+	})
+}
+
 // Who decides changes when no call is under way: one that the legacy database was still
 // to grant would not be seen by those who ask the store.
 func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
@@ -147,21 +166,10 @@ func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
 	}()
 	<-legacy.asked
 	go func() { updated <- adapter.UpdateConfiguration(switched(true)) }()
-	backendtest.Eventually(t, "calls wait for the change", func() bool {
-		answered := make(chan error, 1)
-		go func() {
-			_, err := adapter.List()
-			answered <- err
-		}()
-		select {
-		case err := <-answered:
-			require.NoError(t, err)
-			return false
-		case <-time.After(poll):
-			return true
-		}
-	})
+	requireCallsWait(t, adapter)
 	require.False(t, adapter.IsEnhancedModeEnabled())
+	_, err := adapter.List() // as an authorizer may, within a call
+	require.NoError(t, err)
 	close(legacy.letGo)
 	require.True(t, <-granted)
 	require.NoError(t, <-updated)
@@ -223,8 +231,8 @@ func TestFallbackAndWhatNobodyWasTold(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	s.config.EnablePriorityQueue, s.config.MaxQueueSize = true, 10
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
-	adapter := s.startOn(t, s.patient(t, s.proxy.Addr, time.Second), s.legacy)
+	s.other = s.direct(t)
+	adapter := s.startOn(t, s.backend(t), s.legacy)
 	unlock := func(path string, number int) {
 		t.Helper()
 		released, err := adapter.UnlockIfOwnedByPull(models.NewProject(fallbackRepo, path, ""), "default", number)
@@ -270,7 +278,7 @@ func TestFallbackAndWhatNobodyWasTold(t *testing.T) {
 	require7("kept", "granted", "later")
 
 	// The same after an outage.
-	s.proxy.Cut()
+	s.cut()
 	unlock("failed", 5)
 	elsewhere("failed")
 	take(t, adapter, lockOf(fallbackRepo, 7, "failed"))
@@ -338,7 +346,7 @@ func (m slowManager) LockWithPriority(ctx context.Context, project models.Projec
 func TestFallbackOffBeforeACallIsTold(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	backend := s.patient(t, s.server.Addr, 10*time.Second)
+	backend := s.direct(t)
 	manager := slowManager{enhanced.NewEnhancedLockManager(backend, s.config, nil), make(chan struct{}), make(chan struct{})}
 	adapter := enhanced.NewLockingAdapter(manager, backend, s.config, s.legacy, nil)
 	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
@@ -355,4 +363,39 @@ func TestFallbackOffBeforeACallIsTold(t *testing.T) {
 	require.ErrorContains(t, <-answers, "enabled: false")
 	require.Empty(t, s.inStore(t, "x"))
 	require.Zero(t, s.inLegacy(t, "x"))
+}
+
+// A set that waits for one lock, and for which another is kept, has to wait for it again
+// where the legacy database has granted that one.
+func TestFallbackAndWhatIsKeptForASet(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, redistest.Start(t, redistest.Options{}))
+	s.config.EnablePriorityQueue, s.config.MaxQueueSize, s.config.SetReserveAfter = true, 10, time.Millisecond
+	s.other = s.direct(t)
+	adapter := patientOn(t, s, s.legacy)
+	take(t, adapter, lockOf(fallbackRepo, 5, "busy"))
+	answers := make(chan error)
+	go func() {
+		_, err := adapter.LockAll(t.Context(), []*enhanced.EnhancedLockRequest{
+			{Resource: fallbackResource("busy"), User: models.User{Username: "bob"}},
+			{Resource: fallbackResource("kept"), User: models.User{Username: "bob"}},
+		})
+		answers <- err
+	}()
+	backendtest.Eventually(t, "it is kept for the set", func() bool {
+		lock, acquired, err := s.other.TryAcquireLock(t.Context(), &enhanced.EnhancedLockRequest{Resource: fallbackResource("kept"), User: models.User{Username: "ann"}})
+		require.NoError(t, err)
+		if acquired {
+			require.NoError(t, s.other.ReleaseLock(t.Context(), lock.ID))
+		}
+		return !acquired && lock.ID == ""
+	})
+	off := *s.config
+	off.Enabled = false
+	require.NoError(t, adapter.UpdateConfiguration(&off))
+	take(t, adapter, lockOf(fallbackRepo, 7, "kept"))
+	require.NoError(t, adapter.UpdateConfiguration(s.config))
+	refused(t, adapter, lockOf(fallbackRepo, 8, "kept"), 7)
+	require.Equal(t, pullText(7), s.inStore(t, "kept"))
+	require.ErrorIs(t, <-answers, enhanced.ErrLockExpired)
 }

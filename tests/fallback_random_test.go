@@ -70,11 +70,15 @@ func TestFallbackAtRandom(t *testing.T) {
 		}
 	}()
 	l.begin()
-	rounds := backendtest.Rounds(6000)
-	for range rounds {
+	rounds := 0
+	for least := backendtest.Rounds(6000); rounds < least || rounds < 10*least && (l.opened == 0 || l.crashed == 0); rounds++ {
+		before := l.adapter.Fallback().State
 		l.step()
 		if t.Failed() {
 			return
+		}
+		if before != enhanced.FallbackOpen && l.adapter.Fallback().State == enhanced.FallbackOpen {
+			l.opened++
 		}
 	}
 	l.back()
@@ -216,7 +220,7 @@ func (l *life) goesAway() {
 		l.otherDoes(path)
 	}
 	if l.random.IntN(4) == 0 {
-		l.proxy.Cut()
+		l.cut()
 	} else {
 		l.proxy.Break()
 	}
@@ -346,18 +350,8 @@ func (l *life) failed(path string, err error, could int) {
 	require.ErrorContains(l.t, err, "fallback is closed")
 }
 
-func (l *life) seeState() {
-	if l.adapter.Fallback().State == enhanced.FallbackOpen {
-		l.opened++
-	}
-}
-
 func (l *life) try(number int, path string) {
-	before := l.adapter.Fallback().State
 	acquired, holder, err := l.adapter.TryLock(lockOf(fallbackRepo, number, path))
-	if before != enhanced.FallbackOpen {
-		l.seeState()
-	}
 	l.note("%d tries %s: %v, %d has it, %v", number, path, acquired, holder.Pull.Num, err)
 	switch {
 	case err != nil:

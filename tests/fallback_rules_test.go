@@ -32,7 +32,7 @@ func TestFallbackAnswersAndComesBack(t *testing.T) {
 	take(t, adapter, lockOf("org/app-prod", 9, ".")) // stock would free it with org/app
 	require.NoError(t, adapter.HealthCheck(t.Context()))
 
-	s.proxy.Cut()
+	s.cut()
 	acquired, _ := tryFor(t, adapter, 6, "new")
 	require.True(t, acquired)
 	status := adapter.Fallback()
@@ -107,20 +107,16 @@ func TestFallbackFollowsOthers(t *testing.T) {
 	_, err := s.other.Release(t.Context(), enhanced.ReleaseRequest{Resource: fallbackResource("a"), Force: true, Actor: "user:bob"})
 	require.NoError(t, err)
 	has("a", 0)
-	s.takeElsewhere(t, 6, "lease", 300*time.Millisecond)
+	lease := s.takeElsewhere(t, 6, "lease", time.Hour)
 	has("lease", 6)
-	backendtest.Eventually(t, "the lease ends", func() bool {
-		n, err := s.other.CleanupExpiredLocks(t.Context())
-		require.NoError(t, err)
-		return n == 1
-	})
+	s.endLease(t, lease)
 	has("lease", 0)
 
 	// What this adapter's own people take is there at once.
 	_, err = adapter.LockWithTimeout(t.Context(), models.NewProject(fallbackRepo, "people", ""), "default", models.User{Username: "alice"}, time.Minute)
 	require.NoError(t, err)
 	require.Equal(t, -1, s.inLegacy(t, "people"))
-	s.proxy.Cut()
+	s.cut()
 	_, _, err = adapter.TryLock(lockOf(fallbackRepo, 0, "people"))
 	require.ErrorIs(t, err, enhanced.ErrLockExists, "Atlantis would take number 0 for its own")
 	require.Equal(t, enhanced.FallbackOpen, adapter.Fallback().State)
@@ -138,7 +134,7 @@ func TestFallbackFailsClosed(t *testing.T) {
 	}{
 		"the store was never reached": {func(t *testing.T, s *site) *enhanced.LockingAdapter {
 			t.Helper()
-			s.proxy.Cut()
+			s.cut()
 			return s.start(t, s.legacy)
 		}, "has not reached the store yet"},
 		"a record of the store can't be read": {func(t *testing.T, s *site) *enhanced.LockingAdapter {
@@ -151,7 +147,7 @@ func TestFallbackFailsClosed(t *testing.T) {
 			require.NoError(t, client.HSet(t.Context(), keys[0], "l"+fallbackResource("bad").Key(), "garbage").Err())
 			adapter := s.start(t, s.legacy)
 			take(t, adapter, lockOf("org/warm", 1, "."))
-			s.proxy.Cut()
+			s.cut()
 			return adapter
 		}, "can't be read"},
 	} {
@@ -209,7 +205,7 @@ func TestFallbackIsRefused(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, status, stats.Fallback)
 			require.Zero(t, s.inLegacy(t, "."))
-			s.proxy.Cut()
+			s.cut()
 			_, _, err = adapter.TryLock(lockOf(fallbackRepo, 6, "."))
 			require.ErrorIs(t, err, enhanced.ErrBackend)
 		})
@@ -225,8 +221,8 @@ func TestFallbackOfSeveralReplicas(t *testing.T) {
 	first, second := one.ready(t), two.start(t, two.legacy)
 	_, _, err := second.TryLock(lockOf("org/warm", 2, "."))
 	require.NoError(t, err)
-	one.proxy.Cut()
-	two.proxy.Cut()
+	one.cut()
+	two.cut()
 	acquired, _ := tryFor(t, first, 5, "x")
 	require.True(t, acquired)
 	acquired, _ = tryFor(t, second, 6, "x")
@@ -326,7 +322,7 @@ func TestFallbackWhileOthersGoOn(t *testing.T) {
 	adapter := s.ready(t)
 	take(t, adapter, lockOf(fallbackRepo, 5, "taken away"))
 	take(t, adapter, lockOf(fallbackRepo, 5, "taken away, told again"))
-	s.proxy.Cut()
+	s.cut()
 	acquired, _ := tryFor(t, adapter, 5, "contended")
 	require.True(t, acquired)
 	_, holder := tryFor(t, adapter, 5, "taken away, told again")
@@ -348,7 +344,7 @@ func TestFallbackCantBeSwitchedOffInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
 	adapter := s.ready(t)
-	s.proxy.Cut()
+	s.cut()
 	tryFor(t, adapter, 5, "x")
 	off := fallbackConfig()
 	off.LegacyFallback = false

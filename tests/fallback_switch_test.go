@@ -45,7 +45,7 @@ func (b *heldUp) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedL
 
 func (s *site) heldUp(t *testing.T) *heldUp {
 	t.Helper()
-	return &heldUp{RedisBackend: s.patient(t, s.server.Addr, 10*time.Second)}
+	return &heldUp{RedisBackend: s.direct(t)}
 }
 
 // freeElsewhere frees a lock in the store behind the adapter's back.
@@ -61,44 +61,6 @@ func give(t *testing.T, adapter *enhanced.LockingAdapter, number int, path strin
 	released, err := adapter.UnlockIfOwnedByPull(models.NewProject(fallbackRepo, path, ""), "default", number)
 	require.NoError(t, err)
 	require.NotNil(t, released)
-}
-
-// What the store keeps for a set that waits can't be taken from it: that project counts
-// as locked until the set is gone, and all others go on.
-func TestFallbackOnBesideASetThatWaits(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	s.config.EnablePriorityQueue, s.config.SetReserveAfter = true, time.Nanosecond
-	s.other = s.patient(t, s.server.Addr, 10*time.Second)
-	adapter := patientOn(t, s, s.legacy)
-	take(t, adapter, lockOf(fallbackRepo, 5, "y"))
-	off := *s.config
-	off.Enabled = false
-	require.NoError(t, adapter.UpdateConfiguration(&off))
-	take(t, adapter, lockOf(fallbackRepo, 7, "x"))
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error)
-	go func() {
-		var set []*enhanced.EnhancedLockRequest
-		for _, path := range []string{"x", "y"} {
-			lock := lockOf(fallbackRepo, 8, path)
-			set = append(set, &enhanced.EnhancedLockRequest{Project: lock.Project, Workspace: lock.Workspace, Pull: &lock.Pull, Timeout: enhanced.NoTimeout})
-		}
-		_, err := enhanced.NewEnhancedLockManager(s.other, s.config, nil).LockAll(ctx, set)
-		gone <- err
-	}()
-	backendtest.Eventually(t, "x is kept for the set", func() bool {
-		_, err := s.other.LookupReservation(t.Context(), fallbackResource("x"))
-		return err == nil
-	})
-	require.NoError(t, adapter.UpdateConfiguration(s.config))
-	take(t, adapter, lockOf("org/else", 1, "."))
-	require.Equal(t, 7, s.inLegacy(t, "x"))
-	require.Len(t, adapter.Fallback().Unsettled, 1)
-	cancel()
-	require.Error(t, <-gone)
-	refused(t, adapter, lockOf(fallbackRepo, 9, "x"), 7)
-	require.Equal(t, pullText(7), s.inStore(t, "x"))
 }
 
 // A store that does not answer has not decided that a lock is no lock.
@@ -132,20 +94,8 @@ func TestFallbackIsNotEndedByACallThatUsesIt(t *testing.T) {
 	alone := switched(true)
 	alone.LegacyFallback = false
 	go func() { updated <- adapter.UpdateConfiguration(alone) }()
-	backendtest.Eventually(t, "calls wait for the change", func() bool {
-		answered := make(chan error, 1)
-		go func() {
-			_, err := adapter.List()
-			answered <- err
-		}()
-		select {
-		case <-answered:
-			return false
-		case <-time.After(poll):
-			return true
-		}
-	})
-	s.proxy.Cut()
+	requireCallsWait(t, adapter)
+	s.cut()
 	close(legacy.letGo)
 	require.True(t, <-granted)
 	require.ErrorIs(t, <-updated, enhanced.ErrInvalidRequest)
@@ -206,12 +156,11 @@ func TestFallbackOffKeepsWhatNobodyToldOf(t *testing.T) {
 	s.takeElsewhere(t, 7, "down", enhanced.NoTimeout)
 	s.config = switched(false)
 	adapter = s.start(t, s.legacy)
-	_, err := adapter.List()
-	require.NoError(t, err)
+	take(t, adapter, lockOf("org/else", 1, "x"))
 	require.NoError(t, adapter.UpdateConfiguration(switched(true)))
 	refused(t, adapter, lockOf(fallbackRepo, 8, "down"), 7)
 
-	s.proxy.Cut()
+	s.cut()
 	take(t, adapter, lockOf("org/else", 1, "."))
 	s.takeElsewhere(t, 7, "outage", enhanced.NoTimeout)
 	require.NoError(t, adapter.UpdateConfiguration(switched(false)))
@@ -290,10 +239,10 @@ func (m closing) Stop(ctx context.Context) error {
 func TestFallbackClosedUnderACall(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	backend := s.patient(t, s.server.Addr, 10*time.Second)
+	backend := s.direct(t)
 	manager := closing{enhanced.NewEnhancedLockManager(backend, s.config, nil), func() {}}
 	var adapter *enhanced.LockingAdapter
-	manager.during = func() { _, _ = adapter.List() }
+	manager.during = func() { refused(t, adapter, lockOf(fallbackRepo, 6, "x"), 5) }
 	adapter = enhanced.NewLockingAdapter(&manager, backend, s.config, s.legacy, nil)
 	take(t, adapter, lockOf(fallbackRepo, 5, "x"))
 	require.NoError(t, adapter.Close())

@@ -49,6 +49,8 @@ type site struct {
 	// network that stays.
 	other *backends.RedisBackend
 
+	patience *redistest.Patience // of the adapter, while the network is cut
+
 	mu     sync.Mutex // protects below
 	events []*enhanced.ManagerEvent
 }
@@ -57,30 +59,37 @@ func fallbackConfig() *enhanced.EnhancedConfig {
 	config := enhanced.DefaultConfig()
 	config.Enabled, config.Backend, config.EnableEvents = true, enhanced.BackendRedis, true
 	config.FallbackSingleReplica, config.PreserveLegacyFormat = true, false
-	config.OperationTimeout = 3 * time.Second
+	config.OperationTimeout = 20 * time.Second // a busy machine is no failure of a store
 	return config
 }
 
 func newSite(t *testing.T, server *redistest.Server) *site {
 	t.Helper()
 	s := &site{server: server, proxy: redistest.StartProxy(t, server.Addr), legacy: legacyFile(t), config: fallbackConfig()}
-	s.other = s.patient(t, server.Addr, 10*time.Second)
+	s.patience = &redistest.Patience{Away: s.proxy.IsCut, Wait: 150 * time.Millisecond}
+	s.other = s.direct(t)
 	return s
 }
 
-// backend is a client of the store that gives up on it soon.
-func (s *site) backend(t *testing.T, addr string) *backends.RedisBackend {
+// backend is the adapter's client of the store. It gives up on it soon once the
+// network is cut.
+func (s *site) backend(t *testing.T) *backends.RedisBackend {
 	t.Helper()
-	return s.patient(t, addr, 150*time.Millisecond)
+	return s.client(t, &redis.Options{Addr: s.proxy.Addr, Dialer: s.patience.Dial})
 }
 
-// patient is a client of the store that gives up on it after a while.
-func (s *site) patient(t *testing.T, addr string, patience time.Duration) *backends.RedisBackend {
+// direct is a client of the store on a network that is never cut.
+func (s *site) direct(t *testing.T) *backends.RedisBackend {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{
-		Addr: addr, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
-		MaxRetries: -1, DisableIdentity: true,
-	})
+	return s.client(t, &redis.Options{Addr: s.server.Addr})
+}
+
+func (s *site) client(t *testing.T, options *redis.Options) *backends.RedisBackend {
+	t.Helper()
+	const patience = 10 * time.Second
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = patience, patience, patience
+	options.MaxRetries, options.DisableIdentity = -1, true
+	client := redis.NewClient(options)
 	b := backends.NewRedisBackend(client, s.config, nil)
 	t.Cleanup(func() {
 		require.NoError(t, b.Close())
@@ -89,11 +98,16 @@ func (s *site) patient(t *testing.T, addr string, patience time.Duration) *backe
 	return b
 }
 
+// cut lets the adapter not reach the store any more, without telling it.
+func (s *site) cut() {
+	s.proxy.Cut()
+	s.patience.End()
+}
+
 // start starts an adapter: on the site's legacy database, or another one.
 func (s *site) start(t *testing.T, legacy db.Database) *enhanced.LockingAdapter {
 	t.Helper()
-	b := s.backend(t, s.proxy.Addr)
-	return s.startOn(t, b, legacy)
+	return s.startOn(t, s.backend(t), legacy)
 }
 
 func (s *site) startOn(t *testing.T, b enhanced.Backend, legacy db.Database) *enhanced.LockingAdapter {
@@ -192,4 +206,16 @@ func (s *site) takeElsewhere(t *testing.T, number int, path string, lease time.D
 	require.NoError(t, err)
 	require.True(t, acquired)
 	return taken
+}
+
+// endLease has the lease of a lock end now: one that is short from the start can end
+// before the adapter has heard of it.
+func (s *site) endLease(t *testing.T, lock *enhanced.EnhancedLock) {
+	t.Helper()
+	require.NoError(t, s.other.RefreshLock(t.Context(), lock.ID, time.Millisecond))
+	backendtest.Eventually(t, "the lease ends", func() bool {
+		n, err := s.other.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		return n == 1
+	})
 }

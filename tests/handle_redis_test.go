@@ -128,9 +128,8 @@ func TestHandleThroughACutNetwork(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, server.Addr)
-	client := redis.NewClient(&redis.Options{
-		Addr: proxy.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond,
-	})
+	patience := redistest.Patience{Away: proxy.IsCut, Wait: 200 * time.Millisecond}
+	client := redis.NewClient(&redis.Options{Addr: proxy.Addr, Dialer: patience.Dial, DisableIdentity: true, MaxRetries: -1})
 	defer client.Close()
 	behind := backends.NewRedisBackend(client, nil, nil)
 	defer behind.Close()

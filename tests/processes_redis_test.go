@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,7 +66,8 @@ func TestProcessesContend(t *testing.T) {
 }
 
 // runContend is a process of the test: it prints the locks that it got. They
-// wait for each other every hundred rounds, in Redis.
+// wait for each other every hundred rounds, in Redis, and take turns in opening the
+// gate: who opens it is the first to go on, and could be the same one each time.
 func runContend(addr, number, rounds string) int {
 	ctx := context.Background()
 	client := redis.NewClient(&redis.Options{Addr: addr, DisableIdentity: true})
@@ -77,7 +79,7 @@ func runContend(addr, number, rounds string) int {
 	out := bufio.NewWriter(os.Stdout)
 	for round := range n {
 		if round%100 == 0 {
-			gather(ctx, client, round)
+			gather(ctx, client, round, number == strconv.Itoa(round/100%processes))
 		}
 		path := "p" + strconv.Itoa(round)
 		_, acquired, err := b.TryAcquireLock(ctx, &enhanced.EnhancedLockRequest{
@@ -101,23 +103,28 @@ func runContend(addr, number, rounds string) int {
 	return 0
 }
 
-// gather returns once all processes have called it for the round.
-func gather(ctx context.Context, client *redis.Client, round int) {
-	counter, gate := "test:arrived:"+strconv.Itoa(round), "test:gate:"+strconv.Itoa(round)
-	arrived, err := client.Incr(ctx, counter).Result()
-	if err != nil {
-		panic(err)
-	}
-	if arrived == processes {
-		for range processes - 1 {
-			if err := client.RPush(ctx, gate, "go").Err(); err != nil {
-				panic(err)
-			}
+// gather returns once all processes have called it for the round, one of them to
+// open the gate.
+func gather(ctx context.Context, client *redis.Client, round int, opens bool) {
+	arrived, gate := "test:arrived:"+strconv.Itoa(round), "test:gate:"+strconv.Itoa(round)
+	push := func(list string, values ...any) {
+		if err := client.RPush(ctx, list, values...).Err(); err != nil {
+			panic(err)
 		}
-		return
 	}
 	// One that has failed never comes; the others end then, too.
-	if err := client.BLPop(ctx, time.Minute, gate).Err(); err != nil {
-		panic(err)
+	pop := func(list string) {
+		if err := client.BLPop(ctx, time.Minute, list).Err(); err != nil {
+			panic(err)
+		}
 	}
+	if !opens {
+		push(arrived, "here")
+		pop(gate)
+		return
+	}
+	for range processes - 1 {
+		pop(arrived)
+	}
+	push(gate, slices.Repeat([]any{"go"}, processes-1)...)
 }

@@ -54,6 +54,9 @@ func StartProxy(tb testing.TB, target string) *Proxy {
 // Cut lets nothing pass any more. Connections stay open.
 func (p *Proxy) Cut() { p.cut.Store(true) }
 
+// IsCut reports whether nothing passes.
+func (p *Proxy) IsCut() bool { return p.cut.Load() }
+
 // Break closes all connections, and new ones at once.
 func (p *Proxy) Break() {
 	p.broken.Store(true)

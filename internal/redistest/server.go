@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +66,7 @@ type Server struct {
 	command []string
 	process *exec.Cmd
 	exited  chan struct{}
+	frozen  atomic.Bool
 }
 
 // Start starts a server.
@@ -138,6 +140,7 @@ func (s *Server) Run() error {
 	if err := s.process.Start(); err != nil {
 		return err
 	}
+	s.frozen.Store(false)
 	exited, process := make(chan struct{}), s.process
 	s.exited = exited
 	go func() {
@@ -193,7 +196,11 @@ func (s *Server) Kill() {
 func (s *Server) Signal(signal os.Signal) {
 	s.tb.Helper()
 	require.NoError(s.tb, s.process.Process.Signal(signal))
+	s.frozen.Store(signal == Stop)
 }
+
+// IsFrozen reports whether the process was sent [Stop], and nothing since.
+func (s *Server) IsFrozen() bool { return s.frozen.Load() }
 
 // Options are what a client needs to be let in as administrator.
 func (s *Server) Options() *redis.Options {
