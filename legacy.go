@@ -31,6 +31,9 @@ type stillStore interface {
 	// more than once; its error undoes it.
 	ChangeLegacyRecords(ctx context.Context, change func(LegacyRecords) error) error
 	ReadLegacyRecords(ctx context.Context, read func(LegacyRecords) error) error
+	// UnknownBuckets returns the buckets of the file that are neither the backend's nor
+	// those that stock's boltdb makes.
+	UnknownBuckets(ctx context.Context) ([]string, error)
 }
 
 // steady returns a legacy database that can be read while it, or the backend, is

@@ -129,7 +129,7 @@ func (m *EnhancedLockManager) Acquire(ctx context.Context, request *EnhancedLock
 		if config.RetryLockExists {
 			retryable = mayPassOrBeFreed(request)
 		}
-		renew := request.renewID
+		renew := func(context.Context) error { return request.renewID() }
 		if named {
 			renew = nil
 		}
@@ -168,9 +168,9 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
 		return nil, err
 	}
-	ctx, got := m.hearGrant(ctx)
+	ctx, heard := m.hearGrant(ctx)
 	lock, err := take(ctx, normalized)
-	m.publishAcquire(normalized, lock, got(), err == nil, err)
+	m.publishAcquire(normalized, lock, heard, err == nil, err)
 	return lock, err
 }
 
@@ -189,9 +189,9 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 		return nil, false, err
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
-	ctx, got := m.hearGrant(ctx)
+	ctx, heard := m.hearGrant(ctx)
 	lock, acquired, err := m.tryAcquire(ctx, normalized)
-	m.publishAcquire(normalized, lock, got(), acquired, err)
+	m.publishAcquire(normalized, lock, heard, acquired, err)
 	return lock, acquired, err
 }
 

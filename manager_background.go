@@ -157,9 +157,9 @@ func expiry(event *LockEvent) (time.Time, bool) {
 	return time.Now().Add(expires.Sub(event.Timestamp)), true
 }
 
-// publishAcquire tells of a call that acquires: got is how it got the lock if it
+// publishAcquire tells of a call that acquires, by what it has heard of the lock if it
 // has it.
-func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, got string, acquired bool, err error) {
+func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock *EnhancedLock, heard *heardGrants, acquired bool, err error) {
 	if !m.state.Load().config.EnableEvents {
 		return // to make an event takes a while
 	}
@@ -171,7 +171,7 @@ func (m *EnhancedLockManager) publishAcquire(request *EnhancedLockRequest, lock 
 	event.Owner = request.Owner().String()
 	switch {
 	case err == nil:
-		event.Type, event.LockID, event.Timestamp = got, lock.ID, lock.AcquiredAt
+		event.Type, event.LockID, event.Timestamp = heard.by(lock), lock.ID, lock.AcquiredAt
 	case errors.Is(err, ErrBackend), errors.Is(err, ErrOutcomeUnknown):
 		event.Type, event.Timestamp = EventFailed, time.Now()
 	default:

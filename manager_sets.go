@@ -60,20 +60,20 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 		retryable = mayPassOrBeFreed(set[0])
 	}
 	taken := make(map[ResourceIdentifier]*EnhancedLock, len(set))
-	how := make(map[string]string, len(parts))
+	heard := make(map[string]*heardGrants, len(parts))
 	for _, repository := range slices.Sorted(maps.Keys(parts)) {
-		hearing, got := m.hearGrant(ctx)
-		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
+		hearing, how := m.hearGrant(ctx)
+		locks, err := repeated(hearing, &m.repeat, retryable, askedAnew(m.renewal(requests, parts[repository]), func(ctx context.Context) ([]*EnhancedLock, error) {
 			return locker.AcquireAll(ctx, parts[repository], wait)
 		}))
 		if err != nil {
 			err = m.giveBack(ctx, slices.Collect(maps.Values(taken)), err)
 			for _, r := range set {
-				m.publishAcquire(r, nil, "", false, err)
+				m.publishAcquire(r, nil, nil, false, err)
 			}
 			return nil, err
 		}
-		how[repository] = got()
+		heard[repository] = how
 		for _, lock := range locks {
 			taken[lock.Resource] = lock
 		}
@@ -81,18 +81,23 @@ func (m *EnhancedLockManager) lockAll(ctx context.Context, requests []*EnhancedL
 	locks := make([]*EnhancedLock, len(set))
 	for i, r := range set {
 		locks[i] = taken[r.Resource]
-		m.publishAcquire(r, locks[i], how[r.Resource.Namespace], true, nil)
+		m.publishAcquire(r, locks[i], heard[r.Resource.Namespace], true, nil)
 	}
 	return locks, nil
 }
 
 // renewal gives the requests of a set new IDs; it is nil where one that was asked for
-// had its own.
-func renewal(asked, set []*EnhancedLockRequest) func() error {
+// had its own. An attempt whose outcome is unknown can have got the set, of which a part
+// has ended since. Nobody was told of the rest, which would be in the way of the next
+// attempt: so that is released first.
+func (m *EnhancedLockManager) renewal(asked, set []*EnhancedLockRequest) func(context.Context) error {
 	if slices.ContainsFunc(asked, func(r *EnhancedLockRequest) bool { return r.ID != "" }) {
 		return nil
 	}
-	return func() error {
+	return func(ctx context.Context) error {
+		if err := m.giveBackRest(ctx, set); err != nil {
+			return err
+		}
 		for _, r := range set {
 			if err := r.renewID(); err != nil {
 				return err
@@ -100,6 +105,25 @@ func renewal(asked, set []*EnhancedLockRequest) func() error {
 		}
 		return nil
 	}
+}
+
+// giveBackRest releases what the requests of a set have got and still have. It is not
+// repeated: who repeats the call does that.
+func (m *EnhancedLockManager) giveBackRest(ctx context.Context, set []*EnhancedLockRequest) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.state.Load().config.OperationTimeout)
+	defer cancel()
+	for _, r := range set {
+		// The store answers with what the request has got, and a request whose lock has
+		// ended gets none.
+		lock, acquired, err := m.backend.TryAcquireLock(ctx, r)
+		if err == nil && acquired {
+			_, err = m.backend.Release(ctx, ReleaseRequest{LockID: lock.ID, Owner: lock.Owner, Reason: "another lock of its set has ended"})
+		}
+		if errors.Is(err, ErrBackend) || errors.Is(err, ErrTimeout) {
+			return NewBackendError("giving back what is left of a set", errors.Join(ErrOutcomeUnknown, err))
+		}
+	}
+	return nil
 }
 
 // prepareSet returns what takes a set, and the set as it is to be taken.
@@ -177,18 +201,19 @@ func (m *EnhancedLockManager) ReplaceLocks(ctx context.Context, owner Owner, wan
 	if err := m.authorizeFreed(ctx, repository, owner, set); err != nil {
 		return nil, err
 	}
-	replaced, err := repeated(ctx, &m.repeat, mayPass, func(ctx context.Context) (*ReplacedLocks, error) {
+	hearing, heard := m.hearGrant(ctx)
+	replaced, err := repeated(hearing, &m.repeat, mayPass, func(ctx context.Context) (*ReplacedLocks, error) {
 		return locker.ReplaceAll(ctx, repository, owner, set)
 	})
 	if err != nil {
 		for _, r := range set {
-			m.publishAcquire(r, nil, "", false, err)
+			m.publishAcquire(r, nil, nil, false, err)
 		}
 		return nil, err
 	}
 	for _, lock := range replaced.Taken {
 		at := slices.IndexFunc(set, func(r *EnhancedLockRequest) bool { return r.Resource == lock.Resource })
-		m.publishAcquire(set[at], lock, EventAcquired, true, nil)
+		m.publishAcquire(set[at], lock, heard, true, nil)
 	}
 	for _, lock := range replaced.Freed {
 		m.publishRelease(lock, ReleaseRequest{})

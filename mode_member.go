@@ -156,7 +156,7 @@ func (m *member) join(ctx context.Context) error {
 	if err != nil {
 		return NewBackendError(fmt.Sprintf("adapter %q decides nothing", m.name), errors.Join(ErrModeUnknown, err))
 	}
-	m.findFile()
+	m.findFile(ctx)
 	m.adapter.logger.Info("adapter %q works by mode %s, epoch %d", m.name, fleet.Mode, fleet.Epoch)
 	m.adopt(fleet)
 	return nil

@@ -1,6 +1,10 @@
 package enhanced
 
-import "github.com/runatlantis/atlantis/server/events/models"
+import (
+	"context"
+
+	"github.com/runatlantis/atlantis/server/events/models"
+)
 
 // oneFileLocks needs the grants of two databases that are in one file. Each step of
 // the store takes over there what the legacy database has granted or released, and
@@ -18,17 +22,33 @@ func (l oneFileLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectL
 	return answerTryLock(l.request(newLock), holder, fresh)
 }
 
-// findFile sees whether the legacy database is in the store's file. When it can't
-// see that, each is asked by itself, which is right in any case.
-func (m *member) findFile() {
-	if _, ok := m.adapter.backend.(stillStore); !ok || m.adapter.legacy == nil {
+// findFile sees whether the legacy database keeps its locks where the store mirrors
+// them. When it can't see that, each is asked by itself, which is right in any case.
+func (m *member) findFile(ctx context.Context) {
+	store, ok := m.adapter.backend.(stillStore)
+	if !ok || m.adapter.legacy == nil {
 		return
 	}
 	same, err := isSameStore(m.adapter.legacy, m.adapter.backend)
-	if err != nil {
-		m.adapter.logger.Warn("adapter %q can't see whether the legacy database is in the store's file: %v", m.name, err)
+	if same {
+		err = onlyStockBuckets(ctx, store)
 	}
-	m.oneFile.Store(same)
+	if err != nil {
+		m.adapter.logger.Warn("adapter %q can't see whether the legacy database has its locks where the store mirrors them, so it asks each by itself: %v", m.name, err)
+	}
+	m.oneFile.Store(same && err == nil)
+}
+
+// onlyStockBuckets makes sure that stock's boltdb in the store's file has its locks in
+// the bucket that the store mirrors. Its constructor for an open file lets the caller
+// name another one, which has to be there before it is used; and a lock that is tried
+// would be seen by others.
+func onlyStockBuckets(ctx context.Context, store stillStore) error {
+	unknown, err := store.UnknownBuckets(ctx)
+	if err == nil && len(unknown) > 0 {
+		err = NewInvalidError("the file has buckets of others: %q; one of them can be that of its locks", unknown)
+	}
+	return err
 }
 
 // inOneFile says that a step of the store is one of the legacy database, too.

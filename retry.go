@@ -108,16 +108,17 @@ func (r *repeater) listLocks(ctx context.Context, backend Backend) ([]*EnhancedL
 	return slices.DeleteFunc(locks, func(l *EnhancedLock) bool { return l.Resource == detectorResource() }), err
 }
 
-// askedAnew is what repeats a call that can wait. The store gives back what an attempt
-// has got whose outcome is unknown, since nobody is there for it. So a later attempt
-// with the same IDs can be told that this has ended; it then asks with new ones. renew
-// makes them; it is nil where they are the caller's, who is told instead.
-func askedAnew[T any](renew func() error, ask func(context.Context) (T, error)) func(context.Context) (T, error) {
+// askedAnew is what repeats a call that can wait, or that is for a set. Where it waits, the
+// store gives back what an attempt has got whose outcome is unknown, since nobody is there
+// for it. So a later attempt with the same IDs can be told that this has ended; it then
+// asks with new ones. renew makes them; it is nil where they are the caller's, who is told
+// instead.
+func askedAnew[T any](renew func(context.Context) error, ask func(context.Context) (T, error)) func(context.Context) (T, error) {
 	unknown := false
 	return func(ctx context.Context) (T, error) {
 		answer, err := ask(ctx)
 		if unknown && renew != nil && errors.Is(err, ErrRequestEnded) {
-			if err := renew(); err != nil {
+			if err := renew(ctx); err != nil {
 				return answer, err
 			}
 			answer, err = ask(ctx)

@@ -1,9 +1,9 @@
 package enhanced
 
 import (
+	"cmp"
 	"context"
 	"sync"
-	"sync/atomic"
 )
 
 // toldMemory is how many of the last grants are remembered. One that is told of
@@ -73,27 +73,53 @@ func (g *toldGrants) remember(lockID string) {
 // grantKey is the key of a context's value that takes what [ReportGrant] says.
 type grantKey struct{}
 
-// ReportGrant is for backends: it says, before a call that acquires returns a
-// lock, how the call got it, if that is by [EventGranted], after it has waited in
-// the queue, or by [EventClaimed]. A lock that nothing is said of was free. The
-// context is that of the call; without callbacks it does nothing.
-func ReportGrant(ctx context.Context, eventType string) {
-	if report, asked := ctx.Value(grantKey{}).(*atomic.Pointer[string]); asked {
-		report.Store(&eventType)
+// heardGrants is what was said of the locks that a call has got.
+type heardGrants struct {
+	mu  sync.Mutex        // protects all below
+	all string            // the event of all of them
+	of  map[string]string // the event of one, by lock ID
+}
+
+// ReportGrant is for backends: it says, before a call that acquires returns what it
+// has got, how it got that, if it is by [EventGranted], after it has waited in the
+// queue, or by [EventClaimed]. It is about the locks with these IDs, without any about
+// all that the call returns. A lock that nothing is said of was free. The context is
+// that of the call; without callbacks it does nothing.
+func ReportGrant(ctx context.Context, eventType string, lockIDs ...string) {
+	heard, asked := ctx.Value(grantKey{}).(*heardGrants)
+	if !asked {
+		return
+	}
+	heard.mu.Lock()
+	defer heard.mu.Unlock()
+	if len(lockIDs) == 0 {
+		heard.all = eventType
+		return
+	}
+	if heard.of == nil {
+		heard.of = make(map[string]string, len(lockIDs))
+	}
+	for _, id := range lockIDs {
+		heard.of[id] = eventType
 	}
 }
 
-// hearGrant returns a context for a call that acquires, and a function that says
-// afterwards by which event the call got its lock.
-func (m *EnhancedLockManager) hearGrant(ctx context.Context) (context.Context, func() string) {
-	if !m.state.Load().config.EnableEvents {
-		return ctx, func() string { return EventAcquired }
-	}
-	report := new(atomic.Pointer[string])
-	return context.WithValue(ctx, grantKey{}, report), func() string {
-		if eventType := report.Load(); eventType != nil {
-			return *eventType
-		}
+// by returns the event by which the call got a lock, nil for none.
+func (h *heardGrants) by(lock *EnhancedLock) string {
+	if h == nil || lock == nil {
 		return EventAcquired
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return cmp.Or(h.of[lock.ID], h.all, EventAcquired)
+}
+
+// hearGrant returns a context for a call that acquires, and what is said there of what
+// it has got.
+func (m *EnhancedLockManager) hearGrant(ctx context.Context) (context.Context, *heardGrants) {
+	if !m.state.Load().config.EnableEvents {
+		return ctx, nil
+	}
+	heard := new(heardGrants)
+	return context.WithValue(ctx, grantKey{}, heard), heard
 }

@@ -36,14 +36,22 @@ type acquisition struct {
 	// known is set when the request had got the lock before.
 	known bool
 	waits bool
-	// claimed is set when the owner had been given the lock, and now has claimed it.
-	claimed bool
+	// claimed are the IDs of the locks that the owner had been given, and now has claimed.
+	claimed []string
 }
 
 // report says how a call got the lock that it answers with.
 func (a acquisition) report(ctx context.Context, err error) {
-	if err == nil && a.granted && a.claimed {
-		enhanced.ReportGrant(ctx, enhanced.EventClaimed)
+	if err == nil && a.granted {
+		reportClaims(ctx, a.claimed)
+	}
+}
+
+// reportClaims says of some of the locks that a call answers with that it has claimed
+// them.
+func reportClaims(ctx context.Context, ids []string) {
+	if len(ids) > 0 {
+		enhanced.ReportGrant(ctx, enhanced.EventClaimed, ids...)
 	}
 }
 

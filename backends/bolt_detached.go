@@ -89,7 +89,8 @@ func (s *repositoryStep) claim(f *finding, r *enhanced.EnhancedLockRequest) (acq
 			change{actor: record.Owner, cause: enhanced.CauseRequest, request: r.ID}),
 	)
 	original = enhanced.SanitizeProjectLock(original)
-	return acquisition{lock: newLock(s.tag, f.resource, record, &original), granted: true, claimed: true}, err
+	lock := newLock(s.tag, f.resource, record, &original)
+	return acquisition{lock: lock, granted: true, claimed: []string{lock.ID}}, err
 }
 
 // expiryEvent is how a lease or a claim ends that runs out.

@@ -3,6 +3,7 @@ package backends
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"go.etcd.io/bbolt"
@@ -29,6 +30,21 @@ func (b *BoltBackend) ReadLegacyRecords(ctx context.Context, read func(enhanced.
 	return b.view(ctx, "read stock's locks", func(tx *bbolt.Tx) error {
 		return read(legacyRecords{bucket: tx.Bucket(legacyLocks())})
 	})
+}
+
+// UnknownBuckets returns the names of the buckets of the file that are neither the
+// store's nor those that stock's boltdb makes.
+func (b *BoltBackend) UnknownBuckets(ctx context.Context) (names []string, err error) {
+	known := []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket, string(rootBucket()), quarantineBucket}
+	err = b.view(ctx, "look at the file's buckets", func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+			if !isTag(name) && !slices.Contains(known, string(name)) {
+				names = append(names, string(name))
+			}
+			return nil
+		})
+	})
+	return names, err
 }
 
 func (r legacyRecords) Get(key string) []byte { return r.bucket.Get([]byte(key)) }

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/runatlantis/atlantis/server/events/models"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 )
 
 // What is changed among stock's records counts at once, as what stock changes does; an
@@ -46,4 +48,32 @@ func TestBoltLegacyRecords(t *testing.T) {
 	}))
 	require.NoError(t, backend.ChangeLegacyRecords(t.Context(), func(records enhanced.LegacyRecords) error { return records.Delete(key) }))
 	require.Empty(t, held())
+}
+
+// The buckets of a store in use are known, and a caller's own ones are not.
+func TestBoltUnknownBuckets(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "atlantis.db")
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	defer db.Close()
+	backend, err := backends.NewBoltBackend(db, nil, nil)
+	require.NoError(t, err)
+	defer backend.Close()
+	require.NoError(t, backend.ChangeLegacyRecords(t.Context(), func(records enhanced.LegacyRecords) error {
+		return records.Put("org/app/a/default/", []byte("{")) // for the quarantine
+	}))
+	require.NotEmpty(t, must(backend.Repair(t.Context(), "user:admin", "test")))
+	require.NoError(t, backend.ChangeLegacyRecords(t.Context(), func(records enhanced.LegacyRecords) error {
+		lock := stockLock("org/app", 1, "a")
+		value, err := json.Marshal(lock)
+		return errors.Join(err, records.Put(models.GenerateLockKey(lock.Project, lock.Workspace), value))
+	}))
+	require.Len(t, must(backend.ListLocks(t.Context())), 1)
+	require.Empty(t, must(backend.UnknownBuckets(t.Context())))
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("otherLocks"))
+		return err
+	}))
+	require.Equal(t, []string{"otherLocks"}, must(backend.UnknownBuckets(t.Context())))
 }

@@ -189,16 +189,17 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 	if err != nil {
 		return releasedPage{}, err
 	}
-	moreReserved, err := s.endReservations(reservedByPull(number), c)
+	given, err := s.giveUp(reservedByPull(number), c)
 	if err != nil {
 		return releasedPage{}, err
 	}
-	moreWait = moreWait || moreReserved
+	moreWait = moreWait || len(given) == maxStep
 	for _, owner := range owners {
 		if err := s.setClosing(owner, page.more || moreWait); err != nil {
 			return releasedPage{}, err
 		}
 	}
+	var ended []finding
 	for _, resource := range resources {
 		f, _, err := s.settle(resource)
 		if err != nil {
@@ -217,9 +218,13 @@ func (s *repositoryStep) releaseByPull(number int, rivals []rival, c change) (re
 		lock := f.lock()
 		lock.State = enhanced.LockStateReleased
 		page.locks = append(page.locks, lock)
-		if err := s.finish(&f, c); err != nil {
+		if err := s.end(&f, enhanced.EventReleased, c); err != nil {
 			return releasedPage{}, err
 		}
+		ended = append(ended, f)
+	}
+	if err := s.succeedAll(ended, given, c); err != nil {
+		return releasedPage{}, err
 	}
 	if page.more = page.more || moreWait; page.more {
 		return page, nil

@@ -207,13 +207,22 @@ func reservedByPull(number int) []byte {
 // endReservations ends up to maxStep reservations with hand-over, and reports
 // whether there may be more.
 func (s *repositoryStep) endReservations(prefix []byte, c change) (more bool, err error) {
-	resources := s.reservedBy(prefix, maxStep)
-	for _, resource := range resources {
-		if err := errors.Join(s.endReservation(resource, c), s.serve(resource)); err != nil {
-			return false, err
+	given, err := s.giveUp(prefix, c)
+	if err != nil {
+		return false, err
+	}
+	return len(given) == maxStep, s.succeedAll(nil, given, c)
+}
+
+// giveUp ends up to maxStep reservations, and returns what is to be handed over.
+func (s *repositoryStep) giveUp(prefix []byte, c change) ([]enhanced.ResourceIdentifier, error) {
+	given := s.reservedBy(prefix, maxStep)
+	for _, resource := range given {
+		if err := s.endReservation(resource, c); err != nil {
+			return nil, err
 		}
 	}
-	return len(resources) == maxStep, nil
+	return given, nil
 }
 
 // noteTry notes that a pull request with reservations asks for a lock. What is

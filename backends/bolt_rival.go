@@ -142,6 +142,22 @@ func (s *repositoryStep) succeed(f *finding, c change) error {
 	}
 }
 
+// succeedAll is succeed for several locks, and hands over what was reserved. All of it is
+// free before the first one is handed over: a set that waits for some can have them then.
+func (s *repositoryStep) succeedAll(ended []finding, given []enhanced.ResourceIdentifier, c change) error {
+	for i := range ended {
+		if err := s.succeed(&ended[i], c); err != nil {
+			return err
+		}
+	}
+	for _, resource := range given {
+		if err := s.serve(resource); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // endRival removes a rival while the lock beside it stays, and returns what it was.
 func (s *repositoryStep) endRival(f, rival *finding, c change) (*enhanced.EnhancedLock, error) {
 	lock := rival.lock()

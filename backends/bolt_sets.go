@@ -31,6 +31,7 @@ func (b *BoltBackend) AcquireAll(ctx context.Context, requests []*enhanced.Enhan
 	for range set.asked {
 		countRequest(&b.recorder, a.granted, time.Since(start), err)
 	}
+	a.report(ctx, err)
 	return set.inOrder(a.set), err
 }
 
@@ -52,8 +53,7 @@ func (s *repositoryStep) acquireAll(set []*enhanced.EnhancedLockRequest, wait bo
 		locks, err := s.grantSet(queued)
 		return acquisitionOf(locks), err
 	case len(blocked) == 0:
-		locks, err := s.takeAll(set, found)
-		return acquisitionOf(locks), err
+		return s.takeAll(set, found)
 	case wait && !slices.ContainsFunc(found, func(f finding) bool { return f.status == unreadable || isOwn(&f, owner) && !f.isTakeable(owner) }):
 		return s.enqueueSet(set, found)
 	default:
@@ -175,24 +175,27 @@ func isOwn(f *finding, owner enhanced.Owner) bool {
 }
 
 // takeAll grants the locks of requests that can have them.
-func (s *repositoryStep) takeAll(set []*enhanced.EnhancedLockRequest, found []finding) ([]*enhanced.EnhancedLock, error) {
+func (s *repositoryStep) takeAll(set []*enhanced.EnhancedLockRequest, found []finding) (acquisition, error) {
 	locks := make([]*enhanced.EnhancedLock, 0, len(set))
+	var claimed []string
 	for i, r := range set {
-		lock, err := s.takeFound(r, &found[i])
+		a, err := s.takeFound(r, &found[i])
 		if err != nil {
-			return nil, err
+			return acquisition{}, err
 		}
-		locks = append(locks, lock)
+		locks, claimed = append(locks, a.lock), append(claimed, a.claimed...)
 	}
-	return locks, nil
+	a := acquisitionOf(locks)
+	a.claimed = claimed
+	return a, nil
 }
 
-func (s *repositoryStep) takeFound(r *enhanced.EnhancedLockRequest, f *finding) (*enhanced.EnhancedLock, error) {
+func (s *repositoryStep) takeFound(r *enhanced.EnhancedLockRequest, f *finding) (acquisition, error) {
 	if f.status == held {
-		a, err := s.claim(f, r)
-		return a.lock, err
+		return s.claim(f, r)
 	}
-	return s.take(r, r.Owner().String())
+	lock, err := s.take(r, r.Owner().String())
+	return acquisition{lock: lock, granted: true}, err
 }
 
 // ReplaceAll makes the wanted locks all that an owner holds in a repository. See
@@ -208,7 +211,7 @@ func (b *BoltBackend) ReplaceAll(ctx context.Context, repository string, owner e
 	}
 	start := time.Now()
 	replaced, err := decide(ctx, b.committer, fmt.Sprintf("replace the locks of %s in %q", owner, repository),
-		func(batch *batch) (*enhanced.ReplacedLocks, error) {
+		func(batch *batch) (*replacement, error) {
 			return b.repositoryStep(batch, repository).replaceAll(owner, set.requests)
 		})
 	if err != nil {
@@ -220,11 +223,10 @@ func (b *BoltBackend) ReplaceAll(ctx context.Context, repository string, owner e
 	for range replaced.Taken {
 		countRequest(&b.recorder, true, time.Since(start), nil)
 	}
-	replaced.Held, replaced.Taken = set.inOrder(replaced.Held), set.inOrder(replaced.Taken)
-	return replaced, nil
+	return replaced.answer(ctx, set), nil
 }
 
-func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.EnhancedLockRequest) (*enhanced.ReplacedLocks, error) {
+func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.EnhancedLockRequest) (*replacement, error) {
 	for _, r := range set {
 		if _, _, err := s.recall(r); err != nil {
 			return nil, err
@@ -268,19 +270,20 @@ func (s *repositoryStep) replaceAll(owner enhanced.Owner, set []*enhanced.Enhanc
 
 // replace takes what is wanted before it frees the rest: who waits for both could
 // have them otherwise.
-func (s *repositoryStep) replace(owner enhanced.Owner, set []*enhanced.EnhancedLockRequest, found []finding, freed []enhanced.ResourceIdentifier) (*enhanced.ReplacedLocks, error) {
-	replaced := &enhanced.ReplacedLocks{}
+func (s *repositoryStep) replace(owner enhanced.Owner, set []*enhanced.EnhancedLockRequest, found []finding, freed []enhanced.ResourceIdentifier) (*replacement, error) {
+	replaced := &replacement{}
 	for i, r := range set {
 		f := &found[i]
 		if f.isKept(owner) {
 			replaced.Held = append(replaced.Held, f.lock())
 			continue
 		}
-		lock, err := s.takeFound(r, f)
+		a, err := s.takeFound(r, f)
 		if err != nil {
 			return nil, err
 		}
-		replaced.Held, replaced.Taken = append(replaced.Held, lock), append(replaced.Taken, lock)
+		replaced.Held, replaced.Taken = append(replaced.Held, a.lock), append(replaced.Taken, a.lock)
+		replaced.claimed = append(replaced.claimed, a.claimed...)
 	}
 	var err error
 	replaced.Freed, err = s.free(owner, freed)
@@ -309,24 +312,12 @@ func (s *repositoryStep) free(owner enhanced.Owner, resources []enhanced.Resourc
 	}
 	var given []enhanced.ResourceIdentifier
 	if owner.Kind == enhanced.OwnerPull {
-		given = s.reservedBy(reservesKey(owner, ""), maxStep)
-	}
-	for _, resource := range given {
-		if err := s.endReservation(resource, c); err != nil {
+		var err error
+		if given, err = s.giveUp(reservesKey(owner, ""), c); err != nil {
 			return nil, err
 		}
 	}
-	for i := range ended {
-		if err := s.succeed(&ended[i], c); err != nil {
-			return nil, err
-		}
-	}
-	for _, resource := range given {
-		if err := s.serve(resource); err != nil {
-			return nil, err
-		}
-	}
-	return locks, nil
+	return locks, s.succeedAll(ended, given, c)
 }
 
 // unwanted returns what an owner holds beside a set.

@@ -97,8 +97,11 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{waits: true}, nil
 	case "again", "claimed", "own", "held":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
-		claimed := a.status == "claimed"
-		return acquisition{lock: lock, granted: (a.status == "again" || claimed) && err == nil, claimed: claimed}, err
+		got := acquisition{lock: lock, granted: (a.status == "again" || a.status == "claimed") && err == nil}
+		if a.status == "claimed" && err == nil {
+			got.claimed = []string{lock.ID}
+		}
+		return got, err
 	case "kept":
 		lock, err := b.lockIn(a.value(0), a.value(1), r.Resource)
 		if err == nil { // it is no lock any more

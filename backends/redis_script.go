@@ -49,7 +49,7 @@ func loadScripts() scripts {
 		}
 		return string(text)
 	}
-	prelude := file("prelude") + file("locks") + file("queue") + file("runs") + file("whole")
+	prelude := file("prelude") + file("locks") + file("queue") + file("turns") + file("runs") + file("whole")
 	named := func(name, text string, changes bool, acked map[string]bool) script {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // Redis names scripts by it
 		return script{name, text, hex.EncodeToString(sum[:]), changes, acked}

@@ -124,8 +124,8 @@ func TestRedisScriptsDeclareTheirKeys(t *testing.T) {
 		require.NoError(t, err)
 		return string(text)
 	}
-	prelude := read("prelude.lua") + read("locks.lua") + read("queue.lua") + read("runs.lua") + read("whole.lua")
-	shared := []string{"prelude.lua", "locks.lua", "queue.lua", "runs.lua", "whole.lua", "waits.lua"}
+	prelude := read("prelude.lua") + read("locks.lua") + read("queue.lua") + read("turns.lua") + read("runs.lua") + read("whole.lua")
+	shared := []string{"prelude.lua", "locks.lua", "queue.lua", "turns.lua", "runs.lua", "whole.lua", "waits.lua"}
 	whole := func(name string) string {
 		text := read(name)
 		switch {

@@ -32,6 +32,7 @@ func (b *RedisBackend) AcquireAll(ctx context.Context, requests []*enhanced.Enha
 	for range set.asked {
 		countRequest(&b.recorder, err == nil, time.Since(start), err)
 	}
+	a.report(ctx, err)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +49,9 @@ func (b *RedisBackend) acquireSet(ctx context.Context, set lockSet, wait bool) (
 	case s.waits:
 		return acquisition{waits: true}, nil
 	}
-	return acquisitionOf(replaced.Held), nil
+	a := acquisitionOf(replaced.Held)
+	a.claimed = replaced.claimed
+	return a, nil
 }
 
 // ReplaceAll makes the wanted locks all that an owner holds in a repository. What
@@ -72,8 +75,7 @@ func (b *RedisBackend) ReplaceAll(ctx context.Context, repository string, owner 
 	for range replaced.Taken {
 		countRequest(&b.recorder, true, time.Since(start), nil)
 	}
-	replaced.Held, replaced.Taken = set.inOrder(replaced.Held), set.inOrder(replaced.Taken)
-	return replaced, nil
+	return replaced.answer(ctx, set), nil
 }
 
 // redisSet is a set and what has been found out about it.
@@ -97,7 +99,7 @@ type redisSet struct {
 }
 
 // decideSet runs the script, after doing what is due on the resources.
-func (b *RedisBackend) decideSet(ctx context.Context, operation string, s *redisSet) (*enhanced.ReplacedLocks, error) {
+func (b *RedisBackend) decideSet(ctx context.Context, operation string, s *redisSet) (*replacement, error) {
 	s.RedisBackend, s.operation = b, operation
 	args, err := s.requestArgs()
 	if err != nil {
@@ -170,14 +172,14 @@ func (s *redisSet) requestArgs() ([]any, error) {
 }
 
 // read reads the script's answer; done is false when it is to be asked again.
-func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enhanced.ReplacedLocks, err error) {
+func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *replacement, err error) {
 	n, _ := strconv.Atoi(a.value(0)) //nolint:errcheck // where it is a number, a script counts
 	switch a.status {
 	case "done":
 		replaced, err = s.granted(ctx, a)
 		return true, replaced, err
 	case "again":
-		replaced = &enhanced.ReplacedLocks{}
+		replaced = &replacement{}
 		for i, r := range s.requests {
 			lock, err := s.lockIn(a.value(2*i), a.value(2*i+1), r.Resource)
 			if err != nil {
@@ -223,8 +225,8 @@ func (s *redisSet) read(ctx context.Context, a answer) (done bool, replaced *enh
 }
 
 // granted reads what was taken, kept and freed.
-func (s *redisSet) granted(ctx context.Context, a answer) (*enhanced.ReplacedLocks, error) {
-	replaced, acquired, values := &enhanced.ReplacedLocks{}, a.values[1], a.values[2:]
+func (s *redisSet) granted(ctx context.Context, a answer) (*replacement, error) {
+	replaced, acquired, values := &replacement{}, a.values[1], a.values[2:]
 	tag := s.RedisBackend.repository(s.repository).tag
 	for _, r := range s.requests {
 		var lock *enhanced.EnhancedLock
@@ -240,6 +242,9 @@ func (s *redisSet) granted(ctx context.Context, a answer) (*enhanced.ReplacedLoc
 		replaced.Held = append(replaced.Held, lock)
 		if values[0] != "kept" {
 			replaced.Taken = append(replaced.Taken, lock)
+		}
+		if values[0] == "claimed" {
+			replaced.claimed = append(replaced.claimed, lock.ID)
 		}
 		values = values[3:]
 	}

@@ -2,6 +2,7 @@ package backends
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,6 +87,20 @@ func (s lockSet) inOrder(locks []*enhanced.EnhancedLock) []*enhanced.EnhancedLoc
 		}
 	}
 	return ordered
+}
+
+// replacement is what a step has replaced; claimed are the IDs of the locks that the owner
+// had been given, and now has claimed.
+type replacement struct {
+	enhanced.ReplacedLocks
+	claimed []string
+}
+
+// answer is the answer to the call for a set.
+func (r *replacement) answer(ctx context.Context, set lockSet) *enhanced.ReplacedLocks {
+	reportClaims(ctx, r.claimed)
+	r.Held, r.Taken = set.inOrder(r.Held), set.inOrder(r.Taken)
+	return &r.ReplacedLocks
 }
 
 // operation says what is done, for errors.

@@ -2,9 +2,11 @@ package tests
 
 import (
 	"testing"
+	"time"
 
 	"github.com/runatlantis/atlantis/server/core/boltdb"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 )
@@ -57,5 +59,43 @@ func TestModesInOneFile(t *testing.T) {
 	freed, err := a.UnlockByPull(project, 4)
 	require.NoError(t, err)
 	require.Len(t, freed, 1)
+	f.requireHolders(t, "b", 0, 0)
+}
+
+// Stock's database in the store's file can have its locks in a bucket that the store
+// does not mirror. Then it is asked itself, and what it has granted counts.
+func TestModesInOneFileWithAnotherBucket(t *testing.T) {
+	t.Parallel()
+	file := openFile(t)
+	require.NoError(t, file.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("otherLocks"))
+		return err
+	}))
+	stock, err := boltdb.NewWithDB(file, "otherLocks", "globalLocks")
+	require.NoError(t, err)
+	f := (&modes{legacy: stock, newBackend: boltBackends(t, file), mirrored: true, file: file}).start(t, 1)
+	a := f.adapters[0]
+	f.set(t, enhanced.ModeOff)
+	take(t, a, lockOf(project, 1, "a"))
+	f.set(t, enhanced.ModeShadow)
+	f.requireHolders(t, "a", 1, 1)
+	refused(t, a, lockOf(project, 2, "a"), 1)
+	take(t, a, lockOf(project, 3, "b"))
+	f.requireHolders(t, "b", 3, 3)
+
+	// Both are asked while one adapter may decide by the store.
+	f.joinGone(t, enhanced.ModeFull, 1)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		fleet, err := a.Mode(t.Context())
+		require.NoError(c, err)
+		require.Equal(c, enhanced.Deciders{Legacy: true, Store: true}, fleet.Deciders())
+	}, 30*time.Second, 20*time.Millisecond)
+	granted, _, err := f.legacy.TryLock(lockOf(project, 4, "c"))
+	require.NoError(t, err)
+	require.True(t, granted)
+	refused(t, a, lockOf(project, 5, "c"), 4)
+	released, err := a.UnlockIfOwnedByPull(lockOf(project, 3, "b").Project, "default", 3)
+	require.NoError(t, err)
+	require.Equal(t, 3, released.Pull.Num)
 	f.requireHolders(t, "b", 0, 0)
 }

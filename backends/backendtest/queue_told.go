@@ -156,4 +156,32 @@ func testSetsTold(t *testing.T, newBackend NewBackend) {
 		told.requireOf(t, "next", "queued next a", "queued next b", "granted next a", "granted next b")
 		told.requireOf(t, "first", "acquired first c", "acquired first d")
 	})
+
+	// lockAll and replace take what an owner was given, and one more.
+	lockAll := func(m *enhanced.EnhancedLockManager, set []*enhanced.EnhancedLockRequest) error {
+		_, err := m.LockAll(context.WithoutCancel(t.Context()), set)
+		return err
+	}
+	replace := func(m *enhanced.EnhancedLockManager, set []*enhanced.EnhancedLockRequest) error {
+		_, err := m.ReplaceLocks(context.WithoutCancel(t.Context()), set[0].Owner(), set)
+		return err
+	}
+	for name, take := range map[string]func(*enhanced.EnhancedLockManager, []*enhanced.EnhancedLockRequest) error{"LockAll": lockAll, "ReplaceLocks": replace} {
+		t.Run("callbacks are told what "+name+" claims", func(t *testing.T) {
+			for started, before := range map[bool][]string{false: nil, true: {"queued claims a", "granted claims a"}} {
+				told := tellingManager(t, newBackend, started)
+				holder := acquire(t, told.backend, userRequest("holder", "a"))
+				claims := userRequest("claims", "a")
+				claims.Detached = true
+				_, _, err := told.backend.TryAcquireLock(t.Context(), claims)
+				require.NoError(t, err)
+				require.NoError(t, told.backend.ReleaseLock(t.Context(), holder.ID))
+				require.NoError(t, take(told.manager, setOf(ofUser("claims"), "a", "b")))
+				if started {
+					told.flush(t)
+				}
+				told.requireOf(t, "claims", append(before, "claimed claims a", "acquired claims b")...)
+			}
+		})
+	}
 }

@@ -21,7 +21,9 @@ func RunSetsQueue(t *testing.T, newBackend NewBackend) {
 	testSetsReplaceQueue(t, newBackend)
 	testSetsAgain(t, newBackend)
 	testSetsShareAnID(t, newBackend)
+	testSetsLostAnswer(t, newBackend)
 	testSetsAlike(t, newBackend)
+	testSetsTogether(t, newBackend)
 	testSetsQueueConcurrency(t, newBackend)
 }
 

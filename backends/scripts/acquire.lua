@@ -42,7 +42,7 @@ local new = {
 }
 -- claimed claims what the owner was given.
 local function claimed(r)
-  local l = S.queue().claim(resource, r, new, mirror)
+  local l = S.turns().claim(resource, r, new, mirror)
   return finish('claimed', l.header, l.details)
 end
 local waiter = known and not token and S.queue().read(request, known)
@@ -121,5 +121,5 @@ if status ~= 'free' and status ~= 'reserved' then return finish(status, r) end
 if isClosing(owner) then return finish('closing') end
 waiter = waiter and S.queue().load(request)
 grant(resource, new, 'acquired', owner, 'request', mirror)
-if S.waiters > 0 then S.queue().dequeueOwn(new, resource, waiter) end
+if S.waiters > 0 then S.turns().dequeueOwn(new, resource, waiter) end
 return finish('granted', new.token, S.text, new.expires)

@@ -18,5 +18,5 @@ local r = {
 -- It is held already: that the server has no memory left must not free it.
 prepare(true, true)
 grant(resource, r, 'adopted', r.owner, 'legacy', mirror)
-if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end
+if S.waiters > 0 then S.turns().dequeueOwn(r, resource) end
 return finish('adopted', r.header, r.details)

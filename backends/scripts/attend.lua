@@ -18,7 +18,7 @@ local mirror, old = stockKeys(1)
 if S.waiters > 0 then S.queue().pulse(ARGV[8], ARGV[9] + 0) end
 local status, r = settle(resource, header, details, mirror, old)
 local answer = { S.text, status == 'held' and r.expires or status == 'reserved' and r.ends or '0' }
-if S.waiters > 0 and status == 'held' and S.queue().dequeueOwn(r, resource) then answer[2] = S.text end
+if S.waiters > 0 and status == 'held' and S.turns().dequeueOwn(r, resource) then answer[2] = S.text end
 local gone = false
 for i = 10, #ARGV do
   local n = #answer

@@ -102,7 +102,7 @@ end
 local function vacate(resource, mirror)
   local kept = S.kept > 0 and S.runs().reservation(resource)
   if kept then return 'reserved', kept end
-  local r = S.waiters > 0 and S.queue().handOver(resource, mirror)
+  local r = S.waiters > 0 and S.turns().handOver(resource, mirror)
   if not r then return 'free' end
   return 'held', r, r.flag == 'm' and formOf(r)
 end
@@ -155,6 +155,14 @@ end
 -- serve hands over a resource whose lock has just ended.
 local function serve(resource, mirror, old)
   if S.waiters > 0 then settle(resource, nil, nil, mirror, old) end
+end
+
+-- leaveFree has a resource whose lock has just ended handed over at the end of the step,
+-- when all that the step frees is free: a set that waits for some of it can have it then.
+local function leaveFree(resource, mirror, old)
+  if S.waiters == 0 then return end
+  S.unserved = S.unserved or {}
+  S.unserved[#S.unserved + 1] = { resource = resource, stock = { mirror, old } }
 end
 
 -- isOwner reports whether both are one owner. A pull request from before

@@ -1,5 +1,6 @@
--- Shared by the scripts that can hand a lock over; it follows the prelude. Its
--- functions are made when somebody waits, since that takes longer than a step.
+-- Waiters and their order, shared by the scripts that can hand a lock over; it follows
+-- the prelude. What waiters are given is in turns.lua. Its functions are made when somebody
+-- waits, since that takes longer than a step.
 --
 -- KEYS  4 queue, see the prelude
 --
@@ -154,7 +155,7 @@ S.queue = function()
 
   -- remove takes a waiter out of the queue; one that is granted has a token by now, and
   -- what led to it leads to its lock.
-  local function remove(w)
+  function Q.remove(w)
     S.waiters = math.max(S.waiters - 1, 0)
     if w.granted then
       call('ZREM', KEYS[4], place(w))
@@ -172,7 +173,7 @@ S.queue = function()
     prepare(true, false)
     -- A deadlock's record is its reason.
     append(event, w.resource, actor, cause, w.request, event == 'deadlock' and select(2, ...) or '', { owner = w.owner, token = '0', expires = '0' }, nil)
-    remove(w)
+    Q.remove(w)
     if ... then tell(w, ...) end
   end
 
@@ -185,7 +186,7 @@ S.queue = function()
   -- answers false. Those that can't be read are passed over, and up to 100 of
   -- those that have died are taken out afterwards. Without visit nobody alive is
   -- read, and it ends where some have died.
-  local function each(resource, visit)
+  function Q.each(resource, visit)
     local low, high = bounds(resource)
     local size, dead, goesOn = visit and '1' or '100', {}, true
     repeat
@@ -212,7 +213,7 @@ S.queue = function()
   -- isWanted reports whether somebody waits for a resource.
   function Q.isWanted(resource)
     local wanted = false
-    each(resource, function()
+    Q.each(resource, function()
       wanted = true
       return false
     end)
@@ -221,7 +222,7 @@ S.queue = function()
 
   -- ownWaiter returns the first of an owner's waiters for a resource for which visit
   -- answers true, nil for none.
-  local function ownWaiter(owner, resource, visit)
+  function Q.ownWaiter(owner, resource, visit)
     local prefix = 'o' .. ownerEntry(owner, resource) .. '\n'
     local low, high = '[' .. prefix, '[' .. prefix .. '\255'
     repeat
@@ -237,21 +238,12 @@ S.queue = function()
 
   -- isWaiting reports whether an owner waits for a resource.
   function Q.isWaiting(owner, resource)
-    return ownWaiter(owner, resource, function() return true end) ~= nil
+    return Q.ownWaiter(owner, resource, function() return true end) ~= nil
   end
 
   -- hasPlace reports whether an owner has a detached waiter for a resource.
   function Q.hasPlace(owner, resource)
-    return ownWaiter(owner, resource, function(w) return w.process == '' and not isLate(w) end) ~= nil
-  end
-
-  -- standIn returns the call that waits for what a detached waiter of the same owner
-  -- is given: it needs no claim.
-  local function standIn(w)
-    if w.process ~= '' then return w end
-    return ownWaiter(w.owner, w.resource, function(own)
-      return own.process ~= '' and not own.set and Q.isAlive(own.process)
-    end) or w
+    return Q.ownWaiter(owner, resource, function(w) return w.process == '' and not isLate(w) end) ~= nil
   end
 
   -- dequeueLate takes out the detached waiter with a place, if it waits no more.
@@ -259,87 +251,6 @@ S.queue = function()
     local request = string.match(member, '\n([^\n]*)$')
     local w = request and Q.load(request)
     if w and place(w) == member and isLate(w) then Q.dequeueDead(w) end
-  end
-
-  -- dequeueGranted takes out the waiter of a request that has got a lock otherwise than
-  -- by its turn.
-  local function dequeueGranted(w, r)
-    w.granted = true
-    Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details)
-  end
-
-  -- claim makes an unclaimed lock the one of its owner's request, and returns it.
-  function Q.claim(resource, r, new, mirror)
-    prepare(true, true)
-    local l = {
-      token = r.token, acquired = r.acquired, expires = new.expires, flag = r.flag, priority = r.priority, owner = new.owner,
-      request = new.request, note = new.note, details = new.details,
-    }
-    local waiter = Q.load(l.request)
-    append('claimed', resource, l.owner, 'request', l.request, '', r, l)
-    if r.request ~= '' and call('HGET', KEYS[1], 'r' .. r.request) == r.token then call('HDEL', KEYS[1], 'r' .. r.request) end
-    store('l' .. resource, headerOf(l), 'd' .. resource, l.details, 'r' .. l.request, l.token)
-    call('ZREM', KEYS[2], resource)
-    if l.expires ~= '0' then call('ZADD', KEYS[2], l.expires, resource) end
-    unlead(resource, r)
-    call('ZADD', KEYS[4], '0', memberOf(l.owner, resource, l.request))
-    if l.flag == 'm' then call('SET', mirror, formOf(l)) end
-    if waiter then dequeueGranted(waiter, l) end
-    return l
-  end
-
-  -- dequeueOwn takes out what a holder has in the queue, up to 100 waiters, and reports
-  -- whether there may be more: nobody waits behind himself. Those go when their process
-  -- looks after them. With a waiter, that of the request which has got the lock, it is
-  -- the first to go: nothing leads to its record any more.
-  function Q.dequeueOwn(r, resource, waiter)
-    if waiter then dequeueGranted(waiter, r) end
-    local own = {}
-    ownWaiter(r.owner, resource, function(w)
-      own[#own + 1] = w
-      return #own == 100
-    end)
-    for _, w in ipairs(own) do
-      Q.dequeue(w, 'cancelled', r.owner, 'hand_over', 'own', r.header, r.details)
-    end
-    return #own == 100
-  end
-
-  -- handOver gives a free resource to its next waiter, and returns the lock; nil
-  -- when there was none.
-  function Q.handOver(resource, mirror)
-    local next, members, closed = nil, nil, {}
-    local function refuses(w)
-      if not isClosing(w.owner) then return false end
-      closed[#closed + 1] = w
-      return true
-    end
-    if S.sets > 0 then
-      next, members = S.whole().next(resource, each, refuses)
-    else
-      each(resource, function(w)
-        if refuses(w) then return true end
-        next = w
-        return false
-      end)
-    end
-    for _, w in ipairs(closed) do
-      Q.dequeue(w, 'cancelled', 'system:store', 'pull', 'closing')
-    end
-    if not next then return nil end
-    if members then return S.whole().grant(members, resource) end
-    next = standIn(next)
-    local r = {
-      flag = next.flag, owner = next.owner, priority = next.priority, acquired = S.text, request = next.request, note = next.note,
-      expires = next.lease ~= '0' and int(S.now + next.lease) or '0', details = next.details,
-    }
-    if next.process == '' then r.pending, r.expires = true, int(S.now + times().claim) end
-    grant(resource, r, 'granted', r.owner, 'hand_over', mirror)
-    next.granted = true
-    remove(next)
-    tell(next, 'granted', r.header)
-    Q.dequeueOwn(r, resource)
-    return r
   end
 
   -- reorder ranks all waiters anew where they were ranked by another interval of
@@ -374,7 +285,7 @@ S.queue = function()
   -- of moves. Each goes to the front, so the first one is the last to go.
   function Q.move(owner, resource, actor, reason)
     local all = {}
-    ownWaiter(owner, resource, function(w) all[#all + 1] = w end)
+    Q.ownWaiter(owner, resource, function(w) all[#all + 1] = w end)
     table.sort(all, function(a, b) return a.rank > b.rank end)
     for _, w in ipairs(all) do
       prepare(true, false)
@@ -389,7 +300,7 @@ S.queue = function()
   function Q.isFull(resource, limit)
     local low, high = bounds(resource)
     if call('ZLEXCOUNT', KEYS[4], low, high) < limit then return nil end
-    each(resource)
+    Q.each(resource)
     local count = call('ZLEXCOUNT', KEYS[4], low, high)
     return count >= limit and int(count) or nil
   end
@@ -449,7 +360,7 @@ S.queue = function()
   -- how many it has met.
   function Q.dequeueAll(owner, resource, actor, cause, limit)
     local all = {}
-    ownWaiter(owner, resource, function(w)
+    Q.ownWaiter(owner, resource, function(w)
       all[#all + 1] = w
       return #all == limit
     end)

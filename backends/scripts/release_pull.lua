@@ -66,7 +66,7 @@ for i = 12, #ARGV do
     owner = r.owner
     finishLock(resource, r, 'released', ARGV[8], 'pull', '', mirror, stock)
     answer[n + 1], answer[n + 2], answer[n + 3] = r.header, r.details, resource
-    serve(resource, mirror, old)
+    leaveFree(resource, mirror, old)
   elseif not isReserved and not waited[entry] and call('ZSCORE', KEYS[4], entry) then
     -- What leads to nothing must not come up on every page.
     prepare(true, true)

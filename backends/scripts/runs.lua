@@ -128,15 +128,15 @@ S.runs = function()
     return call('ZRANGEBYLEX', KEYS[4], low, '[s' .. text .. '\255', 'LIMIT', '0', int(limit))
   end
 
-  -- giveUp ends the reservation to which a member of the queue leads, and hands
-  -- over. One that leads to none goes.
+  -- giveUp ends the reservation to which a member of the queue leads, and has what it
+  -- was on handed over. One that leads to none goes.
   function R.giveUp(member, actor, cause, mirror, old)
     local at = find(member, '\n', 1, true)
     local resource = at and sub(member, at + 1) or ''
     local r = read(resource)
     if r and 's' .. ownerEntry(r.owner, resource) == member then
       R.stop(resource, r, actor, cause, '')
-      serve(resource, mirror, old)
+      leaveFree(resource, mirror, old)
       return r.owner
     end
     call('ZREM', KEYS[4], member)

@@ -321,7 +321,7 @@ end
 -- From here on it is written.
 for i, r in pairs(claims) do
   local at = 11 + 8 * i
-  local l = S.queue().claim(resourceAt(i), r, {
+  local l = S.turns().claim(resourceAt(i), r, {
     expires = ARGV[at + 3] ~= '0' and int(S.now + ARGV[at + 3]) or '0', owner = owner, request = ARGV[at + 4], note = ARGV[at + 5],
     details = ARGV[at + 6] ~= '' and ARGV[at + 7] .. '\n' .. ARGV[at + 6] or ARGV[at + 7],
   }, (stockKeys(i)))

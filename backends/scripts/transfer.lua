@@ -27,5 +27,5 @@ unlead(resource, before)
 call('ZADD', KEYS[4], '0', memberOf(owner, resource, ''))
 -- A conflict with stock stays one: its key is not ours.
 if r.flag == 'm' then call('SET', mirror, formOf(r)) end
-if S.waiters > 0 then S.queue().dequeueOwn(r, resource) end
+if S.waiters > 0 then S.turns().dequeueOwn(r, resource) end
 return finish('transferred', r.token)

@@ -318,7 +318,7 @@ S.whole = function()
       own[resource or ''] = own[resource or ''] or request ~= got[resource]
     end
     for _, item in ipairs(items) do
-      if own[item.resource] then Q.dequeueOwn(item.lock, item.resource, item.waiter) end
+      if own[item.resource] then S.turns().dequeueOwn(item.lock, item.resource, item.waiter) end
     end
   end
 
