@@ -108,7 +108,7 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 		defer a.under.Unlock()
 	}
 	// Calls that were under way may have used it.
-	if err := a.mayEndFallback(config); err != nil {
+	if err := a.mayEndFallback(config.WithDefaults()); err != nil {
 		return err
 	}
 	if err := a.replaceConfiguration(config); err != nil {

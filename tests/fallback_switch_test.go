@@ -174,6 +174,23 @@ func TestFallbackOffKeepsWhatNobodyToldOf(t *testing.T) {
 	refused(t, adapter, lockOf(fallbackRepo, 8, "outage"), 7)
 }
 
+// Without the fallback the store would not learn what the legacy database granted alone.
+func TestFallbackOffAndOnWithoutIt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, redistest.Start(t, redistest.Options{}))
+	adapter := patientOn(t, s, s.legacy)
+	take(t, adapter, lockOf("org/warm", 1, "."))
+	require.NoError(t, adapter.UpdateConfiguration(switched(false)))
+	take(t, adapter, lockOf(fallbackRepo, 5, "x"))
+	alone := switched(true)
+	alone.LegacyFallback = false
+	require.ErrorIs(t, adapter.UpdateConfiguration(alone), enhanced.ErrInvalidRequest)
+	require.NoError(t, adapter.UpdateConfiguration(switched(true)))
+	refused(t, adapter, lockOf(fallbackRepo, 6, "x"), 5)
+	require.NoError(t, adapter.UpdateConfiguration(alone))
+	refused(t, adapter, lockOf(fallbackRepo, 6, "x"), 5)
+}
+
 // What the legacy database granted while it was alone hasn't ended because an earlier
 // lock of the same owner has, in the store, later.
 func TestFallbackOffAndEndsInTheStore(t *testing.T) {
