@@ -103,12 +103,13 @@ func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if before := a.state.Load().config.AdapterName; config.AdapterName != before {
 		return NewInvalidError("adapter_name: %q can't become %q while the adapter is in use", before, config.AdapterName)
 	}
-	if err := a.mayEndFallback(config); err != nil {
-		return err
-	}
 	if before := a.state.Load().config; before.Enabled != config.Enabled || a.hasFallback(before) != a.hasFallback(config.WithDefaults()) {
 		a.under.Lock()
 		defer a.under.Unlock()
+	}
+	// Calls that were under way may have used it.
+	if err := a.mayEndFallback(config.WithDefaults()); err != nil {
+		return err
 	}
 	if err := a.replaceConfiguration(config); err != nil {
 		return err

@@ -108,7 +108,9 @@ func (a *LockingAdapter) locks() (projectLocks, error) {
 			return f, nil
 		}
 	}
-	a.legacyIsLeft()
+	if !a.hasFallback(config) { // else the adapter is closed
+		a.legacyIsLeft()
+	}
 	if a.member != nil {
 		return memberLocks{a.member}, nil
 	}

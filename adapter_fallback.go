@@ -68,12 +68,21 @@ func (a *LockingAdapter) runningFallback() *fallback {
 }
 
 // mayEndFallback refuses a configuration that would forget what the legacy
-// database has granted while the store failed.
+// database has granted while the store failed, or was switched off.
 func (a *LockingAdapter) mayEndFallback(config *EnhancedConfig) error {
-	if f := a.runningFallback(); f != nil && config.Enabled && f.isUsed() {
-		if reason := a.noFallback(config.WithDefaults()); reason != nil {
-			return NewInvalidError("%v; the fallback is in use since %v, wait until the store has what the legacy database granted, see LockingAdapter.Fallback", reason, f.status().Since)
-		}
+	reason := a.noFallback(config)
+	if reason == nil || !config.Enabled {
+		return nil
+	}
+	if f := a.runningFallback(); f != nil && f.isUsed() {
+		return NewInvalidError("%v; the fallback is in use since %v, wait until the store has what the legacy database granted, see LockingAdapter.Fallback", reason, f.status().Since)
+	}
+	if a.legacy == nil || a.IsEnhancedModeEnabled() {
+		return nil
+	}
+	// One that can't be asked is no reason to stay with it.
+	if s, err := readStanding(a.legacy); err == nil && s != nil && !s.Alone.IsZero() {
+		return NewInvalidError("%v; the legacy database decides alone since %v, and the store gets what it granted with the fallback only", reason, s.Alone)
 	}
 	return nil
 }

@@ -30,9 +30,7 @@ func (a *LockingAdapter) ReplaceLocks(ctx context.Context, owner Owner, wanted [
 	}
 	replaced, err := sets.ReplaceLocks(ctx, owner, wanted)
 	if err == nil {
-		for _, lock := range replaced.Freed {
-			a.tellFallback(ctx, lock.Resource)
-		}
+		a.tellFreed(ctx, replaced.Freed)
 		err = a.keepTaken(ctx, takenLocks(replaced.Taken)...)
 	}
 	if err != nil {

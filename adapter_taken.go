@@ -27,6 +27,8 @@ func takenLocks(locks []*EnhancedLock) []takenLock {
 func (a *LockingAdapter) keepTaken(ctx context.Context, locks ...takenLock) error {
 	a.under.RLock()
 	defer a.under.RUnlock()
+	ctx, end := context.WithTimeout(ctx, a.state.Load().config.OperationTimeout) // others wait
+	defer end()
 	err := a.requireEnabled()
 	if err == nil {
 		err = a.requireStore(ctx)
@@ -66,8 +68,20 @@ func (a *LockingAdapter) giveBack(ctx context.Context, lock takenLock) error {
 	return err
 }
 
+// tellFreed has the legacy database follow what the store has freed, if the store
+// still decides.
+func (a *LockingAdapter) tellFreed(ctx context.Context, locks []*EnhancedLock) {
+	a.under.RLock()
+	defer a.under.RUnlock()
+	ctx, end := context.WithTimeout(ctx, a.state.Load().config.OperationTimeout) // others wait
+	defer end()
+	for _, lock := range locks {
+		a.tellFallback(ctx, lock.Resource)
+	}
+}
+
 // tellFallback has the legacy database follow a change that this adapter has made
-// in the store. The log would tell, too, but later.
+// in the store. The log would tell, too, but later. The caller holds a.under for reading.
 func (a *LockingAdapter) tellFallback(ctx context.Context, resource ResourceIdentifier) {
 	config, err := a.enhancedConfig()
 	if err != nil || config == nil {

@@ -14,8 +14,8 @@ type history struct {
 }
 
 type ending struct {
-	resource ResourceIdentifier
-	owner    string
+	Resource ResourceIdentifier `json:"resource"`
+	Owner    string             `json:"owner"`
 }
 
 // historyPage is how many records are read at a time.

@@ -220,11 +220,14 @@ func (f *fallback) agreeOn(ctx context.Context, sides *bothSides, past *history,
 		if err == nil && holder != nil && holder.State == LockStatePending {
 			err = f.giveOrFreeze(ctx, holder, legacyOwner(*record))
 		}
-		if err != nil && !isStoreFailure(err) {
+		switch {
+		case isStoreFailure(err):
+			return err // it has not decided: to follow it would forget the lock
+		case err != nil:
 			// It counts as locked until the store takes it, or a person gives it up.
 			return errors.Join(err, f.journal.granted(legacyResource(*record), legacyOwner(*record).String()))
 		}
-		return errors.Join(err, f.follow(ctx, sides.resource))
+		return f.follow(ctx, sides.resource)
 	case atStart && record.Pull.BaseRepo.CloneURL == "":
 		// Written here, by a process that ended before the store had answered:
 		// records that stock writes have a URL. Nobody was told of it.

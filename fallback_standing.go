@@ -3,7 +3,6 @@ package enhanced
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"slices"
 	"time"
 
@@ -16,8 +15,8 @@ type standing struct {
 	// Alone is since when it decides without anybody telling the store, after it had
 	// what the store holds. Zero while a fallback keeps it so.
 	Alone time.Time `json:"alone,omitzero"`
-	// Unknown are stock's keys of what it did not have then.
-	Unknown []string `json:"unknown,omitempty"`
+	// Had are the locks that it had then.
+	Had []ending `json:"had,omitempty"`
 }
 
 // readStanding returns nil for none, and for one that can't be read: it only says
@@ -52,7 +51,15 @@ func (a *LockingAdapter) legacyIsAlone() {
 		if !s.Alone.IsZero() {
 			return nil
 		}
-		return writeStanding(a.legacy, standing{Alone: time.Now().UTC()})
+		records, err := a.legacy.List()
+		if err != nil {
+			return err
+		}
+		s.Alone = time.Now().UTC()
+		for _, record := range records {
+			s.Had = append(s.Had, ending{legacyResource(record), legacyOwner(record).String()})
+		}
+		return writeStanding(a.legacy, s)
 	})
 }
 
@@ -70,9 +77,10 @@ func (a *LockingAdapter) noteOnce(change func(standing) error) {
 	}
 	a.fallbackMu.Lock()
 	defer a.fallbackMu.Unlock()
-	if a.noted.Swap(true) {
+	if a.noted.Load() {
 		return
 	}
+	defer a.noted.Store(true) // others wait until it is
 	s, err := readStanding(a.legacy)
 	if err == nil && s != nil {
 		err = change(*s)
@@ -101,27 +109,11 @@ func (f *fallback) handOver(ctx context.Context) {
 	f.mu.Lock()
 	to, notReady := f.route, f.notReady(time.Now())
 	f.mu.Unlock()
-	var err error
-	switch to {
-	case routeStart, routeStore:
-		return
-	case routeBoth:
-		_, err = f.agree(ctx, false)
-	case routeLegacy: // it has decided already, and the journal has what
-		notReady = nil
+	if to != routeBoth {
+		return // nothing is known of the store, or the journal has what was decided
 	}
-	switch {
-	case err == nil || notReady == nil:
-		f.mu.Lock()
-		unknown := slices.Collect(maps.Keys(f.behind))
-		f.mu.Unlock()
-		err = writeStanding(f.legacy, standing{Alone: time.Now().UTC(), Unknown: unknown})
-	default:
+	if _, err := f.agree(ctx, false); err != nil && notReady != nil {
 		f.logger.Err("the legacy database decides on project locks, and may lack what the store holds: %v", err)
-		err = f.legacy.DeletePullStatus(ownPull(standingPull))
-	}
-	if err != nil {
-		f.logger.Err("noting in the legacy database that it decides alone: %v", err)
 	}
 }
 
@@ -136,13 +128,17 @@ func (f *fallback) learnDecided(all map[string]*bothSides) error {
 	if s == nil || s.Alone.IsZero() {
 		return nil
 	}
+	had := make(map[ending]bool, len(s.Had))
+	for _, lock := range s.Had {
+		had[lock] = true
+	}
 	learned := make(map[string]journalEntry)
 	for key, sides := range all {
-		if slices.Contains(s.Unknown, key) || len(sides.store) > 1 {
+		if len(sides.store) > 1 {
 			continue // it could not hold all of them
 		}
 		entry, noted := f.journal.entry(key)
-		if decided, is := sides.decided(entry, s.Alone); is || noted {
+		if decided, is := sides.decided(entry, had, s.Alone); is || noted {
 			learned[key] = decided
 		}
 	}
@@ -150,8 +146,9 @@ func (f *fallback) learnDecided(all map[string]*bothSides) error {
 }
 
 // decided is what became of a key, of which the journal has an entry or none, in a
-// legacy database that is alone since a time; false if the store has the same.
-func (b *bothSides) decided(entry journalEntry, alone time.Time) (journalEntry, bool) {
+// legacy database that is alone since a time, and had some locks then; false if that is
+// for the store to say.
+func (b *bothSides) decided(entry journalEntry, had map[ending]bool, alone time.Time) (journalEntry, bool) {
 	if entry.Granted != "" {
 		entry.Released = append(slices.Clone(entry.Released), entry.Granted)
 	}
@@ -159,8 +156,9 @@ func (b *bothSides) decided(entry journalEntry, alone time.Time) (journalEntry, 
 	if b.legacy != nil {
 		entry.Resource, entry.Granted = legacyResource(*b.legacy), legacyOwner(*b.legacy).String()
 	}
+	isNew := b.legacy != nil && (b.legacy.Time.After(alone) || !had[ending{entry.Resource, entry.Granted}])
 	if len(b.store) == 0 {
-		return entry, false
+		return entry, isNew
 	}
 	lock := b.store[0]
 	switch {
@@ -169,10 +167,10 @@ func (b *bothSides) decided(entry journalEntry, alone time.Time) (journalEntry, 
 		return entry, false
 	case b.legacy != nil && lock.Resource != entry.Resource:
 		return entry, false
-	case lock.AcquiredAt.Before(alone), b.legacy != nil && lock.State == LockStatePending:
+	case lock.AcquiredAt.Before(alone) && had[ending{lock.Resource, lock.Owner}], b.legacy != nil && lock.State == LockStatePending:
 		entry.Resource, entry.Released = lock.Resource, append(slices.Clone(entry.Released), lock.Owner)
 		return entry, true
 	default:
-		return entry, false
+		return entry, isNew
 	}
 }

@@ -132,6 +132,25 @@ func (l slowLegacy) TryLock(lock models.ProjectLock) (bool, models.ProjectLock, 
 	return l.kept.TryLock(lock)
 }
 
+// requireCallsWait waits until a change of who decides has calls wait.
+func requireCallsWait(t *testing.T, adapter *enhanced.LockingAdapter) {
+	t.Helper()
+	backendtest.Eventually(t, "calls wait for the change", func() bool {
+		answered := make(chan error, 1)
+		go func() {
+			_, err := adapter.UnlockByPull("org/none", 1)
+			answered <- err
+		}()
+		select {
+		case err := <-answered:
+			require.NoError(t, err)
+			return false
+		case <-time.After(10 * poll):
+			return true
+		}
+	})
+}
+
 // Who decides changes when no call is under way: one that the legacy database was still
 // to grant would not be seen by those who ask the store.
 func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
@@ -147,20 +166,7 @@ func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
 	}()
 	<-legacy.asked
 	go func() { updated <- adapter.UpdateConfiguration(switched(true)) }()
-	backendtest.Eventually(t, "calls wait for the change", func() bool {
-		answered := make(chan error, 1)
-		go func() {
-			_, err := adapter.UnlockByPull("org/none", 1)
-			answered <- err
-		}()
-		select {
-		case err := <-answered:
-			require.NoError(t, err)
-			return false
-		case <-time.After(10 * poll):
-			return true
-		}
-	})
+	requireCallsWait(t, adapter)
 	require.False(t, adapter.IsEnhancedModeEnabled())
 	_, err := adapter.List() // as an authorizer may, within a call
 	require.NoError(t, err)
