@@ -25,6 +25,9 @@ func takenLocks(locks []*EnhancedLock) []takenLock {
 // does not decide any longer, since that was changed while the call waited, the locks
 // go back, and the caller is told that.
 func (a *LockingAdapter) keepTaken(ctx context.Context, locks ...takenLock) error {
+	if len(locks) == 0 {
+		return nil
+	}
 	a.under.RLock()
 	defer a.under.RUnlock()
 	ctx, end := context.WithTimeout(ctx, a.state.Load().config.OperationTimeout) // others wait
@@ -47,14 +50,15 @@ func (a *LockingAdapter) keepTaken(ctx context.Context, locks ...takenLock) erro
 	return err
 }
 
-// giveBack releases a lock that nobody was told of. The legacy database can have it
-// since it was given what the store holds.
+// giveBack releases a lock that nobody was told of. The legacy database can have it,
+// since it was given what the store holds: a user's is released there, too, while a pull
+// request may have been told of it there.
 func (a *LockingAdapter) giveBack(ctx context.Context, lock takenLock) error {
 	_, err := a.manager.Release(ctx, ReleaseRequest{LockID: lock.id, Resource: lock.resource, Owner: lock.owner.String()})
 	if isNotHeld(err) {
 		err = nil
 	}
-	if a.legacy == nil || a.IsEnhancedModeEnabled() {
+	if a.legacy == nil || a.IsEnhancedModeEnabled() || lock.owner.Kind == OwnerPull {
 		return err
 	}
 	project := lock.resource.Project()

@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"context"
 	"path/filepath"
 	"testing"
 	"time"
@@ -178,36 +177,6 @@ func TestFallbackWaitsForCallsUnderWay(t *testing.T) {
 	require.Equal(t, 5, holder.Pull.Num)
 }
 
-// A call that waits for a lock holds no change up; it is told when the store does not
-// decide any longer, and holds nothing.
-func TestFallbackOffWhileACallWaits(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	s.config.EnablePriorityQueue, s.config.MaxQueueSize = true, 10
-	adapter := patientOn(t, s, s.legacy)
-	bob := models.User{Username: "bob"}
-	project := models.NewProject(fallbackRepo, "x", "")
-	take(t, adapter, lockOf(fallbackRepo, 5, "x"))
-	answers := make(chan error)
-	go func() {
-		_, err := adapter.LockWithPriority(t.Context(), project, "default", bob, enhanced.PriorityHigh)
-		answers <- err
-	}()
-	backendtest.Eventually(t, "it waits", func() bool {
-		n, err := adapter.GetQueuePosition(t.Context(), project, "default")
-		return err == nil && n > 0
-	})
-	off := *s.config
-	off.Enabled = false
-	require.NoError(t, adapter.UpdateConfiguration(&off))
-	// Its turn comes in the store.
-	_, err := s.other.Release(t.Context(), enhanced.ReleaseRequest{Resource: fallbackResource("x"), Force: true, Actor: "user:ann"})
-	require.NoError(t, err)
-	require.ErrorContains(t, <-answers, "enabled: false")
-	require.Empty(t, s.inStore(t, "x"))
-	require.Equal(t, 5, s.inLegacy(t, "x"), "that one decides")
-}
-
 // What a set has taken and freed is in the legacy database before the caller is told.
 func TestFallbackKnowsOfSets(t *testing.T) {
 	t.Parallel()
@@ -326,43 +295,6 @@ func TestFallbackOffLeavesWhatItNeverHad(t *testing.T) {
 	take(t, adapter, lockOf(fallbackRepo, 5, "y"))
 	require.NoError(t, adapter.UpdateConfiguration(switched(true)))
 	refused(t, adapter, lockOf(fallbackRepo, 8, "x"), 5)
-}
-
-// slowManager is a manager whose callers are not told of their lock until it lets go.
-type slowManager struct {
-	*enhanced.EnhancedLockManager
-	granted, letGo chan struct{}
-}
-
-func (m slowManager) LockWithPriority(ctx context.Context, project models.Project, workspace string, user models.User, priority enhanced.Priority) (*models.ProjectLock, error) {
-	lock, err := m.EnhancedLockManager.LockWithPriority(ctx, project, workspace, user, priority)
-	close(m.granted)
-	<-m.letGo
-	return lock, err
-}
-
-// What the store granted before it was switched off, and nobody was told of, is held in
-// neither.
-func TestFallbackOffBeforeACallIsTold(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, redistest.Start(t, redistest.Options{}))
-	backend := s.direct(t)
-	manager := slowManager{enhanced.NewEnhancedLockManager(backend, s.config, nil), make(chan struct{}), make(chan struct{})}
-	adapter := enhanced.NewLockingAdapter(manager, backend, s.config, s.legacy, nil)
-	t.Cleanup(func() { require.NoError(t, adapter.Close()) })
-	take(t, adapter, lockOf("org/warm", 1, "."))
-	answers := make(chan error)
-	go func() {
-		_, err := adapter.LockWithPriority(t.Context(), models.NewProject(fallbackRepo, "x", ""), "default", models.User{Username: "bob"}, enhanced.PriorityHigh)
-		answers <- err
-	}()
-	<-manager.granted
-	require.NoError(t, adapter.UpdateConfiguration(switched(false)))
-	require.Equal(t, -1, s.inLegacy(t, "x"))
-	close(manager.letGo)
-	require.ErrorContains(t, <-answers, "enabled: false")
-	require.Empty(t, s.inStore(t, "x"))
-	require.Zero(t, s.inLegacy(t, "x"))
 }
 
 // A set that waits for one lock, and for which another is kept, has to wait for it again
