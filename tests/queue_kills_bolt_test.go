@@ -202,10 +202,11 @@ func (k *serverKill) call(ctx context.Context, c clientOf) error {
 	if !c.stays {
 		return nil
 	}
+	moved := false
 	next := func() error {
 		select {
 		case <-k.restarted:
-			at = k.second
+			at, moved = k.second, true
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -220,7 +221,7 @@ func (k *serverKill) call(ctx context.Context, c clientOf) error {
 		}
 	}
 	k.told <- lock
-	if err = c.release(ctx, at, lock); err == nil || at == k.second {
+	if err = c.release(ctx, at, lock); err == nil || moved {
 		return err
 	}
 	if err := next(); err != nil {
