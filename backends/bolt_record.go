@@ -54,7 +54,7 @@ func encodeLockRecord(repository string, record *lockRecord) ([]byte, error) {
 	if r.ShortRequest = shortRequest(r.Request); r.ShortRequest != "" {
 		r.Request = ""
 	}
-	return encode(&r)
+	return r.encode()
 }
 
 // lengthen puts the long forms in the place of the short ones.
@@ -199,7 +199,7 @@ type storedHost struct {
 func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
 	lock = enhanced.SanitizeProjectLock(lock)
 	pull, repo := lock.Pull, lock.Pull.BaseRepo
-	return encode(storedLock{
+	stored := storedLock{
 		Project: storedProject{lock.Project.ProjectName, lock.Project.RepoFullName, lock.Project.Path},
 		Pull: storedPull{
 			Num: pull.Num, HeadCommit: pull.HeadCommit, URL: pull.URL,
@@ -215,7 +215,8 @@ func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
 		User:      storedUser(lock.User),
 		Workspace: lock.Workspace,
 		Time:      lock.Time,
-	})
+	}
+	return stored.encode()
 }
 
 // decodeProjectLock reads stock's form, written by stock or by us. It refuses
@@ -312,7 +313,7 @@ func encodeLogRecord(repository string, r logRecord) ([]byte, error) {
 	if r.Cause == enhanced.CauseRequest {
 		r.Cause = ""
 	}
-	return encode(r)
+	return r.encode()
 }
 
 // short returns a copy of a summary without the record's own token.
