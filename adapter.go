@@ -86,8 +86,10 @@ func (a *LockingAdapter) IsEnhancedModeEnabled() bool {
 // those on them, and has new ones wait meanwhile. A call that waits for a lock is not
 // waited for. With Enabled: false the legacy database is given what the store holds
 // first, if there is a fallback. An invalid configuration is refused with
-// INVALID_REQUEST and changes nothing, and so is Enabled: false where there is no
-// legacy database to go back to.
+// INVALID_REQUEST and changes nothing, and so is: Enabled: false where there is no
+// legacy database to go back to; another AdapterName; no fallback while it is in use;
+// and Enabled: true without the fallback after the legacy database decided alone, whose
+// grants the store would not get.
 func (a *LockingAdapter) UpdateConfiguration(config *EnhancedConfig) error {
 	if err := config.Validate(); err != nil {
 		return err
