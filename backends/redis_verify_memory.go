@@ -70,7 +70,7 @@ func (c *redisInspection) checkLog() {
 	trimmed, _ := strconv.ParseUint(c.meta["trimmed"], 10, 64) //nolint:errcheck // 0 then, which the first record contradicts
 	for _, sequence := range c.stray {
 		c.report(enhanced.RuleLogSequence, "log", strconv.FormatUint(sequence, 10), "it lies behind the latest record, %d: nothing more can be logged", last).
-			repairs("go on after it", redisChange{"HSET", "state", "sequence", strconv.FormatUint(sequence, 10)})
+			repairs("go on after it", counts("sequence", strconv.FormatUint(sequence, 10)))
 	}
 	words := make(map[string]lastWord)
 	next, at, token := trimmed+1, time.Time{}, int64(0)

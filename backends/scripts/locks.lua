@@ -6,14 +6,12 @@
 -- endingOf returns what the state says of a lock that has ended: when, as the next of
 -- the entries that tidy goes by, how, and the number of that entry.
 local function endingOf(token, how)
-  -- Where the last number is lost, those behind it are not used again.
-  local step = 1
-  while S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1 do
-    S.ended, step = S.ended + step, 2 * step
-  end
+  -- Where the last number is lost, those behind it are not used again: the log, which has
+  -- this ending already, has at least one record for each.
+  if S.uncounted then S.ended = math.max(S.ended, S.sequence - 1) end
   S.ended, S.uncounted = S.ended + 1, false
   local number = int(S.ended)
-  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how, 'ended', number
+  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how
 end
 
 -- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
@@ -23,7 +21,8 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
-  store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
+  local ending = { endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request) }
+  store(unpack(ending))
   unlead(resource, r)
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
@@ -56,7 +55,7 @@ end
 
 -- isClosing reports whether all locks of an owner are being released.
 local function isClosing(owner)
-  if not S.closing or S.closing + 0 <= S.now then return false end
+  if S.closing <= S.now then return false end
   local number = string.match(owner, '^pr:.*/(-?%d+)$')
   local mark = number and call('HGET', KEYS[1], 'closing:' .. number)
   local ends, who = string.match(mark or '', '^(%d+) (.*)$')
