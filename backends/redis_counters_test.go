@@ -6,8 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends/backendtest"
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/redistest"
+	"github.com/stretchr/testify/require"
 )
 
 // setCount writes one of the counters of a state, whatever it is.
@@ -40,4 +47,89 @@ func countersOf(ctx context.Context, client redis.Cmdable, state string) ([]stri
 		err = errors.New("counters: " + text)
 	}
 	return words, err
+}
+
+// Once a release of many locks is over, the first step that logs something forgets it, so
+// that the script for common cases decides again.
+func TestRedisForgetsThatAPullRequestWasClosing(t *testing.T) {
+	t.Parallel()
+	for name, closing := range map[string]struct {
+		until time.Duration
+		stays bool
+	}{"over": {-time.Second, false}, "not over": {time.Minute, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEndings(t)
+			e.end(t, 1)
+			until := fmt.Sprint(time.Now().Add(closing.until).UnixMicro())
+			require.NoError(t, setCount(t.Context(), e.client, e.state, "closing", until))
+			e.end(t, 1)
+			if closing.stays {
+				require.Equal(t, until, countOf(t.Context(), e.client, e.state, "closing"))
+			} else {
+				require.Equal(t, "0", countOf(t.Context(), e.client, e.state, "closing"))
+			}
+		})
+	}
+}
+
+// The tombstone of a pull request counts, whatever becomes of the step that left it.
+func TestRedisTombstoneOfAFailedClose(t *testing.T) {
+	t.Parallel()
+	c := newClosing(t, 2)
+	key := repositoryKey("org/app", "log")
+	require.NoError(t, errors.Join(c.client.Rename(t.Context(), key, "test:away").Err(), c.client.Set(t.Context(), key, "x", 0).Err()))
+	keeper, ok := c.b.(enhanced.RunKeeper)
+	require.True(t, ok)
+	require.ErrorContains(t, keeper.ClosePull(t.Context(), c.owner(), ""), "WRONGTYPE")
+	require.NoError(t, errors.Join(c.client.Del(t.Context(), key).Err(), c.client.Rename(t.Context(), "test:away", key).Err()))
+	c.requireRefused(t)
+	c.requireSound(t)
+	c.again(t)
+	c.requireClosed(t)
+}
+
+// A repository of which the first step has failed begins with nothing, not with counters
+// that are lost.
+func TestRedisFirstStepFails(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	server := redistest.Start(t, redistest.Options{Secure: redistest.NewSecure(t, documentedUser(t))})
+	options, admin := server.Options(), server.Client()
+	options.Username, options.Password = leastUser, leastPassword
+	client := redis.NewClient(options)
+	defer client.Close()
+	b := backends.NewRedisBackend(client, nil, nil)
+	defer b.Close()
+	require.NoError(t, b.HealthCheck(ctx))
+	require.NoError(t, admin.Do(ctx, "acl", "setuser", leastUser, "-zadd").Err())
+	_, err := b.AcquireLock(ctx, by("org/app", ".", "ann"))
+	require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+	require.NoError(t, admin.Do(ctx, "acl", "setuser", leastUser, "+zadd").Err())
+	lock, err := b.AcquireLock(ctx, by("org/app", "other", "ann"))
+	require.NoError(t, err)
+	require.NoError(t, b.ReleaseLock(ctx, lock.ID))
+	for _, name := range []string{"waiters", "gone", "kept", "sets", "twice"} {
+		require.Equal(t, "0", countOf(ctx, admin, repositoryKey("org/app", "state"), name), name)
+	}
+	backendtest.RequireSound(t, b)
+}
+
+// Where more locks have ended than were counted, they are still decided by the script for
+// common cases.
+func TestRedisCommonBesideALowCount(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	held, err := e.AcquireLock(t.Context(), by("org/app", "held", "ann"))
+	require.NoError(t, err)
+	e.end(t, 1)
+	before := calls(t, e.client)
+	e.end(t, 5)
+	asked := calls(t, e.client) - before
+	require.NoError(t, setCount(t.Context(), e.client, e.state, "locks", "0"))
+	require.NoError(t, e.ReleaseLock(t.Context(), held.ID))
+	require.Equal(t, "-1", countOf(t.Context(), e.client, e.state, "locks"))
+	before = calls(t, e.client)
+	e.end(t, 5)
+	require.Equal(t, asked, calls(t, e.client)-before)
 }

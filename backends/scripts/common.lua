@@ -98,7 +98,7 @@ for group = 1, groups do
     local counters, header, second = v[1], v[2], v[3]
     -- See count in the prelude. Nothing is reserved, and nobody is being closed.
     local last, sequence, locks, count, wake, waiters, gone, more, rest =
-      match(counters or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) 0 0 (%d+ %d+) (%d+ %d+)$')
+      match(counters or '', '^(%d+) (%d+) (%-?%d+) (%d+) (%d+) (%d+) (%d+) 0 0 (%d+ %d+) (%d+ %d+)$')
     -- Digits of one length compare as numbers do.
     local common = last and #last == #now and #count < 16
     if waiters == '0' then waiters = false end

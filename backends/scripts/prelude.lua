@@ -98,6 +98,13 @@ local function load(...)
   return v[3], v[4], v[5]
 end
 
+-- store writes the counters, and further fields with them.
+local function store(...)
+  S.changed = false
+  call('HSET', KEYS[1], 'counters', string.format('%d %d %d %s %d %d %d %d %d %d %d %d %d', S.token, S.sequence, S.locks,
+    S.uncounted and '?' or int(S.ended), S.wake, S.waiters, S.gone, S.kept, S.closing, S.sets, S.twice, S.forgotten, S.trimmed), ...)
+end
+
 -- prepare is called before the first write. It checks the types of the keys
 -- that are written: the queue, with lease the deadlines. Where somebody waits, a
 -- hand-over can be part of any step, and has a lease of its own. When frees is set the
@@ -111,12 +118,12 @@ local function prepare(frees, lease)
   -- A log whose counter is lost goes on where it was.
   local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
   if last then S.sequence = math.max(S.sequence, tonumber(string.match(last[1], '^%d+'))) end
+  -- A count that is lost with the name is found by the next lock that ends.
+  S.uncounted = S.uncounted and last ~= nil
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
-  -- moves their slot.
-  call('HSET', KEYS[1], 'name', S.name)
-  -- A count that is lost with the name is found by the next lock that ends.
-  S.uncounted, S.changed = S.uncounted and last ~= nil, true
+  -- moves their slot. A name without counters would say that those are lost.
+  store('name', S.name)
   call('ZADD', KEYS[2], '+inf', '')
   call('ZADD', KEYS[4], '0', '')
 end
@@ -225,13 +232,6 @@ local function heldBy(entry, limit, after)
   return held, last
 end
 
--- store writes the counters, and further fields with them.
-local function store(...)
-  S.changed = false
-  call('HSET', KEYS[1], 'counters', string.format('%d %d %d %s %d %d %d %d %d %d %d %d %d', S.token, S.sequence, S.locks,
-    S.uncounted and '?' or int(S.ended), S.wake, S.waiters, S.gone, S.kept, S.closing, S.sets, S.twice, S.forgotten, S.trimmed), ...)
-end
-
 -- tidy trims the log and drops what is remembered of ended locks when its time
 -- has come, up to limit entries of each. Records that share an entry, see log.lua,
 -- stay until all of them can go.
@@ -315,7 +315,7 @@ local function finish(status, ...)
   if S.logged then
     local excess = S.sequence - S.trimmed - ARGV[2]
     if S.sequence % 64 == 0 or excess > 64 or excess > 0 and tonumber(ARGV[2]) < 1000 then tidy(80) end
-    if S.closing <= S.now then S.closing = 0 end
+    if S.closing > 0 and S.closing <= S.now then S.closing, S.changed = 0, true end
   end
   if S.changed then store() end
   if S.logged then

@@ -20,7 +20,7 @@
 --   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit; "+"
 --                          follows SINCE while its locks are not all released
 --   u NUMBER \n SINCE      all locks of pull requests with the number were released
--- The fields kept and gone of the state count reservations and tombstones.
+-- The counters kept and gone count reservations and tombstones.
 
 S.runs = function()
   if S.run then return S.run end
@@ -218,8 +218,10 @@ S.runs = function()
   function R.bury(owner, head, more)
     enter()
     R.removeTombstone(owner)
-    S.gone, S.changed = S.gone + 1, true
+    S.gone = S.gone + 1
     call('ZADD', KEYS[4], '0', 't' .. owner .. '\n' .. S.text .. (more and '+ ' or ' ') .. head)
+    -- Nobody looks for what is not counted, and what follows can fail.
+    store()
   end
 
   -- marks returns the marks that all locks of pull requests with a number were
