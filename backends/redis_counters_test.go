@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -132,4 +133,61 @@ func TestRedisCommonBesideALowCount(t *testing.T) {
 	before = calls(t, e.client)
 	e.end(t, 5)
 	require.Equal(t, asked, calls(t, e.client)-before)
+}
+
+// Requests that were cancelled on their way have ended without a record: more locks can
+// have ended than the log has records. Their numbers are not used again either.
+func TestRedisLostCountOfCancelledRequests(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(e *endings, t *testing.T) error{
+		"the last number": func(e *endings, t *testing.T) error {
+			t.Helper()
+			return setCount(t.Context(), e.client, e.state, "ended", "?")
+		},
+		"all counters": func(e *endings, t *testing.T) error {
+			t.Helper()
+			return e.client.HDel(t.Context(), e.state, "counters").Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.Options{})
+			e := endingsOn(t, server.Client())
+			e.end(t, 1)
+			cancelOnTheirWay(t, server, 8)
+			require.Len(t, e.fields(t, "e"), 9)
+			e.age(t, "e1", "e2", "e3")
+			before := e.client.HGetAll(t.Context(), e.state).Val()
+			require.NoError(t, lose(e, t))
+			e.end(t, 2)
+			cancelOnTheirWay(t, server, 1)
+			e.end(t, 1)
+			after := e.client.HGetAll(t.Context(), e.state).Val()
+			for _, field := range []string{"e4", "e5", "e6", "e7", "e8", "e9"} {
+				require.Equal(t, before[field], after[field], field)
+			}
+			require.Len(t, e.fields(t, "e"), 10)
+		})
+	}
+}
+
+// cancelOnTheirWay has n requests cancelled that have not come to the store.
+func cancelOnTheirWay(t *testing.T, server *redistest.Server, n int) {
+	t.Helper()
+	client := server.Client()
+	client.AddHook(hook(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+		if slices.Contains(cmd.Args(), any("user:lost")) && !slices.Contains(cmd.Args(), any(enhanced.EventCancelled)) {
+			cmd.SetErr(io.ErrUnexpectedEOF)
+			return io.ErrUnexpectedEOF
+		}
+		return next(ctx, cmd)
+	}))
+	b := openRedis(t, client, queueOn())
+	for i := range n {
+		r := by("org/app", fmt.Sprint("lost", i), "lost")
+		r.Metadata = map[string]string{"not": "common"}
+		_, err := b.AcquireLock(t.Context(), r)
+		require.ErrorIs(t, err, enhanced.ErrOutcomeUnknown)
+	}
+	require.NoError(t, b.Close()) // it has cleaned up by then
 }

@@ -173,7 +173,9 @@ func TestRedisLostCountOfEndings(t *testing.T) {
 			require.Equal(t, before, e.client.HMGet(t.Context(), e.state, "e2", "e3", "e4", "e5").Val())
 			require.Len(t, e.fields(t, "e"), 7)
 			backendtest.RequireSound(t, e)
-			e.age(t, e.fields(t, "e")...)
+			for range 3 { // since numbers are missing
+				e.age(t, e.fields(t, "e")...)
+			}
 			require.Empty(t, e.fields(t, "e"))
 			require.Empty(t, e.fields(t, "i"))
 			backendtest.RequireSound(t, e)

@@ -6,9 +6,9 @@
 -- endingOf returns what the state says of a lock that has ended: when, as the next of
 -- the entries that tidy goes by, how, and the number of that entry.
 local function endingOf(token, how)
-  -- Where the last number is lost, those behind it are not used again: the log, which has
-  -- this ending already, has at least one record for each.
-  if S.uncounted then S.ended = math.max(S.ended, S.sequence - 1) end
+  -- Where the last number is lost, those up to it are not used again: nowhere has one lock
+  -- ended in each millisecond since 1970.
+  if S.uncounted then S.ended = math.max(S.ended, math.floor(S.now / 1000)) end
   S.ended, S.uncounted = S.ended + 1, false
   local number = int(S.ended)
   return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how
@@ -21,8 +21,7 @@ local function finishLock(resource, r, event, actor, cause, reason, mirror, stoc
   append(event, resource, actor, cause, event == 'reserved' and r.request or '', reason, r, nil)
   S.locks = S.locks - 1
   call('HDEL', KEYS[1], 'l' .. resource, 'd' .. resource)
-  local ending = { endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request) }
-  store(unpack(ending))
+  store(endingOf(r.token, event .. '\n' .. resource .. '\n' .. r.owner .. '\n' .. r.request))
   unlead(resource, r)
   if r.expires ~= '0' then call('ZREM', KEYS[2], resource) end
   if stock and stock == formOf(r) then call('DEL', mirror) end
