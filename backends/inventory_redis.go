@@ -140,9 +140,13 @@ func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag 
 	name, _ := fields[0].(string)
 	text, _ := fields[1].(string)
 	counters := parseCounters(text)
-	token, waiters := counters["token"], counters["waiters"]
 	if enhanced.RepositoryTag(name) != tag {
 		found.problem(state, "the name of the repository can't be read; its locks are not carried")
+		return nil
+	}
+	token, waiters := counters["token"], counters["waiters"]
+	if text != "" && counters == nil {
+		found.problem(state, "its counters can't be read; its locks are not carried")
 		return nil
 	}
 	if token != "" {

@@ -191,3 +191,49 @@ func cancelOnTheirWay(t *testing.T, server *redistest.Server, n int) {
 	}
 	require.NoError(t, b.Close()) // it has cleaned up by then
 }
+
+// A repository whose counters can't be read is not carried without its token.
+func TestRedisInventoryOfUnreadableCounters(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	_, err := e.AcquireLock(t.Context(), by("org/app", "held", "ann"))
+	require.NoError(t, err)
+	require.NoError(t, e.client.HSet(t.Context(), e.state, "counters", "1 2").Err())
+	found, err := backends.ReadRedisInventory(t.Context(), e.client, "")
+	require.NoError(t, err)
+	require.Empty(t, found.Locks)
+	require.Len(t, found.Problems, 1)
+}
+
+// Whichever of the counters is no number, or all: that is named, keeps no other repository
+// from being checked, and is repaired.
+func TestRedisRepairsEachCounter(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t, redistest.Options{}).Client()
+	heals := map[string]bool{"wake": true, "closing": true} // by the next step, and as if nothing was there
+	for _, name := range append(countNames(), "all") {
+		t.Run(name, func(t *testing.T) { // not in parallel: they share a server
+			e := endingsOn(t, client)
+			e.end(t, 3)
+			held, err := e.AcquireLock(t.Context(), by("org/app", "held", "ann"))
+			require.NoError(t, err)
+			if name == "all" {
+				err = e.client.HSet(t.Context(), e.state, "counters", strings.TrimSpace(strings.Repeat("x ", len(countNames())))).Err()
+			} else {
+				err = setCount(t.Context(), e.client, e.state, name, "x")
+			}
+			require.NoError(t, err)
+			found, err := e.Verify(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, heals[name], len(found) == 0, "%v", found)
+			_, err = e.Repair(t.Context(), "user:admin", "a test")
+			require.NoError(t, err)
+			backendtest.RequireSound(t, e)
+			e.end(t, 1)
+			require.NoError(t, e.ReleaseLock(t.Context(), held.ID))
+			e.end(t, 1)
+			backendtest.RequireSound(t, e)
+			require.Regexp(t, `^\d+( \d+){12}$`, e.client.HGet(t.Context(), e.state, "counters").Val())
+		})
+	}
+}

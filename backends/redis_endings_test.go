@@ -214,7 +214,7 @@ func TestRedisLostCountAndName(t *testing.T) {
 // counted anew by a repair.
 func TestRedisCountersThatAreNone(t *testing.T) {
 	t.Parallel()
-	for _, counters := range []string{"1 2", "x", "", strings.Repeat("7 ", 14)} {
+	for _, counters := range []string{"1 2", "5", "x", "", "these are no numbers at all", strings.Repeat("7 ", 14)} {
 		t.Run(counters, func(t *testing.T) {
 			t.Parallel()
 			e := newEndings(t)
@@ -223,8 +223,8 @@ func TestRedisCountersThatAreNone(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, e.client.HSet(t.Context(), e.state, "counters", counters).Err())
 			_, err = e.AcquireLock(t.Context(), by("org/app", "other", "ann"))
-			require.ErrorContains(t, err, "hash value is not an integer")
-			require.ErrorContains(t, e.ReleaseLock(t.Context(), held.ID), "hash value is not an integer")
+			require.ErrorContains(t, err, "value is not an integer")
+			require.ErrorContains(t, e.ReleaseLock(t.Context(), held.ID), "value is not an integer")
 			found, err := e.Verify(t.Context())
 			require.NoError(t, err)
 			require.NotEmpty(t, found)

@@ -68,11 +68,12 @@ end
 local function count(text)
   local c = {}
   for word in string.gmatch(text, '%S+') do c[#c + 1] = word end
-  S.token, S.sequence, S.locks, S.trimmed = tonumber(c[1]), tonumber(c[2]), tonumber(c[3]), tonumber(c[13] or '')
+  S.token, S.sequence, S.locks, S.trimmed = tonumber(c[1]), tonumber(c[2]), tonumber(c[3]), tonumber(c[13])
   if not (S.token and S.sequence and S.locks and S.trimmed) or c[14] then
-    -- The server's own error for what is no number ends the step.
-    if not S.mends then call('HINCRBY', KEYS[1], 'counters', '0') end
-    return count('0 0 0 ? 0 1 1 1 0 1 1 0 0')
+    -- The server's own error for what is no number ends the step, whatever the field is.
+    if not S.mends then call('HINCRBY', KEYS[1], 'counters', 'x') end
+    if #c ~= 13 then return count('0 0 0 ? 0 1 1 1 0 1 1 0 0') end
+    S.token, S.sequence, S.locks, S.trimmed = S.token or 0, S.sequence or 0, S.locks or 0, S.trimmed or 0
   end
   S.wake, S.closing = tonumber(c[5]) or 0, tonumber(c[9]) or 0
   -- Where it is no number, somebody may wait, and there may be what runs of pull requests

@@ -12,12 +12,12 @@
 -- Counters that can't be read, too: what they count comes with the changes.
 S.mends = true
 load()
-if int(S.sequence) ~= ARGV[7] then return finish('again') end
 -- The order is that of count in the prelude.
 local order, seen = {}, {}
 for name in string.gmatch('token sequence locks ended wake waiters gone kept closing sets twice forgotten trimmed', '%S+') do order[#order + 1] = name end
 for word in string.gmatch(S.counters or '', '%S+') do seen[order[#seen + 1] or ''], seen[#seen + 1] = word, word end
 if #seen ~= #order then seen = {} end
+if (seen.sequence or '0') ~= ARGV[7] then return finish('again') end
 local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
 local count = tonumber(ARGV[10])
 for at = 11, 6 + 5 * count, 5 do
