@@ -13,7 +13,7 @@
 -- one server, and a cluster has none of stock's.
 -- The queue has one more member for each of these waiters:
 --   w RESOURCE \n MICROSECONDS SET \n REQUEST   in the order of the sets' age
--- The field sets of the state counts them.
+-- The counter sets counts them.
 
 S.whole = function()
   if S.wholes then return S.wholes end
