@@ -39,7 +39,8 @@ import (
 //	                       first of their owner for their resource; how many ended
 //	                       locks were forgotten; up to where the log was trimmed
 //	trimmed_time           of when the last record is that was trimmed
-//	closing:N              until when those of a pull request with number N are
+//	closing:N              until when the locks of a pull request with number N are
+//	                       being released, and that pull request
 //	l RESOURCE             header of a lock
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended

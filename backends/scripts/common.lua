@@ -11,7 +11,7 @@
 -- several write cost more than the commands that they save. Nothing here may raise an
 -- error once another decision has written: what reads keys that a decision has not
 -- read yet does so with pcall, and what is odd is left to the general script. But a
--- lock whose header the caller has is not looked at for its details, whatever their state.
+-- lock whose details the caller has is not looked at for them, whatever their state.
 --
 -- KEYS  four of each repository: state, deadlines, log, queue; then,
 --       where there is one server and the resources have them, two stock's keys for
@@ -31,7 +31,7 @@
 --          and three for each decision
 --          g TOKEN EXPIRES    granted
 --          h HEADER DETAILS   held, by whomever
---          r HEADER DETAILS   released; both are "" where the caller has the header
+--          r HEADER DETAILS   released; details are "" where the caller has them
 --          f "" ""            refreshed
 --          e "" ""            see the general script}
 local call, pcall, find, sub, match, format = redis.call, redis.pcall, string.find, string.sub, string.match, string.format
