@@ -237,3 +237,22 @@ func TestRedisRepairsEachCounter(t *testing.T) {
 		})
 	}
 }
+
+// However long a log is of which the end is lost, that is one damage.
+func TestRedisLostSequenceIsOneDamage(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	e.end(t, 10)
+	require.NoError(t, setCount(t.Context(), e.client, e.state, "sequence", 0))
+	found, err := e.Verify(t.Context())
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, enhanced.RuleLogSequence, found[0].Rule)
+	repaired, err := e.Repair(t.Context(), "user:admin", "a test")
+	require.NoError(t, err)
+	require.Len(t, repaired, 1)
+	backendtest.RequireSound(t, e)
+	page, err := e.ReadLog(t.Context(), "org/app", 0, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Records, 21, "and one of the repair")
+}

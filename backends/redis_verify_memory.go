@@ -81,9 +81,10 @@ func (c *redisInspection) checkLog() {
 		c.report(enhanced.RuleLogCheckpoint, "state", "trimmed", "%q is no number", c.meta["trimmed"]).
 			repairs("count what is there", counts("trimmed", strconv.FormatUint(trimmed, 10)))
 	}
-	for _, sequence := range c.stray {
-		c.report(enhanced.RuleLogSequence, "log", strconv.FormatUint(sequence, 10), "it lies behind the latest record, %d: nothing more can be logged", last).
-			repairs("go on after it", counts("sequence", strconv.FormatUint(sequence, 10)))
+	if len(c.stray) > 0 {
+		sequence := strconv.FormatUint(c.stray[len(c.stray)-1], 10)
+		c.report(enhanced.RuleLogSequence, "log", sequence, "it lies behind the latest record, %d: nothing more can be logged", last).
+			repairs("go on after it", counts("sequence", sequence))
 	}
 	words := make(map[string]lastWord)
 	next, at, token := trimmed+1, time.Time{}, int64(0)
