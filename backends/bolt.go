@@ -117,6 +117,11 @@ func prepare(db *bbolt.DB) (err error) {
 			return fmt.Errorf("bucket %q: %w", name, err)
 		}
 	}
+	spare, err := deleteSpare(tx)
+	if err != nil {
+		return err
+	}
+	changed = changed || spare
 	root := tx.Bucket(rootBucket())
 	if root.Get(probeKey()) != nil {
 		changed = true

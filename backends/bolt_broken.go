@@ -40,9 +40,6 @@ func (c *committer) breakDown(tx *bbolt.Tx, steps []*pendingStep, cause any) {
 	c.broken = err
 	waiting := c.waiting
 	c.waiting = nil
-	if cause == nil { // nothing follows in this goroutine
-		c.stopped()
-	}
 	c.mu.Unlock()
 	c.ended()
 	reply(waiting, nil, err)

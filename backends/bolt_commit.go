@@ -13,17 +13,13 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-const (
-	// maxBatch bounds the steps of one transaction.
-	maxBatch = 256
-	// linger is how long the committer's goroutine outlives its last step.
-	linger = 10 * time.Millisecond
-)
+// maxBatch bounds the steps of one transaction.
+const maxBatch = 256
 
 // committer runs steps of many callers in few transactions: while one is
 // written to disk, the next steps gather. Unlike bbolt's Batch it never waits
-// for company, so a single caller pays nothing. Its goroutine exists while there
-// are steps, and shortly after.
+// for company, so a single caller pays nothing. Who it is that runs them: see
+// [committer.loop] and [committer.lead].
 type committer struct {
 	db     *bbolt.DB
 	logger logging.SimpleLogging
@@ -41,15 +37,26 @@ type committer struct {
 	// who holds it for reading sees nothing of a commit that is still to be told.
 	telling sync.RWMutex
 
-	wake chan struct{} // tells a lingering loop that something has changed
+	wake chan struct{} // tells a resting loop that something has changed
 
 	mu      sync.Mutex // protects all below
 	waiting []*pendingStep
-	running bool
 	closed  bool
-	idle    sync.Cond   // signals that running became false
 	failed  failedWrite // the latest write, if it failed
 	broken  error       // why nothing is committed any more
+	// leading is set while somebody else than a loop commits, looping while there is a
+	// loop, and resting while that has nothing to do.
+	leading, looping, resting bool
+	idle                      sync.Cond // signals that one of the first two became false
+	// patience runs with a loop. asked is set when that got a step since it began, and
+	// weary when it got none.
+	patience     *time.Timer
+	asked, weary bool
+	spareAfter   time.Time // when pages may be got in advance again
+
+	// touched and remembered are those of a batch, for the next one to use. Who commits
+	// uses them.
+	touched, remembered map[string]struct{}
 }
 
 // failedWrite is why a write did not reach the disk; its zero value says that
@@ -63,6 +70,8 @@ type failedWrite struct {
 type pendingStep struct {
 	step func(*batch) error
 	done chan error // buffered: the committer never waits for a caller
+	// alone is set for a step that no other one shares a transaction with.
+	alone bool
 }
 
 // batch is one write transaction and what is to happen after its commit.
@@ -75,6 +84,8 @@ type batch struct {
 	// probe is the size of a write whose only purpose is to see whether it
 	// reaches the disk.
 	probe int
+	// spare is set when all that it writes are pages for later.
+	spare bool
 	after []func()
 	// unserved are resources that are to be settled at the end of the step.
 	unserved []enhanced.ResourceIdentifier
@@ -87,7 +98,10 @@ type batch struct {
 }
 
 func newCommitter(db *bbolt.DB, logger logging.SimpleLogging) *committer {
-	c := &committer{db: db, logger: logger, wake: make(chan struct{}, 1)}
+	c := &committer{
+		db: db, logger: logger, wake: make(chan struct{}, 1),
+		touched: make(map[string]struct{}), remembered: make(map[string]struct{}),
+	}
 	c.idle.L = &c.mu
 	return c
 }
@@ -125,16 +139,10 @@ func (c *committer) do(ctx context.Context, operation string, step func(*batch) 
 		return contextError(operation, err)
 	}
 	c.waiting = append(c.waiting, pending)
-	idle := !c.running
-	c.running = true
+	lead := c.assign(ctx.Done() == nil)
 	c.mu.Unlock()
-	switch {
-	case !idle:
-		c.wakeUp()
-	case ctx.Done() == nil:
-		c.lead() // it would wait in any case
-	default:
-		go c.loop()
+	if lead {
+		c.lead()
 	}
 
 	select {
@@ -177,78 +185,12 @@ func (c *committer) withdraw(pending *pendingStep) bool {
 	return false
 }
 
-// wakeUp tells a lingering loop that something has changed.
-func (c *committer) wakeUp() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
-// loop commits what waits. When nothing does it lingers: a caller that takes
-// and releases locks one after the other would otherwise pay for a new
-// goroutine with a small stack each time.
-func (c *committer) loop() {
-	patience := time.NewTimer(linger)
-	defer patience.Stop()
-	for {
-		some, leave := c.look()
-		if leave {
-			return
-		}
-		if some {
-			for left := c.commit(nil); len(left) > 0; {
-				left = c.commit(left)
-			}
-			continue
-		}
-		patience.Reset(linger)
-		select {
-		case <-c.wake:
-		case <-patience.C:
-			if c.leave() {
-				return
-			}
-		}
-	}
-}
-
-// lead has a caller run one transaction, with its step and those that have come
-// meanwhile. What is left of it, and what comes later, is left to a loop: a caller that
-// is answered goes.
-func (c *committer) lead() {
-	var left []*pendingStep
-	defer func() { // also where the caller's goroutine ends in its step
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.waiting = append(left, c.waiting...)
-		if len(c.waiting) > 0 {
-			go c.loop()
-			return
-		}
-		c.waiting = nil
-		c.stopped()
-	}()
-	left = c.commit(nil)
-}
-
-// look reports whether steps wait; leave is set when the committer is closed and
-// none does.
-func (c *committer) look() (some, leave bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.waiting) > 0 {
-		return true, false
-	}
-	if c.closed {
-		c.stopped()
-	}
-	return false, c.closed
-}
-
 // take returns the steps of a transaction: those that are left of the last one,
 // and as many that wait as it has room for.
 func (c *committer) take(left []*pendingStep) []*pendingStep {
+	if len(left) > 0 && left[0].alone {
+		return left
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(len(c.waiting), maxBatch-len(left))
@@ -258,23 +200,6 @@ func (c *committer) take(left []*pendingStep) []*pendingStep {
 		c.waiting = nil
 	}
 	return steps
-}
-
-// leave reports whether the loop may end, since nothing has come.
-func (c *committer) leave() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.waiting) > 0 {
-		return false
-	}
-	c.stopped()
-	return true
-}
-
-// stopped is called with c.mu held.
-func (c *committer) stopped() {
-	c.running = false
-	c.idle.Broadcast()
 }
 
 // commitSteps is commit, and says early what transaction it has begun and which steps it
@@ -290,7 +215,9 @@ func (c *committer) commitSteps(begun **bbolt.Tx, taken *[]*pendingStep) []*pend
 		reply(steps, nil, err)
 		return nil
 	}
-	b := &batch{tx: tx, txid: tx.ID(), touched: make(map[string]struct{})}
+	clear(c.touched)
+	clear(c.remembered)
+	b := &batch{tx: tx, txid: tx.ID(), touched: c.touched, remembered: c.remembered}
 	decisions := make([]error, len(steps))
 	for i, p := range steps {
 		err := c.runStep(b, p.step)
@@ -344,7 +271,9 @@ func (c *committer) write(b *batch) error {
 	_ = b.tx.Rollback()
 	// The failed write may have reached the disk.
 	err = errors.Join(enhanced.ErrOutcomeUnknown, err)
-	c.note(failedWrite{err, size})
+	if !b.spare { // what can be done without says nothing of what can't
+		c.note(failedWrite{err, size})
+	}
 	return err
 }
 
@@ -388,7 +317,7 @@ func (c *committer) close() {
 	defer c.mu.Unlock()
 	c.closed = true
 	c.wakeUp()
-	for c.running {
+	for c.leading || c.looping {
 		c.idle.Wait()
 	}
 }

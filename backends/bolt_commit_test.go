@@ -72,6 +72,40 @@ func TestCommitterHasACallerLead(t *testing.T) {
 	require.ErrorIs(t, c.do(context.Background(), "write", write("late")), enhanced.ErrClosed)
 }
 
+// A caller leads also while a loop is there that has nothing to do, which ends all the
+// same, or takes what has come meanwhile.
+func TestCommitterHasACallerLeadBesideALoop(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	rests := func() bool { return c.is(&c.resting) }
+	require.NoError(t, c.do(t.Context(), "write", write("by a loop")))
+	backendtest.Eventually(t, "it rests, or has gone", func() bool { return rests() || c.idles() })
+	answered := make(chan error, 1)
+	led := false
+	require.NoError(t, c.do(context.Background(), "write", func(b *batch) error {
+		led = c.is(&c.leading)
+		go func() { answered <- c.do(t.Context(), "write", write("meanwhile")) }()
+		backendtest.Eventually(t, "it waits", func() bool { return c.gathered() == 1 })
+		return write("led")(b)
+	}))
+	require.True(t, led)
+	require.NoError(t, <-answered)
+	for _, key := range []string{"by a loop", "led", "meanwhile"} {
+		require.True(t, c.has(t, key), key)
+	}
+	backendtest.Eventually(t, "the loop has gone", func() bool {
+		require.NoError(t, c.do(context.Background(), "write", write("led again")))
+		return !c.is(&c.looping)
+	})
+}
+
+// is reads one of the committer's fields.
+func (c *committer) is(field *bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *field
+}
+
 // A caller leads one transaction. Where a step fails in it, another one runs the others
 // again: a caller that is answered goes, however many fail one after the other.
 func TestCommitterLetsALeaderGo(t *testing.T) {
@@ -117,5 +151,5 @@ func TestCommitterLetsALeaderGo(t *testing.T) {
 func (c *committer) idles() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.running
+	return !c.leading && !c.looping
 }

@@ -28,6 +28,7 @@ func testCommitter(t *testing.T) *committer {
 	c.committed = func(*batch) {}
 	c.undone = func(*batch) {}
 	c.ended = func() {}
+	c.spareAfter = time.Now().Add(time.Hour) // nothing commits but the test
 	t.Cleanup(c.close)
 	return c
 }

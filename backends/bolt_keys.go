@@ -37,6 +37,7 @@ import (
 //	  w REQUEST               request ID -> RESOURCE 00 RANK of its waiter
 //	  y "aging"               PriorityAgingInterval that the ranks are by
 //	  y "name"|"checkpoint"
+//	enhanced-spare      pages that the file has got in advance, while it gets them
 //
 // A repository is one B+tree with a letter for each range, not a bucket for
 // each: what one step changes then lies on few pages. Numbers are big-endian,
@@ -88,6 +89,7 @@ func isTag(name []byte) bool {
 	return true
 }
 
+func spareBucket() []byte   { return []byte("enhanced-spare") }
 func formatKey() []byte     { return []byte("format") }
 func clockKey() []byte      { return []byte("clock") }
 func nameKey() []byte       { return []byte("yname") }

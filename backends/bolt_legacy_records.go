@@ -35,7 +35,7 @@ func (b *BoltBackend) ReadLegacyRecords(ctx context.Context, read func(enhanced.
 // UnknownBuckets returns the names of the buckets of the file that are neither the
 // store's nor those that stock's boltdb makes.
 func (b *BoltBackend) UnknownBuckets(ctx context.Context) (names []string, err error) {
-	known := []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket, string(rootBucket()), quarantineBucket}
+	known := []string{legacyLocksBucket, legacyPullsBucket, legacyCommandsBucket, string(rootBucket()), string(spareBucket()), quarantineBucket}
 	err = b.view(ctx, "look at the file's buckets", func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
 			if !isTag(name) && !slices.Contains(known, string(name)) {

@@ -85,9 +85,6 @@ func (s *repositoryStep) memory() *memory {
 // memoryToChange is memory for a step that changes it: it is read again if the
 // transaction is undone.
 func (s *repositoryStep) memoryToChange() *memory {
-	if s.batch.remembered == nil {
-		s.batch.remembered = make(map[string]struct{})
-	}
 	s.batch.remembered[s.tag] = struct{}{}
 	return s.memory()
 }

@@ -42,20 +42,63 @@ func fullDisk(path string) error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &unlimited); err != nil {
 		return err
 	}
-	full := syscall.Rlimit{Cur: 256 << 10, Max: unlimited.Max}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
-		return err
-	}
-
-	acquire := func(i int) error {
-		_, err := b.AcquireLock(ctx, &enhanced.EnhancedLockRequest{
+	acquireLock := func(i int) (*enhanced.EnhancedLock, error) {
+		return b.AcquireLock(ctx, &enhanced.EnhancedLockRequest{
 			Project: models.NewProject("org/app", "p"+strconv.Itoa(i), ""), Workspace: "default",
 			User: models.User{Username: "user"}, Timeout: enhanced.NoTimeout,
 		})
+	}
+	acquire := func(i int) error {
+		_, err := acquireLock(i)
 		return err
 	}
-	granted := 0
-	for err = acquire(0); err == nil && granted < 10_000; err = acquire(granted) {
+
+	// The store gets pages of the file in advance. It goes on where there is no room for
+	// them, but for what is asked of it.
+	if err := acquire(0); err != nil {
+		return err
+	}
+	pair := func() error {
+		lock, err := acquireLock(1)
+		if err != nil {
+			return err
+		}
+		if err := b.ReleaseLock(ctx, lock.ID); err != nil {
+			return err
+		}
+		if err := acquire(0); !errors.Is(err, enhanced.ErrLockExists) { // after that, writing nothing
+			return fmt.Errorf("a refused request's error is %w", err)
+		}
+		return b.HealthCheck(ctx)
+	}
+	freePages := func() int {
+		stats := db.Stats()
+		return stats.FreePageN + stats.PendingPageN
+	}
+	for freePages() < 50 {
+		if err := pair(); err != nil {
+			return err
+		}
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	full := syscall.Rlimit{Cur: uint64(file.Size()), Max: unlimited.Max}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		return err
+	}
+	for more := 20; more > 0; {
+		if freePages() < 12 { // it has tried, and failed
+			more--
+		}
+		if err := pair(); err != nil {
+			return fmt.Errorf("with room for a lock: %w", err)
+		}
+	}
+
+	granted := 1
+	for err = acquire(1); err == nil && granted < 10_000; err = acquire(granted) {
 		granted++
 	}
 	if !errors.Is(err, enhanced.ErrBackend) {
