@@ -99,6 +99,29 @@ func TestCommitterHasACallerLeadBesideALoop(t *testing.T) {
 	})
 }
 
+// While a loop commits nobody leads, also where a loop before it has rested and gone.
+func TestCommitterHasNobodyLeadBesideALoopThatCommits(t *testing.T) {
+	t.Parallel()
+	c := testCommitter(t)
+	for range 3 {
+		inside, answered := 0, make(chan error, 1)
+		step := func(b *batch) error {
+			inside++
+			defer func() { inside-- }()
+			require.Equal(t, 1, inside)
+			return write("a")(b)
+		}
+		require.NoError(t, c.do(t.Context(), "write", func(b *batch) error {
+			go func() { answered <- c.do(context.Background(), "write", step) }()
+			backendtest.Eventually(t, "it waits", func() bool { return c.gathered() == 1 })
+			require.False(t, c.is(&c.leading))
+			return step(b)
+		}))
+		require.NoError(t, <-answered)
+		backendtest.Eventually(t, "the loop has gone", c.idles)
+	}
+}
+
 // is reads one of the committer's fields.
 func (c *committer) is(field *bool) bool {
 	c.mu.Lock()

@@ -15,7 +15,7 @@ func (c *committer) assign(mayLead bool) (lead bool) {
 		c.leading = true
 		return true
 	case !c.looping:
-		c.looping, c.weary = true, false
+		c.looping, c.resting, c.weary = true, false, false
 		// One for many steps: a limit for each would wake a processor each time.
 		c.patience = time.AfterFunc(linger, c.tire)
 		go c.loop()
@@ -70,6 +70,7 @@ func (c *committer) next() task {
 	lacking := c.lacksPages()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.resting = false
 	switch {
 	case !c.leading && len(c.waiting) > 0:
 		return runSteps
