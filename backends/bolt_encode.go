@@ -16,10 +16,16 @@ import (
 // the tags of most fields say.
 type object []byte
 
-// usualRecord is room for a record of usual length.
-const usualRecord = 512
+// usualRecord is room for a record of usual length, and usualStock for stock's form of a
+// lock.
+const (
+	usualRecord = 512
+	usualStock  = 1024
+)
 
-func newObject() object { return append(make(object, 0, usualRecord), '{') }
+func newObject() object { return newObjectOf(usualRecord) }
+
+func newObjectOf(room int) object { return append(make(object, 0, room), '{') }
 
 // name starts a field.
 func (o *object) name(field string) {
@@ -140,7 +146,7 @@ func (r *lockRecord) encode() ([]byte, error) {
 }
 
 func (l *storedLock) encode() ([]byte, error) {
-	o := newObject()
+	o := newObjectOf(usualStock)
 	o.open("Project")
 	o.text("ProjectName", l.Project.ProjectName)
 	o.anyText("RepoFullName", l.Project.RepoFullName)

@@ -41,7 +41,7 @@ func (b *RedisBackend) normalized(config *enhanced.EnhancedConfig, request *enha
 
 // acquire decides a request. One that can wait, and has to, enters the queue.
 func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest, canWait bool) (acquisition, error) {
-	owner, original := r.Owner(), enhanced.SanitizeProjectLock(r.ProjectLock())
+	owner, original := r.Owner(), r.ProjectLock()
 	payload, err := encodeProjectLock(original)
 	if err != nil {
 		return acquisition{}, enhanced.NewInvalidError("the request can't be stored: %v", err)
