@@ -23,9 +23,7 @@ const (
 	usualStock  = 1024
 )
 
-func newObject() object { return newObjectOf(usualRecord) }
-
-func newObjectOf(room int) object { return append(make(object, 0, room), '{') }
+func newObject() object { return append(make(object, 0, usualRecord), '{') }
 
 // name starts a field.
 func (o *object) name(field string) {
@@ -145,8 +143,10 @@ func (r *lockRecord) encode() ([]byte, error) {
 	return o, nil
 }
 
-func (l *storedLock) encode() ([]byte, error) {
-	o := newObjectOf(usualStock)
+func (l *storedLock) encode() ([]byte, error) { return l.append(make([]byte, 0, usualStock)) }
+
+func (l *storedLock) append(to []byte) ([]byte, error) {
+	o := append(object(to), '{')
 	o.open("Project")
 	o.text("ProjectName", l.Project.ProjectName)
 	o.anyText("RepoFullName", l.Project.RepoFullName)

@@ -47,6 +47,7 @@ type RedisBackend struct {
 	// adaptive has the time-outs of the scripts, nil without them.
 	adaptive atomic.Pointer[timeout.AdaptiveTimeoutManager]
 
+	rooms        sync.Pool // of *[]byte, for texts that are being made
 	repositories redisRepositories
 	locks        knownLocks
 
