@@ -89,7 +89,7 @@ func (b *RedisBackend) guardedScan(ctx context.Context, node redis.Cmdable, scan
 	}
 	var answer error
 	err := b.pipeline(client).guarded(func() error {
-		if answer = scan(); answer != nil && ctx.Err() != nil {
+		if answer = scan(); answer != nil && ended(ctx) != nil {
 			return errHurried
 		}
 		return answer
