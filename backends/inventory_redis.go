@@ -129,7 +129,7 @@ func (b *RedisBackend) addLocks(ctx context.Context, found *Inventory) error {
 func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag string, stock map[string]string, claimed map[string]bool) error {
 	const operation = "read an inventory"
 	state := b.keys.state(tag)
-	fields, err := b.client.HMGet(ctx, state, "name", "token", "waiters").Result()
+	fields, err := b.client.HMGet(ctx, state, "name", countersField).Result()
 	if hasErrorPrefix(err, "WRONGTYPE") {
 		found.problem(state, "it is no repository; its locks are not carried")
 		return nil
@@ -138,10 +138,15 @@ func (b *RedisBackend) addRepository(ctx context.Context, found *Inventory, tag 
 		return err
 	}
 	name, _ := fields[0].(string)
-	token, _ := fields[1].(string)
-	waiters, _ := fields[2].(string)
+	text, _ := fields[1].(string)
+	counters := parseCounters(text)
 	if enhanced.RepositoryTag(name) != tag {
 		found.problem(state, "the name of the repository can't be read; its locks are not carried")
+		return nil
+	}
+	token, waiters := counters["token"], counters["waiters"]
+	if text != "" && counters == nil {
+		found.problem(state, "its counters can't be read; its locks are not carried")
 		return nil
 	}
 	if token != "" {

@@ -60,7 +60,7 @@ func TestRedisRefusesServers(t *testing.T) {
 		config := enhanced.DefaultConfig()
 		config.RedisKeyPrefix = "other:"
 		err := openRedis(t, server.Client(), config).HealthCheck(t.Context())
-		require.ErrorContains(t, err, `the server is in use with layout and prefix "1 atlantis:lock:", this process has "1 other:"`)
+		require.ErrorContains(t, err, `the server is in use with layout and prefix "2 atlantis:lock:", this process has "2 other:"`)
 	})
 	t.Run("users", func(t *testing.T) {
 		t.Parallel()

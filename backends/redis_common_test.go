@@ -298,12 +298,13 @@ func TestRedisDamageStaysInItsRepository(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, client *redis.Client){
 		"queue of another type": func(t *testing.T, client *redis.Client) {
 			t.Helper()
-			require.NoError(t, client.HSet(t.Context(), repositoryKey("org/bad", "state"), "waiters", "1", "gone", "1").Err())
+			state := repositoryKey("org/bad", "state")
+			require.NoError(t, errors.Join(setCount(t.Context(), client, state, "waiters", 1), setCount(t.Context(), client, state, "gone", 1)))
 			require.NoError(t, client.Set(t.Context(), repositoryKey("org/bad", "queue"), "?", 0).Err())
 		},
 		"token that is no number": func(t *testing.T, client *redis.Client) {
 			t.Helper()
-			require.NoError(t, client.HSet(t.Context(), repositoryKey("org/bad", "state"), "token", "x000000000000000").Err())
+			require.NoError(t, setCount(t.Context(), client, repositoryKey("org/bad", "state"), "token", "x000000000000000"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

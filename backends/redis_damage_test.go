@@ -56,7 +56,7 @@ func TestRedisCleanupBesideDamage(t *testing.T) {
 			return client.Set(ctx, repositoryKey("org/broken", "log"), "x", 0).Err()
 		},
 		"a counter that is none": func(client *redis.Client) error {
-			return client.HSet(ctx, repositoryKey("org/broken", "state"), "sequence", "x").Err()
+			return setCount(ctx, client, repositoryKey("org/broken", "state"), "sequence", "x")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -111,7 +111,7 @@ func TestRedisDeadlockAndFailover(t *testing.T) {
 	for _, replica := range servers.Replicas {
 		client := replica.Client()
 		backendtest.Eventually(t, "a replica has the waiters", func() bool {
-			return client.HGet(t.Context(), repositoryKey("org/app", "state"), "waiters").Val() == "2"
+			return countOf(t.Context(), client, repositoryKey("org/app", "state"), "waiters") == "2"
 		})
 	}
 	servers.Primary.Kill()

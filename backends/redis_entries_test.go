@@ -188,7 +188,7 @@ func TestRedisLogEntriesThatCannotBeRead(t *testing.T) {
 			key := repositoryKey("org/app", "log")
 			require.NoError(t, client.XDel(ctx, key, "7-0").Err())
 			require.NoError(t, client.XAdd(ctx, &redis.XAddArgs{Stream: key, ID: "8-0", Values: fields(textsOf(t, client, key)[4])}).Err())
-			require.NoError(t, client.HSet(ctx, repositoryKey("org/app", "state"), "sequence", 8).Err())
+			require.NoError(t, setCount(ctx, client, repositoryKey("org/app", "state"), "sequence", 8))
 			page, err := b.ReadLog(ctx, "org/app", 0, 100)
 			require.NoError(t, err)
 			require.Equal(t, all[:5], page.Records[:5])

@@ -247,10 +247,15 @@ func (c *redisInspection) checkDeadlines() {
 func (c *redisInspection) use(token int64) { c.highest = max(c.highest, token) }
 
 func (c *redisInspection) checkToken() {
+	if c.meta[countersField] != "" && c.meta["token"] == "" {
+		c.report(enhanced.RuleTokenCounter, "state", countersField, "the counters can't be read: nothing can be changed in the repository").
+			repairs("count what is there", counts("token", strconv.FormatInt(c.highest, 10)))
+		return
+	}
 	if token, err := strconv.ParseInt(c.meta["token"], 10, 64); err == nil && token >= c.highest || c.highest == 0 {
 		return
 	}
 	highest := strconv.FormatInt(c.highest, 10)
 	c.report(enhanced.RuleTokenCounter, "state", "token", "the token is %q, but %s is in use: tokens could be given twice", c.meta["token"], highest).
-		repairs("raise it to "+highest, redisChange{"HSET", "state", "token", highest})
+		repairs("raise it to "+highest, counts("token", highest))
 }

@@ -30,12 +30,17 @@ import (
 // The fields of a state are
 //
 //	name                   of the repository
-//	token, sequence        the last ones
-//	locks                  how many there are
-//	trimmed, trimmed_time  up to where the log was trimmed
-//	wake                   until when somebody wants to be woken
-//	closing, closing:N     until when all locks of a pull request are being
-//	                       released, of any and of number N
+//	counters               numbers with spaces between, in this order: the last token and
+//	                       sequence; how many locks there are, and have ended; until
+//	                       when somebody wants to be woken; how many waiters,
+//	                       tombstones and reservations there are; until when all
+//	                       locks of a pull request are being released; how many
+//	                       waiters are of sets, and how many there are beyond the
+//	                       first of their owner for their resource; how many ended
+//	                       locks were forgotten; up to where the log was trimmed
+//	trimmed_time           of when the last record is that was trimmed
+//	closing:N              until when the locks of a pull request with number N are
+//	                       being released, and that pull request
 //	l RESOURCE             header of a lock
 //	d RESOURCE             details of a lock
 //	i TOKEN                resource of a held lock, or how one has ended
@@ -43,12 +48,7 @@ import (
 //	                       then on the token that it got
 //	e N                    when the Nth lock ended, and its token, until that is
 //	                       forgotten
-//	ended, forgotten       how many have ended, and were forgotten
-//	kept, gone             how many reservations and tombstones there are
 //	k RESOURCE             reservation, see scripts/runs.lua
-//	waiters, sets          how many there are, and how many of those are of sets
-//	twice                  how many there are beyond the first of their owner for their
-//	                       resource
 //	alive                  processes that calls wait in, and until when they count
 //	                       as alive
 //	aging                  interval of ageing that ranks are by, in milliseconds
@@ -56,7 +56,7 @@ import (
 // Stock Atlantis' keys are pr/KEY, global/COMMAND/lock and HOST::REPOSITORY::NUMBER.
 const (
 	layoutKey     = "atlantis-locks:layout"
-	layoutVersion = "1"
+	layoutVersion = "2"
 	stockPrefix   = "pr/"
 	asideSuffix   = "aside"
 )

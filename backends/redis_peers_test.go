@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -110,7 +111,7 @@ func TestRedisQueueOfALostReply(t *testing.T) {
 	var lose atomic.Bool
 	admin := server.Client()
 	cut := openRedis(t, lossyClient(t, server, func() bool {
-		waiters, err := admin.HGet(context.WithoutCancel(t.Context()), repositoryKey("org/app", "state"), "waiters").Int()
+		waiters, err := strconv.Atoi(countOf(context.WithoutCancel(t.Context()), admin, repositoryKey("org/app", "state"), "waiters"))
 		return lose.Load() && err == nil && waiters > 0
 	}), queueOn())
 	lock, err := b.AcquireLock(t.Context(), by("org/app", ".", "ann"))

@@ -230,7 +230,10 @@ func end(t *testing.T, b enhanced.Backend, cycle deadlock.Cycle) string {
 // that they meet, instead of all.
 func setCounter(t *testing.T, client *redis.Client, more int) {
 	t.Helper()
-	require.NoError(t, client.HIncrBy(t.Context(), repositoryKey("org/app", "state"), "waiters", int64(more)).Err())
+	state := repositoryKey("org/app", "state")
+	waiters, err := strconv.Atoi(countOf(t.Context(), client, state, "waiters"))
+	require.NoError(t, err)
+	require.NoError(t, setCount(t.Context(), client, state, "waiters", waiters+more))
 }
 
 // change changes something, and says what the store has answered.

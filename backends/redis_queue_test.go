@@ -242,7 +242,7 @@ func TestRedisQueueCorruptions(t *testing.T) {
 		},
 		"another count": {
 			damage: func(ctx context.Context, client *redis.Client, _ string) error {
-				return client.HSet(ctx, repositoryKey("org/app", "state"), "waiters", 7).Err()
+				return setCount(ctx, client, repositoryKey("org/app", "state"), "waiters", 7)
 			},
 			rules: []string{enhanced.RuleQueueCount},
 		},

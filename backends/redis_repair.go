@@ -76,6 +76,9 @@ func (b *RedisBackend) repairOne(ctx context.Context, operation, tag, actor, rea
 func (s *redisSnapshot) before(c redisChange) string {
 	switch c.key {
 	case "state":
+		if c.command == "COUNT" {
+			return s.meta[c.field]
+		}
 		return s.stateField(c.field)
 	case "deadlines":
 		if at, found := s.deadlines[c.field]; found {

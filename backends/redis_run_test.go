@@ -49,6 +49,9 @@ func TestRedisRunCorruptions(t *testing.T) {
 	set := func(field, value string) func(ctx context.Context, c *redis.Client) error {
 		return func(ctx context.Context, c *redis.Client) error { return c.HSet(ctx, state, field, value).Err() }
 	}
+	count := func(name, number string) func(ctx context.Context, c *redis.Client) error {
+		return func(ctx context.Context, c *redis.Client) error { return setCount(ctx, c, state, name, number) }
+	}
 	edit := func(field string, change func(lines []string)) func(ctx context.Context, c *redis.Client) error {
 		return func(ctx context.Context, c *redis.Client) error {
 			text, err := c.HGet(ctx, state, field).Result()
@@ -114,11 +117,14 @@ func TestRedisRunCorruptions(t *testing.T) {
 			},
 			rules: []string{enhanced.RuleReservation},
 		},
-		"another count of reservations": {damage: set("kept", "0"), rules: []string{enhanced.RuleReservation}},
-		"another count of tombstones":   {damage: set("gone", "7"), rules: []string{enhanced.RuleTombstone}},
-		"count of tombstones lost": {
-			damage: func(ctx context.Context, c *redis.Client) error { return c.HDel(ctx, state, "gone").Err() },
-			rules:  []string{enhanced.RuleTombstone},
+		"another count of reservations": {damage: count("kept", "0"), rules: []string{enhanced.RuleReservation}},
+		"another count of tombstones":   {damage: count("gone", "7"), rules: []string{enhanced.RuleTombstone}},
+		"counters lost": {
+			damage: func(ctx context.Context, c *redis.Client) error { return c.HDel(ctx, state, "counters").Err() },
+			rules: []string{
+				enhanced.RuleReservation, enhanced.RuleTombstone, enhanced.RuleLockCount, enhanced.RuleQueueCount, enhanced.RuleTokenCounter,
+				enhanced.RuleForgetCount, enhanced.RuleLogSequence,
+			},
 		},
 		"tombstone unreadable":    {damage: add("t%s\nnull", pull7), rules: []string{enhanced.RuleTombstone, enhanced.RuleTombstone}},
 		"tombstone of nobody":     {damage: add("tuser:ann\n5 c1"), rules: []string{enhanced.RuleTombstone, enhanced.RuleTombstone}},

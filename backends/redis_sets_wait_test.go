@@ -251,7 +251,7 @@ func TestRedisSetsCorruptions(t *testing.T) {
 	require.Len(t, aged, 2)
 	for rule, damage := range map[string]func() error{
 		enhanced.RuleQueueMissing: func() error { return client.ZRem(ctx, queue, aged[1]).Err() },
-		enhanced.RuleQueueCount:   func() error { return client.HSet(ctx, state, "sets", 7).Err() },
+		enhanced.RuleQueueCount:   func() error { return setCount(ctx, client, state, "sets", 7) },
 		enhanced.RuleQueueStray:   func() error { return client.ZAdd(ctx, queue, redis.Z{Member: aged[0] + "x"}).Err() },
 	} {
 		require.NoError(t, damage())

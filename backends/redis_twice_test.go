@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"strconv"
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -18,7 +19,7 @@ func TestRedisOwnersThatWaitTwice(t *testing.T) {
 	b := openRedis(t, client, queueOn())
 	requireTwice := func(n int) {
 		t.Helper()
-		text, err := client.HGet(t.Context(), repositoryKey("org/app", "state"), "twice").Int()
+		text, err := strconv.Atoi(countOf(t.Context(), client, repositoryKey("org/app", "state"), "twice"))
 		require.NoError(t, err)
 		require.Equal(t, n, text)
 		backendtest.RequireSound(t, b)
@@ -96,14 +97,14 @@ func TestRedisSetsThatWaitTwice(t *testing.T) {
 	}
 	other := waitsForSet(t, b, later)
 	call := waits(t, b, request(stockLock("org/app", 5, "a")))
-	require.Equal(t, "2", client.HGet(t.Context(), repositoryKey("org/app", "state"), "twice").Val())
+	require.Equal(t, "2", countOf(t.Context(), client, repositoryKey("org/app", "state"), "twice"))
 	requireSound(t, b)
 	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	require.NoError(t, <-set)
 	require.ErrorIs(t, <-other, enhanced.ErrLockExists)
 	require.ErrorIs(t, <-call, enhanced.ErrLockExists)
 	require.Zero(t, waiting(t, b))
-	require.Equal(t, "0", client.HGet(t.Context(), repositoryKey("org/app", "state"), "twice").Val())
+	require.Equal(t, "0", countOf(t.Context(), client, repositoryKey("org/app", "state"), "twice"))
 	require.NoError(t, b.ReleaseLock(t.Context(), kept.ID))
 	requireSound(t, b)
 }
@@ -119,9 +120,8 @@ func TestRedisTwiceCorruptions(t *testing.T) {
 	require.NoError(t, err)
 	first, others := waits(t, b, by("org/app", "a", "bob")), waits(t, b, by("org/app", "a", "bob"), by("org/app", "a", "kim"))
 	for _, damage := range []func() error{
-		func() error { return client.HSet(t.Context(), state, "twice", 0).Err() },
-		func() error { return client.HDel(t.Context(), state, "twice").Err() },
-		func() error { return client.HSet(t.Context(), state, "twice", "many").Err() },
+		func() error { return setCount(t.Context(), client, state, "twice", 0) },
+		func() error { return setCount(t.Context(), client, state, "twice", "many") },
 	} {
 		require.NoError(t, damage())
 		violations, err := b.Verify(t.Context())
@@ -131,10 +131,10 @@ func TestRedisTwiceCorruptions(t *testing.T) {
 		repaired, err := b.Repair(t.Context(), "user:admin", "a test")
 		require.NoError(t, err)
 		require.Len(t, repaired, 1)
-		require.Equal(t, "1", client.HGet(t.Context(), state, "twice").Val())
+		require.Equal(t, "1", countOf(t.Context(), client, state, "twice"))
 		requireSound(t, b)
 	}
-	require.NoError(t, client.HSet(t.Context(), state, "twice", "many").Err())
+	require.NoError(t, setCount(t.Context(), client, state, "twice", "many"))
 	require.NoError(t, b.ReleaseLock(t.Context(), lock.ID))
 	require.Equal(t, 1, waiting(t, b), "it went in the same step")
 	require.NoError(t, <-first)

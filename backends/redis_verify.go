@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ var _ enhanced.Verifier = (*RedisBackend)(nil)
 type redisSnapshot struct {
 	tag, name string
 	now       int64
-	meta      map[string]string
+	meta      map[string]string // with each of the counters
 	locks     map[string]string // headers
 	details   map[string]string
 	deadlines map[string]int64
@@ -168,6 +169,7 @@ func (b *RedisBackend) readState(ctx context.Context, operation, tag string) (*r
 		}
 	}
 	s.name = s.meta["name"]
+	maps.Copy(s.meta, parseCounters(s.meta[countersField]))
 	return s, err
 }
 
@@ -179,7 +181,7 @@ func isToken(value string) bool { return strings.Trim(value, "0123456789") == ""
 // begins as requests do.
 func isMeta(field string) bool {
 	switch field {
-	case "name", "token", "sequence", "locks", "trimmed", "trimmed_time", "wake", "closing", "confirmed", "waiters", "alive", "aging", "kept", "gone", "sets", "twice", "ended", "forgotten":
+	case "name", countersField, "trimmed_time", "confirmed", "alive", "aging":
 		return true
 	}
 	return strings.HasPrefix(field, "closing:")

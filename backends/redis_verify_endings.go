@@ -93,7 +93,7 @@ func (c *redisInspection) endingCount(field string) int64 {
 func (c *redisInspection) countsEndings(field string, n int64) {
 	is := strconv.FormatInt(n, 10)
 	c.report(enhanced.RuleForgetCount, "state", field, "it says %q, by the entries of what to forget it is %s", c.meta[field], is).
-		repairs("set it to "+is, redisChange{"HSET", "state", field, is})
+		repairs("set it to "+is, counts(field, is))
 }
 
 // times says when to forget a lock that has ended some time: as if it were now.
@@ -101,6 +101,6 @@ func (c *redisInspection) times(token string) []redisChange {
 	c.ended++
 	number := strconv.FormatInt(c.ended, 10)
 	return []redisChange{
-		{"HSET", "state", "e" + number, strconv.FormatInt(c.now, 10) + " " + token}, {"HSET", "state", "ended", number},
+		{"HSET", "state", "e" + number, strconv.FormatInt(c.now, 10) + " " + token}, counts("ended", number),
 	}
 }

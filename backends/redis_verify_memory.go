@@ -64,13 +64,26 @@ func (c *redisInspection) checkID(token, value string, remove redisChange) {
 func (c *redisInspection) checkLog() {
 	last, err := strconv.ParseUint(c.meta["sequence"], 10, 64)
 	if err != nil && c.meta["sequence"] != "" {
-		c.report(enhanced.RuleLogSequence, "state", "sequence", "%q is no number", c.meta["sequence"])
+		latest := uint64(0)
+		if len(c.stray) > 0 {
+			latest = c.stray[len(c.stray)-1]
+		}
+		c.report(enhanced.RuleLogSequence, "state", "sequence", "%q is no number", c.meta["sequence"]).
+			repairs("go on after the latest record", counts("sequence", strconv.FormatUint(latest, 10)))
 		return
 	}
-	trimmed, _ := strconv.ParseUint(c.meta["trimmed"], 10, 64) //nolint:errcheck // 0 then, which the first record contradicts
+	trimmed, err := strconv.ParseUint(c.meta["trimmed"], 10, 64)
+	if err != nil && c.meta["trimmed"] != "" {
+		trimmed = last
+		if len(c.log) > 0 {
+			trimmed = c.log[0].Sequence - 1
+		}
+		c.report(enhanced.RuleLogCheckpoint, "state", "trimmed", "%q is no number", c.meta["trimmed"]).
+			repairs("count what is there", counts("trimmed", strconv.FormatUint(trimmed, 10)))
+	}
 	for _, sequence := range c.stray {
 		c.report(enhanced.RuleLogSequence, "log", strconv.FormatUint(sequence, 10), "it lies behind the latest record, %d: nothing more can be logged", last).
-			repairs("go on after it", redisChange{"HSET", "state", "sequence", strconv.FormatUint(sequence, 10)})
+			repairs("go on after it", counts("sequence", strconv.FormatUint(sequence, 10)))
 	}
 	words := make(map[string]lastWord)
 	next, at, token := trimmed+1, time.Time{}, int64(0)

@@ -78,7 +78,7 @@ func (c *redisInspection) checkCount(rule, field string, count int) {
 	n := strconv.Itoa(count)
 	if c.meta[field] != n && (c.meta[field] != "" || count > 0) {
 		c.report(rule, "state", field, "it says %q, there are %s", c.meta[field], n).
-			repairs("set it to "+n, redisChange{"HSET", "state", field, n})
+			repairs("set it to "+n, counts(field, n))
 	}
 }
 

@@ -2,6 +2,7 @@ package backends_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -79,7 +80,7 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleUnknownEntry, person: true},
 		"another name": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "name", "org/other").Err() },
 			rule: enhanced.RuleRepositoryName, person: true},
-		"a lower token": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "token", 5).Err() },
+		"a lower token": {plant: func(d *damaged) error { return setCount(ctx, d.client, d.key("state"), "token", 5) },
 			rule: enhanced.RuleTokenCounter},
 		"a lock of no resource": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "lx", "y").Err() },
 			rule: enhanced.RuleLockKey},
@@ -95,7 +96,7 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleLockToken, person: true},
 		"details of no lock": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "dx", "{}").Err() },
 			rule: enhanced.RuleUnknownEntry},
-		"another count": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "locks", 7).Err() },
+		"another count": {plant: func(d *damaged) error { return setCount(ctx, d.client, d.key("state"), "locks", 7) },
 			rule: enhanced.RuleLockCount},
 		"no owner": {plant: func(d *damaged) error { return d.client.ZRem(ctx, d.key("queue"), member(d.plain)).Err() },
 			rule: enhanced.RuleOwnerMissing},
@@ -123,10 +124,10 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			return d.client.HSet(ctx, d.key("state"), "i"+token(d.ended), "a\nb\nc\nd").Err()
 		}, rule: enhanced.RuleEnding},
 		"an ending for ever": {plant: func(d *damaged) error {
-			return d.client.HDel(ctx, d.key("state"), "e1", "ended").Err()
+			return errors.Join(d.client.HDel(ctx, d.key("state"), "e1").Err(), setCount(ctx, d.client, d.key("state"), "ended", 0))
 		}, rule: enhanced.RuleEnding},
 		"nothing to forget": {plant: func(d *damaged) error {
-			return d.client.HSet(ctx, d.key("state"), "e2", "5 7", "ended", 2).Err()
+			return errors.Join(d.client.HSet(ctx, d.key("state"), "e2", "5 7").Err(), setCount(ctx, d.client, d.key("state"), "ended", 2))
 		}, rule: enhanced.RuleForgetStray},
 		"stock's unreadable": {plant: func(d *damaged) error { return d.client.Set(ctx, "pr/org/app/x/default/", "{", 0).Err() },
 			rule: enhanced.RuleStockUnreadable, person: true},
@@ -134,9 +135,9 @@ func TestRedisVerifyFindsDamage(t *testing.T) {
 			rule: enhanced.RuleLogGap, person: true},
 		"the lost end of the log": {plant: func(d *damaged) error { return d.client.XDel(ctx, d.key("log"), "4-0").Err() },
 			rule: enhanced.RuleLogGap, person: true},
-		"a log beyond its end": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "sequence", 3).Err() },
+		"a log beyond its end": {plant: func(d *damaged) error { return setCount(ctx, d.client, d.key("state"), "sequence", 3) },
 			rule: enhanced.RuleLogSequence},
-		"another checkpoint": {plant: func(d *damaged) error { return d.client.HSet(ctx, d.key("state"), "trimmed", 2).Err() },
+		"another checkpoint": {plant: func(d *damaged) error { return setCount(ctx, d.client, d.key("state"), "trimmed", 2) },
 			rule: enhanced.RuleLogCheckpoint, person: true},
 		"a lost lock": {plant: func(d *damaged) error {
 			key := d.plain.Resource.Key()

@@ -55,19 +55,17 @@ local function entryOf(owner, resource)
 end
 
 -- nextOf returns who is next in the queue of a resource, nil for nobody: place, and
--- when it is common request, record, process and name of the repository.
-local function nextOf(STATE, QUEUE, resource)
+-- when it is common request, record, process and name of the repository. In a simple
+-- queue are no sets, and nobody waits twice.
+local function nextOf(STATE, QUEUE, resource, simple)
   local low = 'q' .. resource .. '\n'
   local first = pcall('ZRANGEBYLEX', QUEUE, '[' .. low, '(' .. low .. ':', 'LIMIT', '0', '1')
   if first.err then return low end
   local place = first[1]
   if not place then return nil end
   local process, request = match(place, '^(%S+)\n(.*)$', #resource + 36)
-  local parts = request and pcall('HMGET', STATE, 'r' .. request, 'alive', 'name', 'sets', 'twice')
-  if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) or parts[4] and parts[4] ~= '0' or
-      parts[5] and parts[5] ~= '0' then
-    return place
-  end
+  local parts = request and simple and pcall('HMGET', STATE, 'r' .. request, 'alive', 'name')
+  if not (parts and not parts.err and parts[1] and parts[2] and parts[3]) then return place end
   -- Calls in it still wait, by the field alive.
   local told = select(2, find('\n' .. parts[2], '\n' .. process .. ' ', 1, true))
   local ends = told and match(parts[2], '^%d+', told)
@@ -83,61 +81,59 @@ for group = 1, groups do
   local woken, tidy = false, false
   at = at + 1
   for _ = 1, ARGV[at - 1] do
-    local kind, resource, status, x, y = ARGV[at], ARGV[at + 1], 'e', '', ''
+    local kind, resource, status, x, y, v, id = ARGV[at], ARGV[at + 1], 'e', '', ''
     local mirror, old
     if stocked then
       mirror, old = KEYS[stock + 1], KEYS[stock + 2]
       stock = stock + 2
     end
     local held = 'l' .. resource -- field of the lock's header; other is a second one
-    local other = kind == 'r' and 'd' .. resource or kind ~= 'f' and 'r' .. ARGV[at + 2]
     local has = kind == 'r' and ARGV[at + 5] -- token of the lock whose details need not be read
-    local v
-    if kind == 'f' or has and has ~= '' then
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'ended', held)
+    local other = kind == 'r' and has == '' and 'd' .. resource or kind ~= 'r' and kind ~= 'f' and 'r' .. ARGV[at + 2]
+    if other then
+      v = pcall('HMGET', STATE, 'counters', held, other)
     else
-      v = pcall('HMGET', STATE, 'token', 'sequence', 'locks', 'wake', 'closing', 'waiters', 'kept', 'gone', 'ended', held, other)
+      v = pcall('HMGET', STATE, 'counters', held)
     end
-    local last, sequence, locks, waiters, gone = v[1], tonumber(v[2] or ''), tonumber(v[3] or ''), v[6], v[8]
-    local header, second = v[10], v[11]
+    local counters, header, second = v[1], v[2], v[3]
+    -- See count in the prelude. Nothing is reserved, and nobody is being closed.
+    local last, sequence, locks, count, wake, waiters, gone, more, rest =
+      match(counters or '', '^(%d+) (%d+) (%-?%d+) (%d+) (%d+) (%d+) (%d+) 0 0 (%d+ %d+) (%d+ %d+)$')
+    -- Digits of one length compare as numbers do.
+    local common = last and #last == #now and #count < 16
     if waiters == '0' then waiters = false end
-    -- What runs have left, see runs.lua. Digits of one length compare as numbers do.
-    local common = last and #last == #now and not find(last, '%D') and sequence and locks and not v[5] and (not v[7] or v[7] == '0') and
-      (not waiters or (tonumber(waiters) or 0) > 0)
     local token = last and last < now and now
-    local id -- of the log's record, when something was written
+    local number, written -- of the log's last record, and as it is written, when something was
     if kind == 'r' then
-      local its, expires, flag, owner, request, note
-      -- The general script finds a count that is lost.
-      local count = v[9] and #v[9] < 16 and match(v[9], '^%d+$')
-      if common and count and header then
+      local is, expires, flag, holder, request, note
+      if common and header then
         -- The lines of a header are token, time, expiry, flag, priority, owner,
         -- request and note.
-        its, expires, flag, owner, request, note = match(header, '^([1-9]%d*)\n%d+\n(%d+)\n([-m])\n%-?%d+\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
+        is, expires, flag, holder, request, note = match(header, '^([1-9]%d*)\n%d+\n(%d+)\n([-m])\n%-?%d+\n([^\n]+)\n([^\n]*)\n([^\n]*)$')
       end
-      local copy = its and not absent and pcall('GET', mirror)
-      local spared = its and its == has and flag == '-'
-      if its and not spared and has ~= '' then second = call('HGET', STATE, other) end
-      if its and (spared or second and sub(second, 1, 1) == '{') and (expires == '0' or #expires == #now and expires > now) and
+      local copy = is and not absent and pcall('GET', mirror)
+      local spared = is and is == has and flag == '-'
+      if is and not spared and has ~= '' then second = call('HGET', STATE, 'd' .. resource) end
+      if is and (spared or second and sub(second, 1, 1) == '{') and (expires == '0' or #expires == #now and expires > now) and
           (flag == '-' and not copy or flag == 'm' and (not stocked or copy == second)) then
-        local how, forced, actor, reason = ARGV[at + 4], false, '', ''
+        local its, owner, how, forced, actor, reason = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], false, '', ''
         if how ~= '' then
           forced, actor, reason = match(how, '^(.)\n([^\n]*)\n(.*)$')
           forced = forced == '1'
-          if actor == owner then actor = '' end
+          if actor == holder then actor = '' end
         end
-        local is = (ARGV[at + 2] == '' or ARGV[at + 2] == its) and (forced or ARGV[at + 3] == '' or ARGV[at + 3] == owner)
+        local free = (its == '' or its == is) and (forced or owner == '' or owner == holder)
         local place, asks, w, process, name
-        if is and waiters then
-          place, asks, w, process, name = nextOf(STATE, QUEUE, resource)
+        if free and waiters then
+          place, asks, w, process, name = nextOf(STATE, QUEUE, resource, more == '0 0')
           -- What is handed over needs both of stock's keys.
-          is = not place or w and (w[7] == '-' or stocked) and (absent or old == mirror or copy and there == 1 or call('EXISTS', old) == 0)
+          free = not place or w and (w[7] == '-' or stocked) and (absent or old == mirror or copy and there == 1 or call('EXISTS', old) == 0)
         end
         -- What frees memory comes first, since a server without any refuses a script
         -- at its first write only. What leads from its owner to the next waiter leads
         -- to its lock from now on.
-        local leaves = is and 'o' .. entryOf(owner, resource) .. '\n' .. request
-        if is and type(place and pcall('ZREM', QUEUE, place, leaves) or pcall('ZREM', QUEUE, leaves)) == 'number' then
+        local leaves = free and 'o' .. entryOf(holder, resource) .. '\n' .. request
+        if free and type(place and pcall('ZREM', QUEUE, place, leaves) or pcall('ZREM', QUEUE, leaves)) == 'number' then
           local leased = w and w[6] ~= '0' and format('%d', now + w[6])
           local timed = not leased and expires == '0'
           if leased then
@@ -145,19 +141,23 @@ for group = 1, groups do
           elseif not timed then
             timed = type(pcall('ZREM', DEADLINES, resource)) == 'number'
           end
-          local record = now .. '\nreleased\n' .. resource .. '\n' .. its .. '\n' .. actor ..
-            (forced and '\nforced\n\n' or '\nrequest\n\n') .. reason .. '\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n\n\n\n'
+          local record = now .. '\nreleased\n' .. resource .. '\n' .. is .. '\n' .. actor ..
+            (forced and '\nforced\n\n' or '\nrequest\n\n') .. reason .. '\n' .. holder .. '\n\n' .. expires .. '\n' .. note .. '\n\n\n\n'
           if w then
             -- Both records are one entry, see log.lua.
             token = token or format('%d', last + 1)
-            id = timed and pcall('XADD', LOG, format('%d-0', sequence + 2), 'd', record, 'd', now .. '\ngranted\n' .. resource .. '\n' ..
+            number = sequence + 2
+            written = format('%d', number)
+            id = timed and pcall('XADD', LOG, written .. '-0', 'd', record, 'd', now .. '\ngranted\n' .. resource .. '\n' ..
               token .. '\n\nhand_over\n' .. asks .. '\n\n\n\n\n\n' .. w[3] .. '\n\n' .. (leased or '0') .. '\n' .. w[9])
           else
-            id = timed and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', record)
+            number = sequence + 1
+            written = format('%d', number)
+            id = timed and pcall('XADD', LOG, written .. '-0', 'd', record)
           end
           if type(id) ~= 'string' then
             -- The general script says why.
-            id = nil
+            written = nil
             if timed and expires ~= '0' then
               call('ZADD', DEADLINES, expires, resource)
             elseif timed and leased then
@@ -168,17 +168,18 @@ for group = 1, groups do
           else
             status, x, y = 'r', header, second or ''
             count = format('%d', count + 1)
-            local ending = 'released\n' .. resource .. '\n' .. owner .. '\n' .. request
+            local ending = 'released\n' .. resource .. '\n' .. holder .. '\n' .. request
             if w then
               local new = token .. '\n' .. now .. '\n' .. (leased or '0') .. '\n' .. w[7] .. '\n' .. w[4] .. '\n' .. w[3] .. '\n' .. asks .. '\n' .. w[9]
-              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'waiters', format('%d', math.max(waiters - 1, 0)), 'i' .. its, ending,
-                'ended', count, 'e' .. count, now .. ' ' .. its, held, new, other, w[10], 'i' .. token, resource, 'r' .. asks, token)
+              call('HSET', STATE, 'counters', token .. ' ' .. written .. ' ' .. locks .. ' ' .. count .. ' ' .. wake .. ' ' ..
+                format('%d', waiters - 1) .. ' ' .. gone .. ' 0 0 0 0 ' .. rest, 'i' .. is, ending, 'e' .. count, now .. ' ' .. is,
+                held, new, 'd' .. resource, w[10], 'i' .. token, resource, 'r' .. asks, token)
               -- Who misses it asks.
               pcall('PUBLISH', ARGV[3] .. process, name .. '\n' .. asks .. '\ngranted\n' .. new)
             else
-              call('HDEL', STATE, held, other)
-              call('HSET', STATE, 'sequence', sub(id, 1, -3), 'locks', locks - 1, 'i' .. its, ending,
-                'ended', count, 'e' .. count, now .. ' ' .. its)
+              call('HDEL', STATE, held, 'd' .. resource)
+              call('HSET', STATE, 'counters', last .. ' ' .. written .. ' ' .. format('%d', locks - 1) .. ' ' .. count .. ' ' .. wake .. ' ' ..
+                (waiters or '0') .. ' ' .. gone .. ' 0 0 ' .. more .. ' ' .. rest, 'i' .. is, ending, 'e' .. count, now .. ' ' .. is)
             end
             if w and w[7] == 'm' then
               call('SET', mirror, match(w[10], '^[^\n]*'))
@@ -190,52 +191,57 @@ for group = 1, groups do
       end
       at = at + 6
     elseif kind == 'f' then
-      local its, acquired, expires, rest, flag, owner, note
+      local is, acquired, expires, tail, flag, holder, note
       if common and header then
-        its, acquired, expires, rest, flag, owner, note = match(header, '^([1-9]%d*)\n(%d+)\n(%d+)(\n([-m])\n%-?%d+\n([^\n]+)\n[^\n]*\n([^\n]*))$')
+        is, acquired, expires, tail, flag, holder, note = match(header, '^([1-9]%d*)\n(%d+)\n(%d+)(\n([-m])\n%-?%d+\n([^\n]+)\n[^\n]*\n([^\n]*))$')
       end
-      if its and its == ARGV[at + 2] and #expires == #now and expires > now then
+      if is and is == ARGV[at + 2] and #expires == #now and expires > now then
         local copy = not absent and pcall('GET', mirror)
         if flag == '-' and not copy or flag == 'm' and (not stocked or copy and copy == call('HGET', STATE, 'd' .. resource)) then
           local new = format('%d', now + ARGV[at + 3])
-          id = type(pcall('ZADD', DEADLINES, new, resource)) == 'number' and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd', now ..
-            '\nrefreshed\n' .. resource .. '\n' .. its .. '\n\nrequest\n\n\n' .. owner .. '\n\n' .. expires .. '\n' .. note .. '\n' ..
-            owner .. '\n\n' .. new .. '\n' .. note)
+          number = sequence + 1
+          written = format('%d', number)
+          id = type(pcall('ZADD', DEADLINES, new, resource)) == 'number' and pcall('XADD', LOG, written .. '-0', 'd', now ..
+            '\nrefreshed\n' .. resource .. '\n' .. is .. '\n\nrequest\n\n\n' .. holder .. '\n\n' .. expires .. '\n' .. note .. '\n' ..
+            holder .. '\n\n' .. new .. '\n' .. note)
           if type(id) == 'string' then
             status = 'f'
-            call('HSET', STATE, 'sequence', sub(id, 1, -3), held, its .. '\n' .. acquired .. '\n' .. new .. rest)
+            call('HSET', STATE, 'counters', last .. ' ' .. written .. sub(counters, #last + #sequence + 2),
+              held, is .. '\n' .. acquired .. '\n' .. new .. tail)
           else
             -- The general script says why.
             if id then call('ZADD', DEADLINES, expires, resource) end
-            id = nil
+            written = nil
           end
         end
       end
       at = at + 4
     else
-      local request, owner = ARGV[at + 2], ARGV[at + 3]
+      local request, owner, lease = ARGV[at + 2], ARGV[at + 3], kind
       local known = common and not waiters
-      if known and gone and gone ~= '0' then -- the pull request may be closed
+      if known and gone ~= '0' then -- the pull request may be closed
         local prefix = 't' .. owner .. '\n'
         local marks = pcall('ZRANGEBYLEX', QUEUE, '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', '0', '1')
         known = not marks.err and not marks[1]
       end
       if known and not header and not second and (absent or call('EXISTS', mirror, old) == 0) then
-        local expires = '0'
+        local expires, leased = '0', lease ~= '0'
         token = token or format('%d', last + 1)
-        if kind ~= '0' then expires = format('%d', now + kind) end
+        if leased then expires = format('%d', now + lease) end
         local added = type(pcall('ZADD', QUEUE, '0', ARGV[at + 4])) == 'number'
-        local leased = added and kind ~= '0' and type(pcall('ZADD', DEADLINES, expires, resource)) == 'number'
-        id = added and (leased or kind == '0') and pcall('XADD', LOG, format('%d-0', sequence + 1), 'd',
+        local timed = added and leased and type(pcall('ZADD', DEADLINES, expires, resource)) == 'number'
+        number = sequence + 1
+        written = format('%d', number)
+        id = added and (timed or not leased) and pcall('XADD', LOG, written .. '-0', 'd',
           now .. '\nacquired\n' .. resource .. '\n' .. token .. '\n\nrequest\n' .. request .. '\n\n\n\n\n\n' .. owner .. '\n\n' .. expires .. '\n')
         if type(id) ~= 'string' then
           -- The general script says why.
-          if leased then call('ZREM', DEADLINES, resource) end
+          if timed then call('ZREM', DEADLINES, resource) end
           if added then call('ZREM', QUEUE, ARGV[at + 4]) end
-          id = nil
+          written = nil
         else
           status, x, y = 'g', token, expires
-          call('HSET', STATE, 'sequence', sub(id, 1, -3), 'token', token, 'locks', locks + 1,
+          call('HSET', STATE, 'counters', token .. ' ' .. written .. ' ' .. format('%d', locks + 1) .. sub(counters, #last + #sequence + #locks + 3),
             held, token .. '\n' .. now .. '\n' .. expires .. ARGV[at + 5] .. owner .. '\n' .. request .. '\n',
             'd' .. resource, ARGV[at + 6], 'i' .. token, resource, other, token)
           if sub(ARGV[at + 5], 2, 2) == 'm' then call('SET', mirror, ARGV[at + 6]) end
@@ -250,9 +256,9 @@ for group = 1, groups do
       end
       at = at + 7
     end
-    if id then
-      woken = woken or v[4] and v[4] > now
-      tidy = tidy or math.floor(sequence / 64) ~= math.floor(sub(id, 1, -3) / 64)
+    if written then
+      woken = woken or wake ~= '0' and wake > now
+      tidy = tidy or number % 64 < number - sequence
     end
     answer[reply + 1], answer[reply + 2], answer[reply + 3] = status, x, y
     reply = reply + 3

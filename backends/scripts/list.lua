@@ -11,12 +11,14 @@
 --          the end, RESOURCE HEADER DETAILS ...}; a lock with a header that can't be
 --          read comes with each member that may lead to it
 local clock, find, sub = redis.call('TIME'), string.find, string.sub
-local state = redis.call('HMGET', KEYS[1], 'name', 'locks', 'waiters')
+local state = redis.call('HMGET', KEYS[1], 'name', 'counters')
+-- See count in the prelude.
+local locks, waiters = string.match(state[2] or '', '^%S+ %S+ (%S+) %S+ %S+ (%S+) ')
 local members = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1] == '' and '[o' or '(' .. ARGV[1], '(p', 'LIMIT', 0, ARGV[2])
 local count = redis.call('ZLEXCOUNT', KEYS[2], '[o', '(p')
 local answer = {
   string.format('%s%06d', clock[1], clock[2]), state[1] or '',
-  state[1] and count ~= (tonumber(state[2] or '') or 0) + (tonumber(state[3] or '') or 0) and '1' or '',
+  state[1] and count ~= (tonumber(locks or '') or 0) + (tonumber(waiters or '') or 0) and '1' or '',
   #members == tonumber(ARGV[2]) and members[#members] or '',
 }
 local headers, resources, requests = { 'HMGET', KEYS[1] }, {}, {}

@@ -6,14 +6,12 @@
 -- endingOf returns what the state says of a lock that has ended: when, as the next of
 -- the entries that tidy goes by, how, and the number of that entry.
 local function endingOf(token, how)
-  -- Where the last number is lost, those behind it are not used again.
-  local step = 1
-  while S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1 do
-    S.ended, step = S.ended + step, 2 * step
-  end
+  -- Where the last number is lost, those up to it are not used again: nowhere has one lock
+  -- ended in each millisecond since 1970.
+  if S.uncounted then S.ended = math.max(S.ended, math.floor(S.now / 1000)) end
   S.ended, S.uncounted = S.ended + 1, false
   local number = int(S.ended)
-  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how, 'ended', number
+  return 'e' .. number, S.text .. ' ' .. token, 'i' .. token, how
 end
 
 -- finishLock ends a lock: it logs that, removes it, what leads to it and, if it
@@ -56,7 +54,7 @@ end
 
 -- isClosing reports whether all locks of an owner are being released.
 local function isClosing(owner)
-  if not S.closing or S.closing + 0 <= S.now then return false end
+  if S.closing <= S.now then return false end
   local number = string.match(owner, '^pr:.*/(-?%d+)$')
   local mark = number and call('HGET', KEYS[1], 'closing:' .. number)
   local ends, who = string.match(mark or '', '^(%d+) (.*)$')

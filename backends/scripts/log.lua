@@ -9,9 +9,11 @@
 -- KEYS  1 state  2 log
 -- ARGV  1 sequence of the first record  2 how many entries at most
 --
--- Answers  {trimmed or "", last sequence or "", SEQUENCE TEXT ...}
-local meta = redis.call('HMGET', KEYS[1], 'trimmed', 'sequence')
-local answer = { meta[1] or '', meta[2] or '' }
+-- Answers  {trimmed or "", last sequence or "", SEQUENCE TEXT ...}; "" for those that are
+--          no numbers, too
+-- See count in the prelude.
+local last, trimmed = string.match(redis.call('HGET', KEYS[1], 'counters') or '', '^%S+ (%S+) .* (%S+)$')
+local answer = { string.match(trimmed or '', '^%d+$') or '', string.match(last or '', '^%d+$') or '' }
 local from = tonumber(ARGV[1])
 for _, entry in ipairs(redis.call('XRANGE', KEYS[2], ARGV[1] .. '-0', '+', 'COUNT', ARGV[2])) do
   local last, fields = tonumber(string.match(entry[1], '^%d+')), entry[2]

@@ -7,9 +7,11 @@
 --
 -- Answers  {name of the repository or "", how many wait in it or "", members ...};
 --          those of what it has reserved come last
-local state = redis.call('HMGET', KEYS[1], 'name', 'waiters', 'kept')
-local answer = { state[1] or '', state[2] or '' }
-for _, letter in ipairs((state[3] or '0') ~= '0' and { 'o', 's' } or { 'o' }) do
+local state = redis.call('HMGET', KEYS[1], 'name', 'counters')
+-- See count in the prelude.
+local waiters, kept = string.match(state[2] or '', '^%S+ %S+ %S+ %S+ %S+ (%S+) %S+ (%S+) ')
+local answer = { state[1] or '', waiters or '' }
+for _, letter in ipairs((kept or '0') ~= '0' and { 'o', 's' } or { 'o' }) do
   local prefix = letter .. ARGV[1]
   for _, member in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, ARGV[2])) do
     answer[#answer + 1] = member

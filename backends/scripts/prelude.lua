@@ -59,36 +59,51 @@ local function countOf(text)
   return text and #text < 16 and tonumber(string.match(text, '^%d+$'))
 end
 
+-- count takes the counters of the state apart: in this order the last token, the last
+-- sequence, how many locks there are and have ended, until when somebody wants to be
+-- woken, how many wait, how many tombstones and reservations there are, until when a pull
+-- request is being closed, how many waiters are of sets, and beyond the first of their
+-- owner, how many ended locks were forgotten, and up to where the log was trimmed. One
+-- field has all of them, since each further one would cost as much as the rest of it.
+local function count(text)
+  local c = {}
+  for word in string.gmatch(text, '%S+') do c[#c + 1] = word end
+  S.token, S.sequence, S.locks, S.trimmed = tonumber(c[1]), tonumber(c[2]), tonumber(c[3]), tonumber(c[13])
+  if not (S.token and S.sequence and S.locks and S.trimmed) or c[14] then
+    -- The server's own error for what is no number ends the step, whatever the field is.
+    if not S.mends then call('HINCRBY', KEYS[1], 'counters', 'x') end
+    if #c ~= 13 then return count('0 0 0 ? 0 1 1 1 0 1 1 0 0') end
+    S.token, S.sequence, S.locks, S.trimmed = S.token or 0, S.sequence or 0, S.locks or 0, S.trimmed or 0
+  end
+  S.wake, S.closing = tonumber(c[5]) or 0, tonumber(c[9]) or 0
+  -- Where it is no number, somebody may wait, and there may be what runs of pull requests
+  -- have left, see runs.lua, sets, see whole.lua, and who waits twice, see queue.lua.
+  S.waiters, S.gone, S.kept, S.sets, S.twice = tonumber(c[6]) or 1, tonumber(c[7]) or 1, tonumber(c[8]) or 1, tonumber(c[10]) or 1, tonumber(c[11]) or 1
+  -- What ended locks are counted by. Where that can't be read, see endingOf.
+  S.forgotten = countOf(c[12]) or 0
+  S.uncounted = not countOf(c[4])
+  S.ended = math.max(countOf(c[4]) or 0, S.forgotten)
+end
+
 -- load reads the time, the counters and further fields of the state, of which
 -- it returns the values.
 local function load(...)
   local clock = call('TIME')
   S.text = clock[1] .. sub('000000', #clock[2] + 1) .. clock[2]
   S.now = tonumber(S.text)
-  local v = call('HMGET', KEYS[1], 'name', 'token', 'sequence', 'locks', 'trimmed', 'wake', 'closing', 'waiters', 'kept', 'gone', 'sets',
-    'twice', 'ended', 'forgotten', ...)
-  S.known, S.wake, S.closing = v[1], v[6], v[7]
-  S.name = ARGV[1] ~= '' and ARGV[1] or v[1] or ''
-  S.token, S.sequence, S.locks, S.trimmed = tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0), tonumber(v[5] or 0)
-  if not (S.token and S.sequence and S.locks and S.trimmed) then
-    -- The server's own error for a counter that is none ends the step.
-    for _, field in ipairs({ 'token', 'sequence', 'locks', 'trimmed' }) do
-      call('HINCRBY', KEYS[1], field, '0')
-    end
-  end
-  -- Where it is no number, somebody may wait.
-  S.waiters = tonumber(v[8] or 0) or 1
-  -- What runs of pull requests have left, see runs.lua.
-  S.kept, S.gone = tonumber(v[9] or 0) or 1, tonumber(v[10] or 0) or 1
-  -- How many waiters are of sets, see whole.lua.
-  S.sets = tonumber(v[11] or 0) or 1
-  -- How many wait beyond the first of their owner, see queue.lua.
-  S.twice = tonumber(v[12] or 0) or 1
-  -- What ended locks are counted by. Where that can't be read, see endingOf.
-  S.forgotten = countOf(v[14]) or 0
-  S.uncounted = not countOf(v[13])
-  S.ended = math.max(countOf(v[13]) or 0, S.forgotten)
-  return v[15], v[16], v[17]
+  local v = call('HMGET', KEYS[1], 'name', 'counters', ...)
+  S.known, S.name = v[1], ARGV[1] ~= '' and ARGV[1] or v[1] or ''
+  -- Where they are lost, there may be anything.
+  count(v[2] or v[1] and '0 0 0 ? 0 1 1 1 0 1 1 0 0' or '0 0 0 ? 0 0 0 0 0 0 0 0 0')
+  S.counters = v[2]
+  return v[3], v[4], v[5]
+end
+
+-- store writes the counters, and further fields with them.
+local function store(...)
+  S.changed = false
+  call('HSET', KEYS[1], 'counters', string.format('%d %d %d %s %d %d %d %d %d %d %d %d %d', S.token, S.sequence, S.locks,
+    S.uncounted and '?' or int(S.ended), S.wake, S.waiters, S.gone, S.kept, S.closing, S.sets, S.twice, S.forgotten, S.trimmed), ...)
 end
 
 -- prepare is called before the first write. It checks the types of the keys
@@ -104,12 +119,12 @@ local function prepare(frees, lease)
   -- A log whose counter is lost goes on where it was.
   local last = call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', '1')[1]
   if last then S.sequence = math.max(S.sequence, tonumber(string.match(last[1], '^%d+'))) end
+  -- A count that is lost with the name is found by the next lock that ends.
+  S.uncounted = S.uncounted and last ~= nil
   -- The keys of a repository exist from its first use on, since a script
   -- that meets both existing and missing keys is refused while a cluster
-  -- moves their slot.
-  call('HSET', KEYS[1], 'name', S.name)
-  -- A count that is lost with the name is found by the next lock that ends.
-  if not (S.uncounted and call('HEXISTS', KEYS[1], 'e' .. int(S.ended + 1)) == 1) then call('HSET', KEYS[1], 'ended', int(S.ended)) end
+  -- moves their slot. A name without counters would say that those are lost.
+  store('name', S.name)
   call('ZADD', KEYS[2], '+inf', '')
   call('ZADD', KEYS[4], '0', '')
 end
@@ -218,12 +233,6 @@ local function heldBy(entry, limit, after)
   return held, last
 end
 
--- store writes the counters, and further fields with them.
-local function store(...)
-  S.changed = false
-  call('HSET', KEYS[1], 'sequence', int(S.sequence), 'token', int(S.token), 'locks', int(S.locks), ...)
-end
-
 -- tidy trims the log and drops what is remembered of ended locks when its time
 -- has come, up to limit entries of each. Records that share an entry, see log.lua,
 -- stay until all of them can go.
@@ -242,8 +251,8 @@ local function tidy(limit)
   end
   if last then
     call('XTRIM', KEYS[3], 'MINID', int(last + 1))
-    call('HSET', KEYS[1], 'trimmed', int(last), 'trimmed_time', int(at))
-    S.trimmed = last
+    call('HSET', KEYS[1], 'trimmed_time', int(at))
+    S.trimmed, S.changed = last, true
   end
   local fields, count, found = {}, 0, false
   for number = S.forgotten + 1, math.min(S.ended, S.forgotten + limit) do fields[#fields + 1] = 'e' .. int(number) end
@@ -269,7 +278,7 @@ local function tidy(limit)
       local middle = math.floor((S.forgotten + behind) / 2)
       if call('HEXISTS', KEYS[1], 'e' .. int(middle)) == 1 then behind = middle else S.forgotten = middle end
     end
-    call('HSET', KEYS[1], 'forgotten', int(S.forgotten))
+    S.changed = true
   end
 end
 
@@ -307,12 +316,14 @@ local function finish(status, ...)
   if S.logged then
     local excess = S.sequence - S.trimmed - ARGV[2]
     if S.sequence % 64 == 0 or excess > 64 or excess > 0 and tonumber(ARGV[2]) < 1000 then tidy(80) end
-    if S.closing and S.closing + 0 <= S.now then call('HDEL', KEYS[1], 'closing') end
-    if S.changed then store() end
+    if S.closing > 0 and S.closing <= S.now then S.closing, S.changed = 0, true end
+  end
+  if S.changed then store() end
+  if S.logged then
     -- Without the right to publish, readers come by themselves.
     if not S.known then
       redis.pcall('PUBLISH', ARGV[6], KEYS[1])
-    elseif S.wake and S.wake + 0 > S.now then
+    elseif S.wake > S.now then
       redis.pcall(ARGV[4], ARGV[5], KEYS[1])
     end
   end

@@ -17,7 +17,7 @@
 -- owner, priority, time, lease or 0, flag, process and note, and then what the
 -- details of its lock will be. The token of the lock that it gets takes its place: a
 -- request whose field is a number does not wait.
--- The field twice counts the waiters beyond the first of their owner for their resource:
+-- The counter twice counts the waiters beyond the first of their owner for their resource:
 -- where it is 0, nobody is given what he waits for a second time, and the script for
 -- common cases need not look.
 --
@@ -143,11 +143,6 @@ S.queue = function()
     members[#members + 1], members[#members + 2] = '0', memberOf(w.owner, w.resource, w.request)
   end
 
-  -- counts are the fields of the state that count waiters.
-  local function counts()
-    return 'waiters', int(S.waiters), 'twice', int(S.twice)
-  end
-
   -- discount counts a waiter out that does not wait any more.
   function Q.discount(w)
     if S.twice > 0 and Q.isWaiting(w.owner, w.resource) then S.twice = S.twice - 1 end
@@ -164,7 +159,7 @@ S.queue = function()
       call('ZREM', KEYS[4], place(w), memberOf(w.owner, w.resource, w.request))
     end
     Q.discount(w)
-    store(counts())
+    store()
   end
 
   -- dequeue takes a waiter out without a lock, with all of its set, and tells it why.
@@ -324,7 +319,7 @@ S.queue = function()
     -- The log counts up, so its sequence is the order in which waiters came.
     w.rank, w.enqueued = Q.rankOf(w.priority + 0, S.now, S.sequence, aging + 0), S.text
     S.waiters, S.twice = S.waiters + 1, S.twice + (again and 1 or 0)
-    store('r' .. w.request, Q.recordOf(w), counts())
+    store('r' .. w.request, Q.recordOf(w))
     local members = { 'ZADD', KEYS[4] }
     Q.put(w, members)
     call(unpack(members))

@@ -84,9 +84,9 @@ end
 -- That it is closing comes last: what was removed has made room for it. It names the
 -- owner, since a pull request of another host can have the number.
 if more and owner then
-  local ends = int(S.now + 60000000)
-  call('HSET', KEYS[1], 'closing', ends, 'closing:' .. ARGV[7], ends .. ' ' .. owner)
-elseif not more and S.closing then
+  S.closing = S.now + 60000000
+  store('closing:' .. ARGV[7], int(S.closing) .. ' ' .. owner)
+elseif not more and S.closing > 0 then
   call('HDEL', KEYS[1], 'closing:' .. ARGV[7])
 end
 return finish('released', unpack(answer))

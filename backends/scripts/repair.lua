@@ -9,13 +9,22 @@
 --       lock, "1" if the lock is there still, and the reason
 --
 -- Answers  repaired, or again
+-- Counters that can't be read, too: what they count comes with the changes.
+S.mends = true
 load()
-if int(S.sequence) ~= ARGV[7] then return finish('again') end
+-- The order is that of count in the prelude.
+local order, seen = {}, {}
+for name in string.gmatch('token sequence locks ended wake waiters gone kept closing sets twice forgotten trimmed', '%S+') do order[#order + 1] = name end
+for word in string.gmatch(S.counters or '', '%S+') do seen[order[#seen + 1] or ''], seen[#seen + 1] = word, word end
+if #seen ~= #order then seen = {} end
+if (seen.sequence or '0') ~= ARGV[7] then return finish('again') end
 local keys = { state = KEYS[1], deadlines = KEYS[2], queue = KEYS[4], aside = KEYS[5] }
 local count = tonumber(ARGV[10])
 for at = 11, 6 + 5 * count, 5 do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 4]
-  if ARGV[at + 1] ~= 'aside' and sub(command, 1, 1) == 'H' then
+  if command == 'COUNT' then
+    if (seen[a] or '') ~= b then return finish('again') end
+  elseif ARGV[at + 1] ~= 'aside' and sub(command, 1, 1) == 'H' then
     if (call('HGET', key, a) or '') ~= b then return finish('again') end
   elseif ARGV[at + 1] ~= 'aside' then
     local score = call('ZSCORE', key, a)
@@ -30,7 +39,11 @@ call('HDEL', KEYS[1], '')
 local at = 11
 for _ = 1, count do
   local command, key, a, b = ARGV[at], keys[ARGV[at + 1]], ARGV[at + 2], ARGV[at + 3]
-  if command == 'HSET' then
+  if command == 'COUNT' then
+    S[a] = b + 0
+    if a == 'ended' then S.uncounted = false end
+    store()
+  elseif command == 'HSET' then
     call('HSET', key, a, b)
   elseif command == 'HDEL' then
     call('HDEL', key, a)
@@ -41,6 +54,7 @@ for _ = 1, count do
   end
   at = at + 5
 end
+if S.changed then store() end
 load()
 while at < #ARGV do
   local resource, owner, token, expires, stays, reason = unpack(ARGV, at, at + 5)

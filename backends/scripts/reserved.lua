@@ -9,10 +9,12 @@
 --          for, see whole.lua, or "" and ""}
 local clock, resource = redis.call('TIME'), ARGV[1]
 local now = clock[1] * 1000000 + clock[2]
-local state = redis.call('HMGET', KEYS[1], 'k' .. resource, 'sets', 'alive')
+local state = redis.call('HMGET', KEYS[1], 'k' .. resource, 'counters', 'alive')
 local ends = redis.pcall('ZSCORE', KEYS[2], resource)
 local answer = { string.format('%d', now), state[1] or '', type(ends) == 'string' and ends or '', '', '' }
-if not state[2] or state[2] == '0' then return answer end
+-- How many waiters are of sets, see count in the prelude.
+local sets = string.match(state[2] or '', '^' .. string.rep('%S+ ', 9) .. '(%S+) ')
+if not sets or sets == '0' then return answer end
 
 local alive = {}
 for process, lives in string.gmatch(state[3] or '', '(%S+) (%d+)') do

@@ -20,7 +20,7 @@
 --   t OWNER \n SINCE HEAD  tombstone of a pull request, with its head commit; "+"
 --                          follows SINCE while its locks are not all released
 --   u NUMBER \n SINCE      all locks of pull requests with the number were released
--- The fields kept and gone of the state count reservations and tombstones.
+-- The counters kept and gone count reservations and tombstones.
 
 S.runs = function()
   if S.run then return S.run end
@@ -47,9 +47,8 @@ S.runs = function()
   function R.drop(resource)
     local r, text = read(resource)
     if not text then return nil end
-    S.kept = math.max(S.kept - 1, 0)
+    S.kept, S.changed = math.max(S.kept - 1, 0), true
     call('HDEL', KEYS[1], 'k' .. resource)
-    call('HSET', KEYS[1], 'kept', int(S.kept))
     call('ZREM', KEYS[2], resource)
     if r and not r.lapsed then call('ZREM', KEYS[4], 's' .. ownerEntry(r.owner, resource)) end
     return r
@@ -100,7 +99,7 @@ S.runs = function()
       note = r.note,
     })
     S.kept = S.kept + 1
-    call('HSET', KEYS[1], 'k' .. resource, S.text .. '\n' .. ends .. '\n' .. was .. '\n' .. r.details, 'kept', int(S.kept))
+    store('k' .. resource, S.text .. '\n' .. ends .. '\n' .. was .. '\n' .. r.details)
     call('ZADD', KEYS[2], ends, resource)
   end
 
@@ -176,9 +175,8 @@ S.runs = function()
 
   -- removeMember removes a tombstone.
   function R.removeMember(member)
-    S.gone = math.max(S.gone - 1, 0)
+    S.gone, S.changed = math.max(S.gone - 1, 0), true
     call('ZREM', KEYS[4], member)
-    call('HSET', KEYS[1], 'gone', int(S.gone))
   end
 
   -- removeTombstone removes that of a pull request, if there is one.
@@ -222,7 +220,8 @@ S.runs = function()
     R.removeTombstone(owner)
     S.gone = S.gone + 1
     call('ZADD', KEYS[4], '0', 't' .. owner .. '\n' .. S.text .. (more and '+ ' or ' ') .. head)
-    call('HSET', KEYS[1], 'gone', int(S.gone))
+    -- Nobody looks for what is not counted, and what follows can fail.
+    store()
   end
 
   -- marks returns the marks that all locks of pull requests with a number were

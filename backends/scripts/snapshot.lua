@@ -10,10 +10,9 @@
 --          swept.
 local clock = redis.call('TIME')
 local answer = { string.format('%s%06d', clock[1], clock[2]), '', '0' }
-local counters = redis.pcall('HMGET', KEYS[1], 'sequence', 'token', 'forgotten', 'trimmed', 'gone')
-if not counters.err then
-  for i = 1, 5 do answer[2] = answer[2] .. (counters[i] or '') .. ' ' end
-end
+-- All but when somebody wants to be woken, see count in the prelude.
+local counters = redis.pcall('HGET', KEYS[1], 'counters')
+if type(counters) == 'string' then answer[2] = string.gsub(counters, '^(%S+ %S+ %S+ %S+) %S+', '%1') end
 local which = tonumber(ARGV[1])
 local page = redis.pcall(which == 1 and 'HSCAN' or 'ZSCAN', KEYS[which], ARGV[2], 'COUNT', ARGV[3])
 if page.err then

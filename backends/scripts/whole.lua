@@ -13,7 +13,7 @@
 -- one server, and a cluster has none of stock's.
 -- The queue has one more member for each of these waiters:
 --   w RESOURCE \n MICROSECONDS SET \n REQUEST   in the order of the sets' age
--- The field sets of the state counts them.
+-- The counter sets counts them.
 
 S.whole = function()
   if S.wholes then return S.wholes end
@@ -84,7 +84,7 @@ S.whole = function()
       places[#places + 1], places[#places + 2] = '0', ageOf(w)
     end
     S.waiters, S.sets = S.waiters + #members, S.sets + #members
-    store('waiters', int(S.waiters), 'sets', int(S.sets), 'twice', int(S.twice), unpack(fields))
+    store(unpack(fields))
     call(unpack(places))
   end
 
@@ -116,7 +116,7 @@ S.whole = function()
     if #fields > 2 then call(unpack(fields)) end
     call(unpack(places))
     for _, w in ipairs(members) do Q.discount(w) end
-    store('waiters', int(S.waiters), 'sets', int(S.sets), 'twice', int(S.twice))
+    store()
   end
 
   -- adopt is that of the queue for a set.
