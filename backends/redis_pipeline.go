@@ -14,10 +14,11 @@ import (
 
 const (
 	// pipelines is how many batches for one server are on their way at a time:
-	// while the server works on one, the other is written or read.
-	pipelines = 2
-	// maxPipelined bounds what one caller's reply waits for.
-	maxPipelined = 128
+	// while the server works on one, others are written or read.
+	pipelines = 3
+	// maxPipelined bounds what one caller's reply waits for. What is more than one call
+	// of the common script has room for is better sent while that runs.
+	maxPipelined = maxBatched
 )
 
 // pipeline sends the commands and decisions of all callers to one server. What
