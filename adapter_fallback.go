@@ -1,7 +1,6 @@
 package enhanced
 
 import (
-	"errors"
 	"fmt"
 )
 
@@ -26,19 +25,25 @@ func (a *LockingAdapter) noFallback(config *EnhancedConfig) error {
 	single, is := a.backend.(SingleProcessStore)
 	switch {
 	case !config.Enabled:
-		return errors.New("enabled: false, the legacy database decides")
+		return noFallbackError("enabled: false, the legacy database decides")
 	case !config.LegacyFallback:
-		return errors.New("legacy_fallback: false")
+		return noFallbackError("legacy_fallback: false")
 	case config.AdapterName != "":
 		return fmt.Errorf("adapter_name: %q, the mode of the fleet says which databases decide", config.AdapterName)
 	case a.legacy == nil:
-		return errors.New("legacy_fallback: true, but there is no legacy database")
+		return noFallbackError("legacy_fallback: true, but there is no legacy database")
 	case !config.FallbackSingleReplica && !(is && single.SingleProcess()):
-		return errors.New("legacy_fallback: true needs fallback_single_replica: true, which is false; several replicas that share the store, each with a legacy database of its own, would grant one lock to several while they can't reach it")
+		return noFallbackError("legacy_fallback: true needs fallback_single_replica: true, which is false; several replicas that share the store, each with a legacy database of its own, would grant one lock to several while they can't reach it")
 	default:
 		return nil
 	}
 }
+
+// noFallbackError is one of noFallback, which is asked with each operation: to make
+// another error each time takes a while.
+type noFallbackError string
+
+func (e noFallbackError) Error() string { return string(e) }
 
 func (a *LockingAdapter) hasFallback(config *EnhancedConfig) bool { return a.noFallback(config) == nil }
 

@@ -165,8 +165,10 @@ func (m *EnhancedLockManager) acquire(ctx context.Context, request *EnhancedLock
 	if err := normalized.validateStrict(); err != nil {
 		return nil, err
 	}
-	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
-		return nil, err
+	if m.asks() {
+		if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
+			return nil, err
+		}
 	}
 	ctx, heard := m.hearGrant(ctx)
 	lock, err := take(ctx, normalized)
@@ -185,8 +187,10 @@ func (m *EnhancedLockManager) TryAcquire(ctx context.Context, request *EnhancedL
 	if err != nil {
 		return nil, false, err
 	}
-	if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
-		return nil, false, err
+	if m.asks() {
+		if err := m.authorize(ctx, acquireAuthorization(normalized)); err != nil {
+			return nil, false, err
+		}
 	}
 	normalized.Detached = normalized.Detached && config.QueuesFor(normalized.Resource, normalized.User.Username)
 	ctx, heard := m.hearGrant(ctx)
@@ -216,10 +220,12 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 	if err := request.Validate(); err != nil {
 		return nil, err
 	}
-	if err := m.authorize(ctx, releaseAuthorization(request)); err != nil {
-		return nil, err
+	if m.asks() {
+		if err := m.authorize(ctx, releaseAuthorization(request)); err != nil {
+			return nil, err
+		}
 	}
-	lock, err := repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) (*EnhancedLock, error) { return m.backend.Release(ctx, request) })
+	lock, err := m.release(ctx, request)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +233,14 @@ func (m *EnhancedLockManager) Release(ctx context.Context, request ReleaseReques
 		m.publishRelease(lock, request)
 	}
 	return lock, nil
+}
+
+// release asks the backend.
+func (m *EnhancedLockManager) release(ctx context.Context, request ReleaseRequest) (*EnhancedLock, error) {
+	if m.state.Load().retry == nil {
+		return m.backend.Release(ctx, request)
+	}
+	return repeated(ctx, &m.repeat, mayPassUndone, func(ctx context.Context) (*EnhancedLock, error) { return m.backend.Release(ctx, request) })
 }
 
 // ReleaseByPull is [Backend.ReleaseByPull] with events.

@@ -27,6 +27,9 @@ func (r ResourceIdentifier) Validate() error {
 			return err
 		}
 	}
+	if len(r.Namespace)+r.maxKey() <= maxResourceKey {
+		return nil // which most have room for, however they are written
+	}
 	if size := len(r.Namespace) + len(r.Key()); size > maxResourceKey {
 		return NewInvalidError("resource takes %d bytes in the store, at most %d are allowed", size, maxResourceKey)
 	}
@@ -69,6 +72,9 @@ func (r ResourceIdentifier) fields() []namedField {
 // validateText refuses what no store, log or terminal should ever see.
 // Invalid UTF-8 is refused and never replaced: replacing could merge two names.
 func validateText(field, value string) error {
+	if isPlain(value) {
+		return nil
+	}
 	if !utf8.ValidString(value) {
 		return NewInvalidError("%s %q is not valid UTF-8", field, clip(value))
 	}
@@ -76,6 +82,16 @@ func validateText(field, value string) error {
 		return NewInvalidError("%s %q contains a control character at byte %d", field, clip(value), i)
 	}
 	return nil
+}
+
+// isPlain reports whether a text is of printable ASCII, as most are.
+func isPlain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // validateName adds what is asked of a name that a person chooses now.

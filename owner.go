@@ -64,10 +64,14 @@ func ProjectLockOwner(lock models.ProjectLock) Owner {
 
 // String returns the text form.
 func (o Owner) String() string {
-	if o.Kind == OwnerPull {
-		return string(o.Kind) + ":" + url.PathEscape(o.Host) + "/" + url.PathEscape(o.Repository) + "/" + strconv.Itoa(o.Number)
+	var room [usualText]byte
+	text := append(append(room[:0], o.Kind...), ':')
+	if o.Kind != OwnerPull {
+		return string(appendEscaped(text, o.Name))
 	}
-	return string(o.Kind) + ":" + url.PathEscape(o.Name)
+	text = append(appendEscaped(text, o.Host), '/')
+	text = append(appendEscaped(text, o.Repository), '/')
+	return string(strconv.AppendInt(text, int64(o.Number), 10))
 }
 
 // Describe returns the owner in words, for people: "pull request 5 on

@@ -82,13 +82,16 @@ func NormalizeRequest(request *EnhancedLockRequest, defaultLease, maxLease time.
 // resolveResource makes Resource, Project and Workspace say the same.
 func (r *EnhancedLockRequest) resolveResource() error {
 	named := r.Project != (models.Project{}) || r.Workspace != ""
-	fromProject := ProjectResource(r.Project, r.Workspace)
 	if r.Resource == (ResourceIdentifier{}) {
-		r.Resource = fromProject
+		r.Resource = ProjectResource(r.Project, r.Workspace)
+	} else {
+		r.Resource = r.Resource.Normalized()
 	}
-	r.Resource = r.Resource.Normalized()
-	if named && r.Resource.Type == ResourceTypeProject && r.Resource != fromProject {
-		return NewInvalidError("resource %s and project %s differ; give one of them", r.Resource, fromProject)
+	same := r.Project == r.Resource.Project() && r.Workspace == r.Resource.Workspace
+	if named && !same && r.Resource.Type == ResourceTypeProject {
+		if fromProject := ProjectResource(r.Project, r.Workspace); r.Resource != fromProject {
+			return NewInvalidError("resource %s and project %s differ; give one of them", r.Resource, fromProject)
+		}
 	}
 	r.Project, r.Workspace = r.Resource.Project(), r.Resource.Workspace
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/deadline"
 	"github.com/runatlantis/atlantis/server/events/models"
 )
 
@@ -36,7 +37,8 @@ var _ projectLocks = (*storeLocks)(nil)
 
 // operationContext bounds what Atlantis calls without a context.
 func (s *storeLocks) operationContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), s.state.Load().config.OperationTimeout)
+	ctx := deadline.In(s.state.Load().config.OperationTimeout)
+	return ctx, ctx.End
 }
 
 func (s *storeLocks) TryLock(newLock models.ProjectLock) (bool, models.ProjectLock, error) {
@@ -146,11 +148,10 @@ func (s *storeLocks) unlock(ctx context.Context, project models.Project, workspa
 // not clean, nil if there is none. Such a path comes from a key that was cut in
 // a workspace's name: cleaned, it could be another project's.
 func (s *storeLocks) uncleanSplit(ctx context.Context, project models.Project, workspace string) (*EnhancedLock, error) {
-	key := models.GenerateLockKey(project, workspace)
-	if key == ProjectResource(project, workspace).LegacyKey() {
+	if ProjectResource(project, workspace).Path == project.Path {
 		return nil, nil
 	}
-	return s.otherSplit(ctx, key)
+	return s.otherSplit(ctx, models.GenerateLockKey(project, workspace))
 }
 
 // otherSplit returns the one held lock with stock's key, nil if there is none.

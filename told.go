@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"sync"
+
+	"github.com/runatlantis/atlantis/server/core/locking/enhanced/internal/deadline"
 )
 
 // toldMemory is how many of the last grants are remembered. One that is told of
@@ -121,5 +123,5 @@ func (m *EnhancedLockManager) hearGrant(ctx context.Context) (context.Context, *
 		return ctx, nil
 	}
 	heard := new(heardGrants)
-	return context.WithValue(ctx, grantKey{}, heard), heard
+	return deadline.WithValue(ctx, grantKey{}, heard), heard
 }

@@ -16,8 +16,12 @@ import (
 // the tags of most fields say.
 type object []byte
 
-// usualRecord is room for a record of usual length.
-const usualRecord = 512
+// usualRecord is room for a record of usual length, and usualStock for stock's form of a
+// lock.
+const (
+	usualRecord = 512
+	usualStock  = 1024
+)
 
 func newObject() object { return append(make(object, 0, usualRecord), '{') }
 
@@ -139,8 +143,10 @@ func (r *lockRecord) encode() ([]byte, error) {
 	return o, nil
 }
 
-func (l *storedLock) encode() ([]byte, error) {
-	o := newObject()
+func (l *storedLock) encode() ([]byte, error) { return l.append(make([]byte, 0, usualStock)) }
+
+func (l *storedLock) append(to []byte) ([]byte, error) {
+	o := append(object(to), '{')
 	o.open("Project")
 	o.text("ProjectName", l.Project.ProjectName)
 	o.anyText("RepoFullName", l.Project.RepoFullName)

@@ -197,6 +197,11 @@ type storedHost struct {
 }
 
 func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
+	return appendProjectLock(make([]byte, 0, usualStock), lock)
+}
+
+// appendProjectLock is encodeProjectLock for a caller that has room.
+func appendProjectLock(to []byte, lock models.ProjectLock) ([]byte, error) {
 	lock = enhanced.SanitizeProjectLock(lock)
 	pull, repo := lock.Pull, lock.Pull.BaseRepo
 	stored := storedLock{
@@ -216,7 +221,7 @@ func encodeProjectLock(lock models.ProjectLock) ([]byte, error) {
 		Workspace: lock.Workspace,
 		Time:      lock.Time,
 	}
-	return stored.encode()
+	return stored.append(to)
 }
 
 // decodeProjectLock reads stock's form, written by stock or by us. It refuses

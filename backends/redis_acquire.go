@@ -41,8 +41,8 @@ func (b *RedisBackend) normalized(config *enhanced.EnhancedConfig, request *enha
 
 // acquire decides a request. One that can wait, and has to, enters the queue.
 func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequest, canWait bool) (acquisition, error) {
-	owner, original := r.Owner(), enhanced.SanitizeProjectLock(r.ProjectLock())
-	payload, err := encodeProjectLock(original)
+	owner, original := r.Owner(), r.ProjectLock()
+	payload, err := b.payload(original)
 	if err != nil {
 		return acquisition{}, enhanced.NewInvalidError("the request can't be stored: %v", err)
 	}
@@ -61,7 +61,7 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		key := r.Resource.Key()
 		d, err := b.decide(ctx, decision{repository: repository, stock: b.commonStockKeys(r.Resource), args: []string{
 			strconv.FormatInt(lease, 10), key, r.ID, text, "o" + indexPrefix(owner) + "\n" + key + "\n" + r.ID,
-			"\n" + flag + "\n" + strconv.Itoa(int(r.Priority)) + "\n", string(payload),
+			"\n" + flag + "\n" + strconv.Itoa(int(r.Priority)) + "\n", payload,
 		}})
 		switch {
 		case errors.Is(err, errElse):
@@ -125,6 +125,18 @@ func (b *RedisBackend) acquire(ctx context.Context, r *enhanced.EnhancedLockRequ
 		return acquisition{}, closedError(r.Resource, text)
 	}
 	return acquisition{}, b.refusal(a, "", r.Resource)
+}
+
+// payload is stock's form of a lock, as a text of its own.
+func (b *RedisBackend) payload(original models.ProjectLock) (string, error) {
+	room, _ := b.rooms.Get().(*[]byte) //nolint:errcheck // nothing else is in it
+	if room == nil {
+		room = new(make([]byte, 0, usualStock))
+	}
+	defer b.rooms.Put(room)
+	data, err := appendProjectLock((*room)[:0], original)
+	*room = data[:0]
+	return string(data), err
 }
 
 // headCommit is that of the pull request that asks, empty without one.

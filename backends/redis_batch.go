@@ -94,13 +94,18 @@ func (d *decision) request() string {
 type batched struct {
 	groups []*group
 	count  int
-	cmd    *redis.Cmd
+	cmd    *redis.StringSliceCmd
+
+	// What most calls of few callers have, so that it is not made one by one.
+	first    group
+	oneGroup [1]*group
 }
 
 // group are those of one repository.
 type group struct {
 	repository *redisRepository
 	decisions  []*decision
+	one        [1]*decision
 }
 
 // join puts a decision to others that the same call decides: those of its own
@@ -113,6 +118,8 @@ func (d *decision) join(batches []*batched, apart bool) []*batched {
 		}
 	}
 	b := &batched{}
+	b.groups = append(b.oneGroup[:0], &b.first)
+	b.first.repository, b.first.decisions = d.repository, b.first.one[:0]
 	b.add(d)
 	return append(batches, b)
 }
@@ -153,7 +160,7 @@ func (b *batched) takes(d *decision) bool {
 
 // evaluation is the command that runs the script. Strings go by their addresses:
 // to put them into an interface would copy each header.
-func (b *batched) evaluation(command, text string) *redis.Cmd {
+func (b *batched) evaluation(command, text string) *redis.StringSliceCmd {
 	keys, size := 0, 7
 	for _, g := range b.groups {
 		keys += len(g.repository.keys)
@@ -187,7 +194,7 @@ func (b *batched) evaluation(command, text string) *redis.Cmd {
 			}
 		}
 	}
-	return redis.NewCmd(context.Background(), list...)
+	return redis.NewStringSliceCmd(context.Background(), list...)
 }
 
 // tell gives each decision its part of the answer.
@@ -210,11 +217,7 @@ func (b *batched) tell() {
 }
 
 func (b *batched) answer() ([]string, error) {
-	reply, err := b.cmd.Result()
-	if err != nil {
-		return nil, err
-	}
-	parts, err := texts("common", reply)
+	parts, err := b.cmd.Result()
 	if err == nil && len(parts) != 2+3*b.count {
 		err = fmt.Errorf("script common answered %d parts for %d decisions", len(parts), b.count)
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -66,13 +67,22 @@ func failure(ctx context.Context, operation string, changes bool, err error) err
 	if changes && mayHaveTakenEffect(err) {
 		err = errors.Join(enhanced.ErrOutcomeUnknown, err)
 	}
-	if ctx.Err() != nil {
-		if !errors.Is(err, ctx.Err()) {
-			err = errors.Join(ctx.Err(), err)
+	if end := ended(ctx); end != nil {
+		if !errors.Is(err, end) {
+			err = errors.Join(end, err)
 		}
 		return contextError(operation, err)
 	}
 	return enhanced.NewBackendError(operation, err)
+}
+
+// ended is why a context has ended, nil if it has not. A client that goes by deadlines
+// can be told of one before the context is.
+func ended(ctx context.Context) error {
+	if at, timed := ctx.Deadline(); timed && !time.Now().Before(at) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 func isNotFound(err error) bool { return errors.Is(err, enhanced.ErrLockNotFound) }

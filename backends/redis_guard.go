@@ -89,7 +89,7 @@ func (b *RedisBackend) guardedScan(ctx context.Context, node redis.Cmdable, scan
 	}
 	var answer error
 	err := b.pipeline(client).guarded(func() error {
-		if answer = scan(); answer != nil && ctx.Err() != nil {
+		if answer = scan(); answer != nil && ended(ctx) != nil {
 			return errHurried
 		}
 		return answer
@@ -100,14 +100,17 @@ func (b *RedisBackend) guardedScan(ctx context.Context, node redis.Cmdable, scan
 	return err
 }
 
-// exchange sends commands that are not for one caller, and tells them when they
-// were not sent.
-func (p *pipeline) exchange(commands []*redis.Cmd) {
+// exchange sends commands, and tells them when they were not sent.
+func (p *pipeline) exchange(ctx context.Context, commands []redis.Cmder) {
 	if len(commands) == 0 {
 		return
 	}
+	if p.breaker.Load() == nil {
+		p.process(ctx, commands)
+		return
+	}
 	err := p.guarded(func() error {
-		p.process(commands)
+		p.process(ctx, commands)
 		for _, cmd := range commands {
 			if !isNetwork(cmd.Err()) {
 				return nil

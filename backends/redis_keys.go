@@ -120,7 +120,10 @@ func (k redisKeys) split(key string) (tag, suffix string, ok bool) {
 	return tag, suffix, found && cut && len(tag) == 32
 }
 
-func stockKey(resource enhanced.ResourceIdentifier) string { return stockPrefix + resource.LegacyKey() }
+// stockKey is the legacy key behind its prefix, made as one string.
+func stockKey(r enhanced.ResourceIdentifier) string {
+	return stockPrefix + r.Namespace + "/" + r.Path + "/" + r.Workspace + "/" + r.Name
+}
 
 // oldStockKey is the key that Atlantis had for a resource before v0.40, when
 // projects had no names.

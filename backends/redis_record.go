@@ -38,9 +38,12 @@ type redisRecord struct {
 const headerLines = 8
 
 func decodeRedisRecord(header, details string) (*redisRecord, error) {
-	lines := strings.Split(header, "\n")
-	if len(lines) != headerLines {
-		return nil, fmt.Errorf("lock's header has %d lines instead of %d", len(lines), headerLines)
+	if lines := strings.Count(header, "\n") + 1; lines != headerLines {
+		return nil, fmt.Errorf("lock's header has %d lines instead of %d", lines, headerLines)
+	}
+	var lines [headerLines]string
+	for i := range lines {
+		lines[i], header, _ = strings.Cut(header, "\n")
 	}
 	payload, metadata, _ := cutLine(details)
 	r := &lockRecord{Owner: lines[5], Request: lines[6], Lock: jsontext.Value(payload)}

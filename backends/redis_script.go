@@ -90,6 +90,11 @@ type once struct{ *redis.Cmd }
 
 func (once) NoRetry() bool { return true }
 
+// onceTexts is once for a script that answers texts only.
+type onceTexts struct{ *redis.StringSliceCmd }
+
+func (onceTexts) NoRetry() bool { return true }
+
 // transientTime is how long a refusal for the moment is taken for one.
 const transientTime = 10 * time.Second
 

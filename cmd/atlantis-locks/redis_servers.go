@@ -42,6 +42,8 @@ func (f *redisServers) client(cmd *cobra.Command, env environment) (redis.Univer
 		Username: f.Username, Password: password,
 		SentinelUsername: f.SentinelUsername, SentinelPassword: sentinelPassword,
 		DialTimeout: f.Timeout, ReadTimeout: f.Timeout, WriteTimeout: f.Timeout, PoolSize: f.PoolSize,
+		// A lone caller then sends by itself, see NewRedisBackend.
+		ContextTimeoutEnabled: true,
 		// It would need a right that is of no other use.
 		DisableIdentity: true,
 	}

@@ -187,7 +187,7 @@ func (c *Cluster) Addrs() []string {
 func (c *Cluster) Options() *redis.ClusterOptions {
 	one := c.Nodes[0].Options()
 	return &redis.ClusterOptions{
-		Addrs: c.Addrs(), DisableIdentity: true,
+		Addrs: c.Addrs(), DisableIdentity: true, ContextTimeoutEnabled: true,
 		TLSConfig: one.TLSConfig, Username: one.Username, Password: one.Password,
 	}
 }

@@ -103,7 +103,7 @@ func newSentinel(tb testing.TB, host, port string, options Options) *Server {
 func (s *Sentinel) Options() *redis.FailoverOptions {
 	one, sentinel := s.Primary.Options(), s.Sentinels[0].Options()
 	options := &redis.FailoverOptions{
-		MasterName: SentinelMaster, DisableIdentity: true,
+		MasterName: SentinelMaster, DisableIdentity: true, ContextTimeoutEnabled: true,
 		TLSConfig: one.TLSConfig, Username: one.Username, Password: one.Password,
 		SentinelUsername: sentinel.Username, SentinelPassword: sentinel.Password,
 	}

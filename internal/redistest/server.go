@@ -204,7 +204,7 @@ func (s *Server) IsFrozen() bool { return s.frozen.Load() }
 
 // Options are what a client needs to be let in as administrator.
 func (s *Server) Options() *redis.Options {
-	options := &redis.Options{Addr: s.Addr, DisableIdentity: true}
+	options := &redis.Options{Addr: s.Addr, DisableIdentity: true, ContextTimeoutEnabled: true}
 	if secure := s.options.Secure; secure != nil {
 		options.TLSConfig = secure.TLS()
 	}
