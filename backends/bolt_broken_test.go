@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"testing"
+	"testing/synctest"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -73,4 +74,25 @@ func TestABrokenCommitEndsAllOthers(t *testing.T) {
 			require.NoError(t, tx.Rollback())
 		})
 	}
+}
+
+// A loop that has met a panic of bbolt writes nothing more, not even pages for later.
+func TestABrokenCommitIsTheLast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openInternal(t, nil)
+		steps, run := 0, b.committer.run
+		b.committer.run = func(batch *batch, step func(*batch) error) error {
+			steps++
+			return run(batch, step)
+		}
+		require.Error(t, b.committer.do(t.Context(), "break", func(batch *batch) error {
+			batch.dirty = true
+			batch.after = append(batch.after, func() { panic("after") })
+			return nil
+		}))
+		synctest.Wait()
+		require.Equal(t, 1, steps)
+		require.True(t, b.committer.lacksPages())
+	})
 }

@@ -77,7 +77,7 @@ func (c *committer) next() task {
 	case c.closed || c.weary: // who leads has another loop take what comes
 		c.endLoop()
 		return leave
-	case !c.leading && lacking:
+	case !c.leading && lacking && c.unusable() == nil:
 		return getPages
 	default:
 		c.resting = true
