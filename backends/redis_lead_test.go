@@ -116,6 +116,27 @@ func TestRedisHurriedCallersOpenNoCircuit(t *testing.T) {
 	require.Zero(t, openCircuits(t, b))
 }
 
+// That a client has no connection to spare is no failure of the server, also where its
+// caller goes before the client gives up.
+func TestRedisCallersWithoutConnectionOpenNoCircuit(t *testing.T) {
+	t.Parallel()
+	options := redistest.Start(t, redistest.Options{}).Options()
+	options.ReadTimeout, options.PoolTimeout, options.PoolSize = 100*time.Millisecond, serverPatience, 1
+	client, _ := leading(t, options)
+	b := openRedis(t, client, &enhanced.EnhancedConfig{
+		EnableCircuitBreaker: true, CircuitFailureThreshold: 1, CircuitOpenTimeout: serverPatience,
+	})
+	require.NoError(t, b.HealthCheck(t.Context()))
+	taken := client.Conn()
+	require.NoError(t, taken.Ping(t.Context()).Err())
+	ctx := deadline.In(200 * time.Millisecond)
+	defer ctx.End()
+	_, _, err := b.TryAcquireLock(ctx, by("org/app", ".", "ann"))
+	require.ErrorIs(t, err, enhanced.ErrTimeout)
+	require.NoError(t, taken.Close())
+	require.Zero(t, openCircuits(t, b))
+}
+
 // Callers that send by themselves and callers that do not get their answers, however they
 // come together.
 func TestRedisCallersLeadAndFollow(t *testing.T) {

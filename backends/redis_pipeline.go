@@ -150,6 +150,9 @@ func (p *pipeline) leads(ctx context.Context) bool {
 		return ctx.Done() == nil
 	}
 	o := p.client.Options()
+	if p.breaker.Load() != nil && left < o.PoolTimeout {
+		return false // nor is a client without a connection to spare
+	}
 	// Below zero it tells the connections of no time at all.
 	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0 && left >= o.ReadTimeout*9/10
 }
