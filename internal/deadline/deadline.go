@@ -4,7 +4,9 @@
 package deadline
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -16,8 +18,8 @@ type Context struct {
 	values context.Context
 	at     time.Time
 
-	mu     sync.Mutex // protects all below
-	ended  bool
+	mu     sync.Mutex      // protects all below
+	ended  error           // why it has ended by End, nil if it has not
 	heard  context.Context // ends for those who listen; nil before anybody does
 	cancel context.CancelFunc
 }
@@ -51,7 +53,9 @@ func WithValue(ctx context.Context, key, value any) context.Context {
 func (c *Context) End() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ended = true
+	if c.ended == nil {
+		c.ended = cmp.Or(c.err(), context.Canceled)
+	}
 	if c.heard != nil {
 		c.cancel()
 	}
@@ -65,8 +69,12 @@ func (c *Context) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.heard == nil {
-		c.heard, c.cancel = context.WithDeadline(c.values, c.at)
-		if c.ended {
+		if errors.Is(c.ended, context.Canceled) { // and stays so after the deadline
+			c.heard, c.cancel = context.WithCancel(c.values)
+		} else {
+			c.heard, c.cancel = context.WithDeadline(c.values, c.at)
+		}
+		if c.ended != nil {
 			c.cancel()
 		}
 	}
@@ -77,19 +85,22 @@ func (c *Context) Done() <-chan struct{} {
 func (c *Context) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.err()
+}
+
+// err is Err for who holds c.mu.
+func (c *Context) err() error {
 	late := !time.Now().Before(c.at)
-	switch {
-	case c.heard != nil:
+	if c.heard != nil {
 		if late { // who waited until then for something else need not be told otherwise
 			<-c.heard.Done()
 		}
 		return c.heard.Err()
-	case late:
-		return context.DeadlineExceeded
-	case c.ended:
-		return context.Canceled
 	}
-	return c.values.Err()
+	if err := cmp.Or(c.ended, c.values.Err()); err != nil || !late {
+		return err
+	}
+	return context.DeadlineExceeded
 }
 
 // Value implements [context.Context]. Package context finds here what it needs to end

@@ -61,6 +61,32 @@ func TestEnd(t *testing.T) {
 	<-done
 }
 
+// Whoever asks again is told the same: of an end before the deadline also after that, and
+// of the deadline also after the end.
+func TestErrStays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ended, late := deadline.In(time.Minute), deadline.In(time.Minute)
+		valued := deadline.WithValue(ended, key{}, 1)
+		ended.End()
+		require.ErrorIs(t, ended.Err(), context.Canceled)
+		require.ErrorIs(t, valued.Err(), context.Canceled)
+		<-time.After(time.Minute)
+		require.ErrorIs(t, late.Err(), context.DeadlineExceeded)
+		late.End()
+		ended.End()
+		for range 2 { // before and after somebody listens
+			for _, ctx := range []context.Context{ended, valued} {
+				require.ErrorIs(t, ctx.Err(), context.Canceled)
+			}
+			require.ErrorIs(t, late.Err(), context.DeadlineExceeded)
+			for _, ctx := range []context.Context{valued, ended, late} {
+				<-ctx.Done()
+			}
+		}
+	})
+}
+
 type key struct{}
 
 // A value leaves the context what it is; of other contexts it makes none.
