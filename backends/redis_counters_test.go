@@ -139,12 +139,12 @@ func TestRedisCommonBesideALowCount(t *testing.T) {
 // have ended than the log has records. Their numbers are not used again either.
 func TestRedisLostCountOfCancelledRequests(t *testing.T) {
 	t.Parallel()
-	for name, lose := range map[string]func(e *endings, t *testing.T) error{
-		"the last number": func(e *endings, t *testing.T) error {
+	for name, lose := range map[string]func(t *testing.T, e *endings) error{
+		"the last number": func(t *testing.T, e *endings) error {
 			t.Helper()
 			return setCount(t.Context(), e.client, e.state, "ended", "?")
 		},
-		"all counters": func(e *endings, t *testing.T) error {
+		"all counters": func(t *testing.T, e *endings) error {
 			t.Helper()
 			return e.client.HDel(t.Context(), e.state, "counters").Err()
 		},
@@ -158,7 +158,7 @@ func TestRedisLostCountOfCancelledRequests(t *testing.T) {
 			require.Len(t, e.fields(t, "e"), 9)
 			e.age(t, "e1", "e2", "e3")
 			before := e.client.HGetAll(t.Context(), e.state).Val()
-			require.NoError(t, lose(e, t))
+			require.NoError(t, lose(t, e))
 			e.end(t, 2)
 			cancelOnTheirWay(t, server, 1)
 			e.end(t, 1)
