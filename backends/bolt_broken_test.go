@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/events/models"
@@ -43,6 +44,7 @@ func TestABrokenCommitEndsAllOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := openInternal(t, nil)
+			b.committer.spareAfter = time.Now().Add(time.Hour) // nothing commits but the test
 			lock, err := b.AcquireLock(t.Context(), &enhanced.EnhancedLockRequest{
 				Project: models.NewProject("org/app", ".", ""), Workspace: "default", User: models.User{Username: "alice"},
 			})
