@@ -64,14 +64,10 @@ func ProjectLockOwner(lock models.ProjectLock) Owner {
 
 // String returns the text form.
 func (o Owner) String() string {
-	var room [usualText]byte
-	text := append(append(room[:0], o.Kind...), ':')
-	if o.Kind != OwnerPull {
-		return string(appendEscaped(text, o.Name))
+	if o.Kind == OwnerPull {
+		return string(o.Kind) + ":" + url.PathEscape(o.Host) + "/" + url.PathEscape(o.Repository) + "/" + strconv.Itoa(o.Number)
 	}
-	text = append(appendEscaped(text, o.Host), '/')
-	text = append(appendEscaped(text, o.Repository), '/')
-	return string(strconv.AppendInt(text, int64(o.Number), 10))
+	return string(o.Kind) + ":" + url.PathEscape(o.Name)
 }
 
 // Describe returns the owner in words, for people: "pull request 5 on

@@ -115,15 +115,12 @@ func isOdd(c rune) bool {
 // Key returns the resource's key inside its repository: injective, printable,
 // and folding nothing. [ParseResourceKey] reverses it.
 func (r ResourceIdentifier) Key() string {
-	var room [usualText]byte
-	key := append(append(room[:0], r.Type...), '/')
-	key = append(appendEscaped(key, r.Path), '/')
-	key = append(appendEscaped(key, r.Workspace), '/')
-	return string(appendEscaped(key, r.Name))
+	return string(r.Type) + "/" + url.PathEscape(r.Path) + "/" + url.PathEscape(r.Workspace) + "/" + url.PathEscape(r.Name)
 }
 
 // maxKey is how long the key can be at most.
 func (r ResourceIdentifier) maxKey() int {
+	const maxEscaped = len("%00") // of one byte
 	return len(r.Type) + len("///") + maxEscaped*(len(r.Path)+len(r.Workspace)+len(r.Name))
 }
 
@@ -149,27 +146,6 @@ func ParseResourceKey(repository, key string) (ResourceIdentifier, error) {
 	return r, nil
 }
 
-const (
-	// usualText is room for the text of a resource or an owner of usual length.
-	usualText = 192
-	// maxEscaped is how many bytes a byte can take that is escaped.
-	maxEscaped = 3
-)
-
-// appendEscaped appends a text as [url.PathEscape] has it, which makes a string of it.
-func appendEscaped(b []byte, text string) []byte {
-	const digits = "0123456789ABCDEF"
-	for i := range len(text) {
-		switch c := text[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-_.~$&+:=@", c) >= 0:
-			b = append(b, c)
-		default:
-			b = append(b, '%', digits[c>>4], digits[c&15])
-		}
-	}
-	return b
-}
-
 // RepositoryTag returns the tag under which a store keeps everything of a
 // repository: the first 128 bits of the SHA-256 of its full name, in hex. It
 // has a fixed length and no special characters, whatever the name contains.
@@ -187,8 +163,7 @@ func FormatLockID(repository string, token int64) string {
 
 // FormatLockIDByTag is [FormatLockID] for a caller that has the repository's tag.
 func FormatLockIDByTag(tag string, token int64) string {
-	var room [usualText]byte
-	return string(strconv.AppendInt(append(append(room[:0], tag...), '-'), token, 10))
+	return tag + "-" + strconv.FormatInt(token, 10)
 }
 
 // ParseLockID returns the repository's tag and the token of a lock ID, or

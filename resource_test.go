@@ -1,7 +1,6 @@
 package enhanced_test
 
 import (
-	"net/url"
 	"testing"
 
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
@@ -154,17 +153,4 @@ func FuzzParseResourceKey(f *testing.F) {
 		require.Equal(t, key, r.Key(), "one resource has one key")
 		require.Equal(t, repo, r.Namespace)
 	})
-}
-
-// What has to be escaped is what package url escapes.
-func TestTextsAreEscapedAsInURLs(t *testing.T) {
-	t.Parallel()
-	for c := range 256 {
-		text := "a" + string([]byte{byte(c)}) + "b"
-		escaped := url.PathEscape(text)
-		require.Equal(t, "project/"+escaped+"/"+escaped+"/"+escaped,
-			enhanced.ResourceIdentifier{Type: enhanced.ResourceTypeProject, Path: text, Workspace: text, Name: text}.Key())
-		require.Equal(t, "pr:"+escaped+"/"+escaped+"/-7", enhanced.PullOwner(text, text, -7).String())
-		require.Equal(t, "user:"+escaped, enhanced.UserOwner(text).String())
-	}
 }
