@@ -180,6 +180,7 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 		client := server.Client()
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 		stores := []enhanced.Backend{openRedis(t, client, config), openBolt(t, filepath.Join(t.TempDir(), "atlantis.db"), config)}
+		raised := false
 		for step := range 60 {
 			request := place(1+random.IntN(6), fmt.Sprint("p", random.IntN(5)), enhanced.Priority(random.IntN(4)))
 			request.ID = fmt.Sprint("step", step)
@@ -200,11 +201,11 @@ func TestDeadlocksAreTheSameOnBothStores(t *testing.T) {
 				seen[i] += "\n" + waitsOf(t, b)
 			}
 			require.Equal(t, seen[1], seen[0], "seed %d, step %d", seed, step)
-			if step == 0 {
-				setCounter(t, client, round%2*5000)
+			if !raised {
+				raised = raiseWaiters(t, client, round%2*5000)
 			}
 		}
-		setCounter(t, client, -round%2*5000)
+		require.True(t, raiseWaiters(t, client, -round%2*5000))
 		for _, b := range stores {
 			violations, err := b.(enhanced.Verifier).Verify(t.Context())
 			require.NoError(t, err)
@@ -226,14 +227,19 @@ func end(t *testing.T, b enhanced.Backend, cycle deadlock.Cycle) string {
 	return fmt.Sprintf("%s %v", report.Outcome, report)
 }
 
-// setCounter has the scripts believe that more requests wait: then they read those
-// that they meet, instead of all.
-func setCounter(t *testing.T, client *redis.Client, more int) {
+// raiseWaiters has the scripts believe that more requests wait: then they read those
+// that they meet, instead of all. It reports whether there is a repository yet.
+func raiseWaiters(t *testing.T, client *redis.Client, more int) bool {
 	t.Helper()
 	state := repositoryKey("org/app", "state")
-	waiters, err := strconv.Atoi(countOf(t.Context(), client, state, "waiters"))
+	text := countOf(t.Context(), client, state, "waiters")
+	if text == "" {
+		return false
+	}
+	waiters, err := strconv.Atoi(text)
 	require.NoError(t, err)
 	require.NoError(t, setCount(t.Context(), client, state, "waiters", waiters+more))
+	return true
 }
 
 // change changes something, and says what the store has answered.
