@@ -112,6 +112,25 @@ func TestRedisForgetsEndingsInOrder(t *testing.T) {
 	backendtest.RequireSound(t, e)
 }
 
+// To find that nothing is to be forgotten yet is to read one entry, not all of them.
+func TestRedisLooksForEndingsInOne(t *testing.T) {
+	t.Parallel()
+	e := newEndings(t)
+	reads := func() int {
+		before := commandsByName(t, e.client)["hmget"]
+		_, err := e.CleanupExpiredLocks(t.Context())
+		require.NoError(t, err)
+		return commandsByName(t, e.client)["hmget"] - before
+	}
+	e.end(t, 1)
+	e.age(t, "e1")
+	none := reads()
+	tokens := e.end(t, 5)
+	require.Equal(t, none, reads())
+	e.age(t, "e2")
+	require.Len(t, e.fields(t, "e"), len(tokens)-1)
+}
+
 // Whatever ends a lock or a request that never got one has it forgotten.
 func TestRedisForgetsEndingsOfAllKinds(t *testing.T) {
 	t.Parallel()
