@@ -49,7 +49,7 @@ func ExampleLockingAdapter_LockAll() {
 
 	// Output:
 	// 2 locked
-	// 1 of 2 are locked, none was taken: org/app (path envs/staging, workspace default) is locked by pull request 5 on github.com
+	// 1 of 2 is locked, none was taken: org/app (path envs/staging, workspace default) is locked by pull request 5 on github.com
 	// taken: org/app (path envs/test, workspace default)
 	// freed: org/app (path envs/prod, workspace default)
 }

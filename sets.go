@@ -122,7 +122,11 @@ func NewSetHeldError(size, count int, owner Owner, blocked []Blocked) *LockError
 	if more := count - len(named); more > 0 {
 		named = append(named, fmt.Sprintf("and %d more", more))
 	}
-	refusal.Message = fmt.Sprintf("%d of %d are locked, none was taken: %s", count, size, strings.Join(named, "; "))
+	are := "are"
+	if count == 1 {
+		are = "is"
+	}
+	refusal.Message = fmt.Sprintf("%d of %d %s locked, none was taken: %s", count, size, are, strings.Join(named, "; "))
 	if own {
 		refusal.Message += "; a set takes what its owner does not hold yet"
 	}

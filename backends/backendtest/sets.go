@@ -130,7 +130,7 @@ func testLockAll(t *testing.T, newBackend NewBackend) {
 		require.Equal(t, enhanced.ErrCodeLockExists, refusal.Code)
 		require.Equal(t, resource("p041"), refusal.Resource)
 		require.Equal(t, one.ID, refusal.Holder.ID)
-		require.Contains(t, refusal.Message, "1 of 80 are locked, none was taken")
+		require.Contains(t, refusal.Message, "1 of 80 is locked, none was taken")
 		require.Contains(t, refusal.Message, "user alice")
 		requireCount(t, b, 1)
 		require.NoError(t, b.ReleaseLock(t.Context(), one.ID))
