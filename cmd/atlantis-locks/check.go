@@ -110,7 +110,7 @@ func (s *storeURL) testCompatibility(cmd *cobra.Command, env environment) (repor
 	backend := backends.NewRedisBackend(client, config, nil)
 	defer func() { err = errors.Join(err, backend.Close()) }()
 	if err := s.redis.answerIn(cmd.Context(), startTimeout, backend.HealthCheck); err != nil {
-		return report, s.redis.cannot("use", err)
+		return report, withHint(s.redis.cannot("use", err), "docs/redis.md says what it needs")
 	}
 	var legacy db.Database
 	if single, ok := client.(*redis.Client); ok {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/logging"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/backends"
 	"github.com/spf13/cobra"
@@ -65,8 +64,6 @@ func newMigrationStore(cmd *cobra.Command, env environment, u *storeURL) (*migra
 	if err != nil {
 		return nil, err
 	}
-	// What the library logs is in the error too, see readStockRecords.
-	logging.Disable()
 	return &migrationStore{url: u, client: client}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/spf13/cobra"
 )
@@ -151,6 +152,8 @@ func (s *storeURL) client(cmd *cobra.Command, env environment) (redis.UniversalC
 	if s.redis.PasswordFile == "" {
 		s.redis.Password = env.getenv(redisPasswordVariable)
 	}
+	// What the library logs is in the error too, see readStockRecords.
+	logging.Disable()
 	return s.redis.client(cmd, env)
 }
 
