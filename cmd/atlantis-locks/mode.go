@@ -3,10 +3,11 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
@@ -55,6 +56,9 @@ which locks of users have no effect then.`,
 		if err != nil {
 			return fleet, err
 		}
+		if !slices.Contains(enhanced.Modes(), enhanced.Mode(args[0])) {
+			return fleet, usagef(cmd, "MODE %q is none of %s", args[0], modeNames())
+		}
 		before, err := server.Mode(cmd.Context())
 		if err != nil {
 			return fleet, err
@@ -66,6 +70,15 @@ which locks of users have no effect then.`,
 		}
 		return fleet, asUsage(cmd, err)
 	}, func(fleet api.Fleet) error { return printFleet(env, fleet) })
+}
+
+// modeNames lists the modes that there are.
+func modeNames() string {
+	var names []string
+	for _, m := range enhanced.Modes() {
+		names = append(names, string(m))
+	}
+	return strings.Join(names, ", ")
 }
 
 func newModeForgetCommand(env environment) *cobra.Command {
@@ -105,7 +118,7 @@ func printFleet(env environment, fleet api.Fleet) error {
 	now := env.now()
 	fields := [][]string{{"mode", cmp.Or(fleet.Mode, "none was set")}, {"epoch", strconv.FormatInt(fleet.Epoch, 10)}}
 	if fleet.Since != nil {
-		fields = append(fields, []string{"since", fleet.Since.UTC().Format(time.DateTime)}, []string{"set by", printable(fleet.Actor)},
+		fields = append(fields, []string{"since", timestamp(*fleet.Since, now)}, []string{"set by", printable(fleet.Actor)},
 			[]string{"reason", printable(fleet.Reason)})
 	}
 	fields = append(fields, []string{"a lock needs", needs(fleet)})
