@@ -46,7 +46,7 @@ Exits with 7 if something was found.`,
 		if cmd.Flags().Changed("hash") && !isHash(*hash) {
 			return usagef(cmd, "--hash %s is no hash: it has 64 digits 0 to 9 and a to f", printable(*hash))
 		}
-		report, err := verifyAuditFile(cmd, args[0], *hash)
+		report, err := verifyAuditFile(cmd, env, args[0], *hash)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ Exits with 7 if something was found.`,
 	return cmd
 }
 
-func verifyAuditFile(cmd *cobra.Command, path, hash string) (*auditReport, error) {
+func verifyAuditFile(cmd *cobra.Command, env environment, path, hash string) (*auditReport, error) {
 	in := cmd.InOrStdin()
 	if path != "-" {
 		file, err := os.Open(path)
@@ -77,7 +77,7 @@ func verifyAuditFile(cmd *cobra.Command, path, hash string) (*auditReport, error
 	check.finish(hash)
 	if check.sealed == 0 && check.records == 0 && check.line > 0 {
 		return nil, &codedError{exitViolations, withHint(fmt.Errorf("%q is no export of the log: none of its lines ends with a hash", path),
-			"\"audit export\" writes one")}
+			"%q writes one", env.command("audit export"))}
 	}
 	return &auditReport{File: path, Records: check.records, Hash: check.final, Findings: check.findings}, nil
 }

@@ -43,7 +43,7 @@ func newDeadlocksListCommand(env environment) *cobra.Command {
 		}
 		return server.Deadlocks(cmd.Context(), *repository, from)
 	}, func(list api.DeadlockList) error {
-		if err := printList(env, deadlockRows(list.Deadlocks), "no deadlocks since "+from.UTC().Format(time.RFC3339)); err != nil || len(list.Patterns) == 0 {
+		if err := printList(env, deadlockRows(list.Deadlocks), "no deadlocks since "+from.UTC().Format("2006-01-02 15:04:05Z")); err != nil || len(list.Patterns) == 0 {
 			return err
 		}
 		lines := []string{"", "again and again:"}
@@ -96,7 +96,7 @@ func newDeadlocksShowCommand(env environment) *cobra.Command {
 	connection := addConnectionFlag(cmd, env)
 	output := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		r, err := deadlockRecord(cmd, connection, args)
+		r, err := deadlockRecord(cmd, env, connection, args)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func newDeadlocksGraphCommand(env environment) *cobra.Command {
 		if !slices.Contains([]string{"text", "dot", "mermaid"}, *format) {
 			return usagef(cmd, "--format %s is none of text, dot, mermaid", printable(*format))
 		}
-		r, err := deadlockRecord(cmd, connection, args)
+		r, err := deadlockRecord(cmd, env, connection, args)
 		if err != nil {
 			return err
 		}
@@ -161,10 +161,10 @@ func newDeadlocksGraphCommand(env environment) *cobra.Command {
 }
 
 // deadlockRecord returns the record of a deadlock that the arguments name.
-func deadlockRecord(cmd *cobra.Command, connection *connection, args []string) (api.LogRecord, error) {
+func deadlockRecord(cmd *cobra.Command, env environment, connection *connection, args []string) (api.LogRecord, error) {
 	sequence, err := strconv.ParseUint(args[1], 10, 53)
 	if err != nil || sequence == 0 {
-		return api.LogRecord{}, usagef(cmd, "RECORD %s is not a number from 1; \"deadlocks list\" shows them", printable(args[1]))
+		return api.LogRecord{}, usagef(cmd, "RECORD %s is not a number from 1; %q shows them", printable(args[1]), env.command("deadlocks list"))
 	}
 	server, err := connection.client(cmd)
 	if err != nil {
@@ -176,7 +176,7 @@ func deadlockRecord(cmd *cobra.Command, connection *connection, args []string) (
 	}
 	if len(page.Records) == 0 || page.Records[0].Sequence != sequence || page.Records[0].Deadlock == nil {
 		return api.LogRecord{}, &codedError{exitNotFound, withHint(fmt.Errorf("record %d of %s is no deadlock", sequence, printable(args[0])),
-			"\"deadlocks list\" shows those that the log has")}
+			"%q shows those that the log has", env.command("deadlocks list"))}
 	}
 	return page.Records[0], nil
 }
