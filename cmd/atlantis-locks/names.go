@@ -45,17 +45,22 @@ func checkProject(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// ownerFlags name who holds a lock.
+// ownerFlags name who holds a lock, or waits for it.
 type ownerFlags struct {
 	user string
 	pull int
 	host string
 }
 
-func addOwnerFlags(cmd *cobra.Command) *ownerFlags {
+func addOwnerFlags(cmd *cobra.Command) *ownerFlags { return ownerFlagsFor(cmd, "owns the lock") }
+
+// addWaiterFlags is addOwnerFlags for a command about those who wait.
+func addWaiterFlags(cmd *cobra.Command) *ownerFlags { return ownerFlagsFor(cmd, "waits") }
+
+func ownerFlagsFor(cmd *cobra.Command, does string) *ownerFlags {
 	var o ownerFlags
-	cmd.Flags().StringVar(&o.user, "user", "", "the user who owns the lock (default: you, by the name of your login)")
-	cmd.Flags().IntVar(&o.pull, "pull", 0, "the pull request of REPO that owns the lock, instead of a user")
+	cmd.Flags().StringVar(&o.user, "user", "", "the user who "+does+" (default: you, by the name of your login)")
+	cmd.Flags().IntVar(&o.pull, "pull", 0, "the pull request of REPO that "+does+", instead of a user")
 	cmd.Flags().StringVar(&o.host, "host", defaultHost, "the VCS host of --pull")
 	return &o
 }

@@ -55,7 +55,7 @@ queue. The call that waits ends and says who did it.`,
 		Args: wantProject,
 	}
 	project := addProjectFlag(cmd)
-	owner := addOwnerFlags(cmd)
+	owner := addWaiterFlags(cmd)
 	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Cancelled, err error) {
 		waiter, err := owner.owner(cmd, env)
 		if err != nil {
@@ -72,7 +72,7 @@ queue. The call that waits ends and says who did it.`,
 		})
 		return answer, notWaiting(env, asUsage(cmd, err))
 	}, func(answer api.Cancelled) error {
-		_, err := fmt.Fprintf(env.stdout, "%s does not wait any longer\n", printable(answer.OwnerID))
+		_, err := fmt.Fprintf(env.stdout, "%s does not wait any longer\n", idText(answer.OwnerID))
 		return err
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/api"
 	"github.com/runatlantis/atlantis/server/core/locking/enhanced/web/client"
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ func newQueuePositionCommand(env environment) *cobra.Command {
 		Args: wantProject,
 	}
 	project := addProjectFlag(cmd)
-	owner := addOwnerFlags(cmd)
+	owner := addWaiterFlags(cmd)
 	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Position, err error) {
 		waiter, err := owner.owner(cmd, env)
 		if err != nil {
@@ -26,16 +27,26 @@ func newQueuePositionCommand(env environment) *cobra.Command {
 		answer, err = server.Position(cmd.Context(), project.resource(args), waiter)
 		return answer, asUsage(cmd, err)
 	}, func(position api.Position) error {
-		where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
-		if position.Place == 0 {
-			where = "does not wait; " + others(position.Length)
-		}
-		if what := blockerText(position.Blocker); what != "" {
-			where += ", " + what
-		}
-		_, err := fmt.Fprintf(env.stdout, "%s %s\n", printable(position.OwnerID), where)
+		_, err := fmt.Fprintf(env.stdout, "%s %s\n", idText(position.OwnerID), placeText(position))
 		return err
 	})
+}
+
+// placeText says where the owner of a position stands.
+func placeText(position api.Position) string {
+	blocker := position.Blocker
+	where := fmt.Sprintf("is number %d of %d in the queue", position.Place, position.Length)
+	switch {
+	case position.Place > 0:
+	case blocker != nil && blocker.Kind == enhanced.BlockedByLock && blocker.OwnerID == position.OwnerID:
+		return "holds the lock; " + othersWait(position.Length)
+	default:
+		where = "does not wait; " + others(position.Length)
+	}
+	if what := blockerText(blocker); what != "" {
+		where += ", " + what
+	}
+	return where
 }
 
 func newQueueMoveCommand(env environment) *cobra.Command {
@@ -49,7 +60,7 @@ which is logged with your name.`,
 		Args:    wantProject,
 	}
 	project := addProjectFlag(cmd)
-	owner := addOwnerFlags(cmd)
+	owner := addWaiterFlags(cmd)
 	reason := cmd.Flags().String("reason", "", "why others are to wait longer (required)")
 	return asking(cmd, env, func(cmd *cobra.Command, server *client.Client, args []string) (answer api.Moved, err error) {
 		waiter, err := owner.owner(cmd, env)
@@ -67,17 +78,33 @@ which is logged with your name.`,
 		})
 		return answer, notWaiting(env, asUsage(cmd, err))
 	}, func(answer api.Moved) error {
-		_, err := fmt.Fprintf(env.stdout, "%s is the next one in the queue\n", printable(answer.OwnerID))
+		_, err := fmt.Fprintf(env.stdout, "%s is the next one in the queue\n", idText(answer.OwnerID))
 		return err
 	})
 }
 
 // others says how many wait, for one who does not.
 func others(n int) string {
-	if n == 1 {
+	switch n {
+	case 0:
+		return "nobody does"
+	case 1:
 		return "1 other does"
+	default:
+		return fmt.Sprintf("%d others do", n)
 	}
-	return fmt.Sprintf("%d others do", n)
+}
+
+// othersWait says how many wait, for the holder.
+func othersWait(n int) string {
+	switch n {
+	case 0:
+		return "nobody waits"
+	case 1:
+		return "1 other waits"
+	default:
+		return fmt.Sprintf("%d others wait", n)
+	}
 }
 
 // notWaiting adds to the error that somebody does not wait where to see who does.

@@ -84,6 +84,9 @@ func ownerText(lock api.Lock) string {
 	}
 }
 
+// idText describes an owner that is known by its text alone.
+func idText(ownerID string) string { return printable(enhanced.DescribeOwner(ownerID)) }
+
 // leaseText says when the lock ends by itself.
 func leaseText(lock api.Lock, now time.Time) string {
 	if lock.ExpiresAt == nil {
