@@ -20,8 +20,10 @@
 package options
 
 import (
+	"cmp"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -68,7 +70,25 @@ type Set[T any] struct {
 func New[T any](prefix string, defaults T) *Set[T] {
 	s := &Set[T]{prefix: prefix, defaults: defaults}
 	s.walk(prefix, reflect.ValueOf(defaults), nil)
+	// Several structs can have options of one section.
+	first := make(map[string]int)
+	for i, o := range s.list {
+		if _, found := first[o.section()]; !found {
+			first[o.section()] = i
+		}
+	}
+	slices.SortStableFunc(s.list, func(a, b *Option) int { return cmp.Compare(first[a.section()], first[b.section()]) })
 	return s
+}
+
+// section is the part of the key that names a section of the file, "" for an option
+// beside the sections.
+func (o *Option) section() string {
+	section, _, nested := strings.Cut(o.Key, ".")
+	if !nested {
+		return ""
+	}
+	return section
 }
 
 func (s *Set[T]) walk(prefix string, value reflect.Value, at []int) {
@@ -104,7 +124,8 @@ func (s *Set[T]) walk(prefix string, value reflect.Value, at []int) {
 	}
 }
 
-// All returns the options in the order of the struct.
+// All returns the options by sections of the file, both in the order in which the
+// struct has them.
 func (s *Set[T]) All() []*Option { return s.list }
 
 // Defaults returns the struct with its defaults.
