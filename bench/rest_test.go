@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 	enhanced "github.com/runatlantis/atlantis/server/core/locking/enhanced"
+	"github.com/runatlantis/atlantis/server/events/models"
 )
 
 // BenchmarkRest is what held locks cost a server and a process with a running
@@ -34,38 +37,95 @@ func BenchmarkRest(b *testing.B) {
 	}
 }
 
-// BenchmarkRenew is what 1,000 handles with leases of 30 seconds cost, which they
-// renew about every 10 seconds. One operation is a second, in which about 100 are
-// renewed.
+// renewed is the length of the leases that are renewed, each about three times in it.
+const renewed = 30 * time.Second
+
+// BenchmarkRenew is what it costs to renew 1,000 leases of 30 seconds about every 10
+// seconds, with our handles and, as a user would do it, with redislock. One operation is a
+// second, in which about 100 are renewed.
 func BenchmarkRenew(b *testing.B) {
-	const lease = 30 * time.Second
 	leases := 1_000
 	if testing.Short() {
 		leases = 10
 	}
-	manager, server := openManager(b)
-	handles := make([]*enhanced.Handle, leases)
-	spread := time.NewTicker(lease / 3 / 1_000) // as they come in the time between two renewals of one
-	defer spread.Stop()
-	for i := range handles {
-		<-spread.C
+	for _, c := range []struct {
+		store  string
+		leases int
+		renew  func(b *testing.B, server *redis.Client, leases int)
+	}{
+		{"manager", 0, renewHandles}, {"manager", leases, renewHandles}, {"redislock", leases, renewRedislock},
+	} {
+		b.Run(fmt.Sprintf("store=%s/leases=%d", c.store, c.leases), func(b *testing.B) {
+			server := startServer(b).Client()
+			c.renew(b, server, c.leases)
+			b.Run("seconds", func(b *testing.B) { measureSeconds(b, server, func() {}) })
+		})
+	}
+}
+
+// spread calls take for each lease, in the time between two renewals of one.
+func spread(leases int, take func(i int)) {
+	tick := time.NewTicker(renewed / 3 / 1_000)
+	defer tick.Stop()
+	for i := range leases {
+		<-tick.C
+		take(i)
+	}
+}
+
+// renewHandles has handles renew leases until the benchmark ends.
+func renewHandles(b *testing.B, server *redis.Client, leases int) {
+	b.Helper()
+	manager, _ := newManager(b, server, false)
+	spread(leases, func(i int) {
 		request := newRequest(newLock(i%repositories, i))
-		request.Timeout = lease
+		request.Timeout = renewed
 		handle, err := enhanced.AcquireHandle(context.Background(), manager, request, enhanced.HandleOptions{})
 		if err != nil {
 			b.Fatal(err)
 		}
-		handles[i] = handle
-	}
-	b.Run(fmt.Sprintf("leases=%d", leases), func(b *testing.B) { measureSeconds(b, server, func() {}) })
-	for _, handle := range handles {
-		if err := handle.Check(); err != nil {
-			b.Error(err)
+		b.Cleanup(func() {
+			if err := handle.Check(); err != nil {
+				b.Error(err)
+			}
+			if err := handle.Release(context.Background()); err != nil {
+				b.Error(err)
+			}
+		})
+	})
+}
+
+// renewRedislock has a goroutine for each lease renew it until the benchmark ends.
+func renewRedislock(b *testing.B, server *redis.Client, leases int) {
+	b.Helper()
+	locker := redislock.New(server)
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	b.Cleanup(func() {
+		cancel()
+		done.Wait()
+	})
+	spread(leases, func(i int) {
+		lock := newLock(i%repositories, i)
+		held, err := locker.Obtain(ctx, models.GenerateLockKey(lock.Project, lock.Workspace), renewed, nil)
+		if err != nil {
+			b.Fatal(err)
 		}
-		if err := handle.Release(context.Background()); err != nil {
-			b.Error(err)
-		}
-	}
+		done.Go(func() {
+			tick := time.NewTicker(renewed / 3)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+				if err := held.Refresh(ctx, renewed, nil); err != nil && ctx.Err() == nil {
+					b.Error(err)
+				}
+			}
+		})
+	})
 }
 
 func openManager(b *testing.B) (*enhanced.EnhancedLockManager, *redis.Client) {

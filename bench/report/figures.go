@@ -46,10 +46,12 @@ func figures() []figure {
 	}
 	add(0, 1_000, "bytes of this process a lock", one("client-B/lock", "Held", ours, "repositories=50", "callers=16"))
 	for _, side := range []string{"client", "server"} {
-		add(0, 1, "% of a core of the "+side+" per 1,000 held locks at rest", times(0.01, one(side+"-cpu-%", "Rest", "held=100000")))
-		add(0, 1, "% of a core of the "+side+" per 1,000 leases being renewed", one(side+"-cpu-%", "Renew"))
+		add(0, 1, "% of a core of the "+side+" per 1,000 held locks at rest", times(0.01, difference(
+			one(side+"-cpu-%", "Rest", "held=100000"), one(side+"-cpu-%", "Rest", "held=0"))))
+		add(0, 1, "% of a core of the "+side+" per 1,000 leases being renewed", difference(
+			one(side+"-cpu-%", "Renew", "store=manager", "leases=1000"), one(side+"-cpu-%", "Renew", "store=manager", "leases=0")))
 	}
-	add(0, 10_000, "bytes/s a lease being renewed", times(1e-3, one("net-B/s", "Renew")))
+	add(0, 10_000, "bytes/s a lease being renewed", times(1e-3, one("net-B/s", "Renew", "store=manager", "leases=1000")))
 	add(150_000, 0, "operations/s of 6 primaries on machines of their own", times(2, func(r *results) (float64, bool) {
 		busiest, measured := one("busiest-cpu-ns/op", "Cluster", "primaries=6")(r)
 		return 1e9 / busiest, measured
@@ -71,6 +73,14 @@ func times(factor float64, of func(r *results) (float64, bool)) func(r *results)
 	return func(r *results) (float64, bool) {
 		value, measured := of(r)
 		return factor * value, measured
+	}
+}
+
+func difference(of, from func(r *results) (float64, bool)) func(r *results) (float64, bool) {
+	return func(r *results) (float64, bool) {
+		a, first := of(r)
+		b, second := from(r)
+		return a - b, first && second
 	}
 }
 

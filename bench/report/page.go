@@ -47,7 +47,7 @@ func page(r *results, command string) ([]byte, error) {
 			return table(r.where("Held"), []string{"repositories", "store", "callers"}, columns)
 		},
 		"rest": func() (string, error) {
-			return table(append(r.where("Rest"), r.where("Renew")...), []string{"", "held", "leases"}, []column{
+			return table(append(r.where("Rest"), r.where("Renew")...), []string{"", "store", "held", "leases"}, []column{
 				{"client CPU %", "client-cpu-%", 1}, {"server CPU %", "server-cpu-%", 1}, {"network B/s", "net-B/s", 1},
 			})
 		},
