@@ -125,10 +125,14 @@ func (m *migration) compare(source, target *backends.Inventory) {
 	for i := range source.Locks {
 		gone[m.place(source.Locks[i].Resource)] = true
 	}
+	why := "the source has it no longer; --update releases it"
+	if len(source.Locks) == 0 {
+		why = "the source has no lock any more, as after --delete-source: this can be the only copy; --update releases it"
+	}
 	for i := range target.Locks {
 		lock := &target.Locks[i]
 		if !gone[m.place(lock.Resource)] && m.isFromEarlier(lock) && !(m.dryRun && m.update) {
-			r.differ("lock", lock.Resource.String(), "an earlier run has carried it, and the source has it no longer; --update releases it")
+			r.differ("lock", lock.Resource.String(), "an earlier run has carried it, and %s", why)
 		}
 	}
 	m.compareValues("status", backends.StockStatus, source.Statuses, target.Statuses, foreseen)

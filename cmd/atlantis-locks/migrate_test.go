@@ -219,7 +219,7 @@ func TestMigrateDeletesSource(t *testing.T) {
 			report, _ = migrate(t, exitViolations, "--from", c.from.url, "--to", to.url, "--dry-run")
 			require.Zero(t, report.Locks.Source+report.Statuses+report.CommandLocks)
 			for _, d := range report.Differences {
-				require.Regexp(t, "--update|only the target", d.Detail, "what is gone from the source stays in the target")
+				require.Regexp(t, "can be the only copy; --update|only the target", d.Detail, "what is gone from the source stays in the target")
 			}
 		})
 	}
