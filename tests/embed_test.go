@@ -85,7 +85,7 @@ func TestEmbedRefuses(t *testing.T) {
 		says    string
 	}{
 		"no folder":        {"tree", func(*testing.T, string) {}, "is no folder"},
-		"no module":        {"tree", func(t *testing.T, tree string) { t.Helper(); require.NoError(t, os.Mkdir(tree, 0o700)) }, "is no Atlantis source tree"},
+		"no module":        {"tree", func(t *testing.T, tree string) { t.Helper(); require.NoError(t, os.Mkdir(tree, 0o700)) }, "is no Atlantis source tree: it has no go.mod"},
 		"another module":   {"tree", otherGoMod("module example.com/other\n"), "its module is example.com/other, not " + atlantisModule},
 		"by its name":      {"atlantis-0.46.0", otherGoMod("module " + atlantisModule + "\n"), "is Atlantis v0.46.0, and this module is for Atlantis v0.47.1"},
 		"by its go.mod":    {"tree", otherGoMod("module " + atlantisModule + "\n"), "of an unknown version (no git tag, and another go.mod), and this module is for Atlantis v0.47.1"},
