@@ -127,7 +127,7 @@ func (m *migration) compare(source, target *backends.Inventory) {
 	}
 	why := "the source has it no longer; --update releases it"
 	if len(source.Locks) == 0 {
-		why = "the source has no lock any more, as after --delete-source: this can be the only copy; --update releases it"
+		why = "the source has no lock any more, as after --delete-source: this can be the only copy; to release it, unlock it in the target"
 	}
 	for i := range target.Locks {
 		lock := &target.Locks[i]

@@ -219,8 +219,16 @@ func TestMigrateDeletesSource(t *testing.T) {
 			report, _ = migrate(t, exitViolations, "--from", c.from.url, "--to", to.url, "--dry-run")
 			require.Zero(t, report.Locks.Source+report.Statuses+report.CommandLocks)
 			for _, d := range report.Differences {
-				require.Regexp(t, "can be the only copy; --update|only the target", d.Detail, "what is gone from the source stays in the target")
+				require.Regexp(t, "can be the only copy|only the target", d.Detail, "what is gone from the source stays in the target")
 			}
+
+			for _, flags := range [][]string{{"--update"}, {"--update", "--dry-run"}} {
+				_, stderr := migrate(t, exitError, append(flags, "--from", c.from.url, "--to", to.url)...)
+				require.Contains(t, stderr, "the source has no lock any more")
+				require.Contains(t, stderr, "only copies")
+			}
+			again, _ := migrate(t, exitViolations, "--from", c.from.url, "--to", to.url, "--dry-run")
+			require.Equal(t, report.Differences, again.Differences, "nothing is released")
 		})
 	}
 }
