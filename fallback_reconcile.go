@@ -355,7 +355,8 @@ func (f *fallback) takeInStore(ctx context.Context, record models.ProjectLock) (
 // endKeeping ends what the store keeps a resource for, which nobody was told to hold: a
 // plan of a pull request, or a set that waits for others.
 func (f *fallback) endKeeping(ctx context.Context, kept *EnhancedLock, reason string) error {
-	_, err := f.store.backend.Release(ctx, ReleaseRequest{Resource: kept.Resource, Force: true, Actor: SystemAtlantis, Reason: reason})
+	// Its owner can have taken it meanwhile, in another process, and was told so.
+	_, err := f.store.backend.Release(ctx, ReleaseRequest{Resource: kept.Resource, Force: true, Reservation: true, Actor: SystemAtlantis, Reason: reason})
 	if errors.Is(err, ErrLockNotFound) {
 		err = f.store.backend.CancelRequest(ctx, kept.Resource, kept.Owner, SystemAtlantis)
 	}

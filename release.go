@@ -15,6 +15,9 @@ func (r ReleaseRequest) Validate() error {
 	if r.LockID == "" && r.Owner == "" && r.PullNumber == nil && !r.Force {
 		return NewInvalidError("a release of %s needs its owner, its pull number or force; all are empty", r.Resource)
 	}
+	if r.Reservation && (!r.Force || r.LockID != "") {
+		return NewInvalidError("a release of a reservation needs its resource and force, and no lock ID")
+	}
 	if r.Resource != (ResourceIdentifier{}) {
 		if err := r.Resource.Normalized().Validate(); err != nil {
 			return err

@@ -155,6 +155,9 @@ type ReleaseRequest struct {
 	// Force releases whoever holds the lock, and ends a reservation, of which it
 	// returns what was given back, without an ID. It is logged as forced.
 	Force bool
+	// Reservation has Force end a reservation of Resource only. A lock that somebody
+	// holds stays, and the answer is ErrLockNotFound.
+	Reservation bool
 	// Actor is who releases, for the log. Empty means Owner.
 	Actor string
 	// Reason is free text for the log.

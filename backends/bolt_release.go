@@ -75,7 +75,7 @@ func (b *BoltBackend) releaseResource(ctx context.Context, request enhanced.Rele
 		case f.status == reserved && request.Force:
 			c := change{actor: cmp.Or(request.Actor, request.Owner, f.record.Owner), cause: enhanced.CauseForced, reason: request.Reason}
 			return f.lock(), errors.Join(s.endReservation(resource, c), s.serve(resource))
-		case f.status != held && f.status != heldElsewhere:
+		case f.status != held && f.status != heldElsewhere, request.Reservation:
 			return nil, enhanced.NewNotFoundError(resource)
 		}
 		lock := f.lock()

@@ -80,7 +80,7 @@ func (b *RedisBackend) releaseID(ctx context.Context, request enhanced.ReleaseRe
 // releaseCommon has the common script release a lock. It answers errElse where
 // the general one has to.
 func (b *RedisBackend) releaseCommon(ctx context.Context, request enhanced.ReleaseRequest, token string, resource enhanced.ResourceIdentifier) (*enhanced.EnhancedLock, error) {
-	if request.PullNumber != nil || request.Reserve || !b.checked.Load() {
+	if request.PullNumber != nil || request.Reserve || request.Reservation || !b.checked.Load() {
 		return nil, errElse
 	}
 	how, actor := "", cmp.Or(request.Actor, request.Owner)
@@ -141,7 +141,10 @@ func releaseArgs(token string, request enhanced.ReleaseRequest) []any {
 	if request.PullNumber != nil {
 		number = strconv.Itoa(*request.PullNumber)
 	}
-	if request.Force {
+	switch {
+	case request.Reservation:
+		force = "reservation"
+	case request.Force:
 		force = "1"
 	}
 	if request.Reserve {

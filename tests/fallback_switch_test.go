@@ -16,10 +16,10 @@ import (
 )
 
 // heldUp is a backend that does something before it looks up what a key of stock's has,
-// or before it grants.
+// or before it grants or releases.
 type heldUp struct {
 	*backends.RedisBackend
-	look, grant atomic.Pointer[func(context.Context) error]
+	look, grant, release atomic.Pointer[func(context.Context) error]
 }
 
 func before(ctx context.Context, hook *atomic.Pointer[func(context.Context) error]) error {
@@ -41,6 +41,13 @@ func (b *heldUp) TryAcquireLock(ctx context.Context, request *enhanced.EnhancedL
 		return nil, false, err
 	}
 	return b.RedisBackend.TryAcquireLock(ctx, request)
+}
+
+func (b *heldUp) Release(ctx context.Context, request enhanced.ReleaseRequest) (*enhanced.EnhancedLock, error) {
+	if err := before(ctx, &b.release); err != nil {
+		return nil, err
+	}
+	return b.RedisBackend.Release(ctx, request)
 }
 
 func (s *site) heldUp(t *testing.T) *heldUp {

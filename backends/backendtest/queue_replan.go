@@ -94,6 +94,33 @@ func testReplan(t *testing.T, newBackend NewBackend) {
 		requireVerified(t, b)
 	})
 
+	t.Run("a release of a reservation frees no lock", func(t *testing.T) {
+		a, b := queueAdapter(t, newBackend, nil)
+		requireGets(t, a, 5, ".")
+		request := enhanced.ReleaseRequest{Resource: resource("."), Force: true, Reservation: true, Actor: "user:admin"}
+		for range 2 {
+			_, err := b.Release(t.Context(), request)
+			require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+			requireRefused(t, a, 6, ".", 5)
+		}
+		giveBack(t, a, 5, ".")
+		lock, err := b.Release(t.Context(), request)
+		require.NoError(t, err)
+		require.Equal(t, pullID(5), lock.Owner)
+		require.Empty(t, lock.ID)
+		_, err = b.Release(t.Context(), request)
+		require.ErrorIs(t, err, enhanced.ErrLockNotFound)
+		requireClaimable(t, b, ".", 6)
+		for name, wrong := range map[string]enhanced.ReleaseRequest{
+			"without force":  {Resource: resource("."), Owner: pullID(6), Reservation: true},
+			"with a lock ID": {LockID: "x", Resource: resource("."), Force: true, Reservation: true},
+		} {
+			_, err = b.Release(t.Context(), wrong)
+			require.ErrorIs(t, err, enhanced.ErrInvalidRequest, name)
+		}
+		requireVerified(t, b)
+	})
+
 	t.Run("a plan that fails lets the lock go at its end", func(t *testing.T) {
 		a, b := queueAdapter(t, newBackend, nil)
 		requireGets(t, a, 5, ".")

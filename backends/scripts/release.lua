@@ -3,7 +3,8 @@
 -- KEYS  see the prelude, with one resource
 -- ARGV  7 resource  8 token, empty to release whatever lock the resource has
 --       9 owner that must hold it, empty for any  10 number of the pull request
---       that must, empty for any  11 "1" to release whoever holds it
+--       that must, empty for any  11 "1" to release whoever holds it, "reservation" to
+--       end a reservation only
 --       12 actor, empty for the holder  13 reason  14 "1" to reserve the lock for
 --       the pull request that gives it back, if others wait for it or it was not
 --       claimed
@@ -30,12 +31,12 @@ if token ~= '' then
 else
   local status
   status, r, stock = settle(resource, header, details, mirror, old)
-  if status == 'reserved' and ARGV[11] == '1' then
+  if status == 'reserved' and ARGV[11] ~= '' then
     S.runs().stop(resource, r, ARGV[12], 'forced', ARGV[13])
     serve(resource, mirror, old)
     return finish('ended', r.header, r.details)
   end
-  if status == 'free' or status == 'reserved' then return finish('missing') end
+  if status == 'free' or status == 'reserved' or ARGV[11] == 'reservation' then return finish('missing') end
   if status ~= 'held' then return finish(status, r) end
 end
 local forced, wanted = ARGV[11] == '1', ARGV[9]
