@@ -256,15 +256,15 @@ local function tidy(limit)
   end
   -- Most often the first one is still remembered. To find that out from all of them took
   -- a sixth of the server's time where many lock and release.
-  local fields, count, found = {}, 0, false
+  local fields, count, found, late = {}, 0, false, S.now - 600000000 -- ten minutes
   local next = string.match(call('HGET', KEYS[1], 'e' .. int(S.forgotten + 1)) or '', '^(%d+) %d+$')
-  if next and next + 600000000 > S.now then limit = 0 end
+  if next and next + 0 > late then limit = 0 end
   for number = S.forgotten + 1, math.min(S.ended, S.forgotten + limit) do fields[#fields + 1] = 'e' .. int(number) end
   for i, entry in ipairs(#fields > 0 and call('HMGET', KEYS[1], unpack(fields)) or {}) do
     local ended, token = string.match(entry or '', '^(%d+) (%d+)$')
     found = found or entry
-    -- Ten minutes. One that is missing, or that can't be read, goes with its neighbours.
-    if ended and ended + 600000000 > S.now then break end
+    -- One that is missing, or that can't be read, goes with its neighbours.
+    if ended and ended + 0 > late then break end
     count = i
     local ending = token and cut(call('HGET', KEYS[1], 'i' .. token) or '', 3)
     if ending then

@@ -90,8 +90,8 @@ func (m *migration) carry(ctx context.Context, source *backends.Inventory) (*bac
 		}
 		m.report.see(source)
 		p := m.plan(source, target)
-		if n := p.releases(); m.update && n > 0 && len(source.Locks) == 0 {
-			return nil, withHint(fmt.Errorf("the source has no lock any more, and --update would release all %d that an earlier run has carried", n),
+		if len(source.Locks) == 0 && len(p.locks) > 0 && m.update {
+			return nil, withHint(fmt.Errorf("the source has no lock any more, and --update would release all %d that an earlier run has carried", len(p.locks)),
 				"after --delete-source, and when a source was emptied otherwise, these are the only copies: leave --update out, and unlock in the target what is to go")
 		}
 		if m.dryRun {
@@ -156,16 +156,6 @@ type migrationPlan struct {
 	// impossible are locks that the target can't keep, and why.
 	impossible map[string]string
 	values     []plannedValue
-}
-
-// releases is how many locks of the target go without another one in their place.
-func (p *migrationPlan) releases() (n int) {
-	for _, one := range p.locks {
-		if one.lock == nil {
-			n++
-		}
-	}
-	return n
 }
 
 // plannedValue is a status or the lock of a command that is to be changed.

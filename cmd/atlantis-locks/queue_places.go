@@ -39,9 +39,9 @@ func placeText(position api.Position) string {
 	switch {
 	case position.Place > 0:
 	case blocker != nil && blocker.Kind == enhanced.BlockedByLock && blocker.OwnerID == position.OwnerID:
-		return "holds the lock; " + othersWait(position.Length)
+		return "holds the lock; " + others(position.Length, "waits", "wait")
 	default:
-		where = "does not wait; " + others(position.Length)
+		where = "does not wait; " + others(position.Length, "does", "do")
 	}
 	if what := blockerText(blocker); what != "" {
 		where += ", " + what
@@ -83,27 +83,15 @@ which is logged with your name.`,
 	})
 }
 
-// others says how many wait, for one who does not.
-func others(n int) string {
+// others says of how many others something is so, as one does it and as many do.
+func others(n int, one, many string) string {
 	switch n {
 	case 0:
-		return "nobody does"
+		return "nobody " + one
 	case 1:
-		return "1 other does"
+		return "1 other " + one
 	default:
-		return fmt.Sprintf("%d others do", n)
-	}
-}
-
-// othersWait says how many wait, for the holder.
-func othersWait(n int) string {
-	switch n {
-	case 0:
-		return "nobody waits"
-	case 1:
-		return "1 other waits"
-	default:
-		return fmt.Sprintf("%d others wait", n)
+		return fmt.Sprintf("%d others %s", n, many)
 	}
 }
 
